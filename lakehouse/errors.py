@@ -1,0 +1,261 @@
+"""Domain errors: one class per code that a caller could react to differently.
+
+A message says what was expected and what was found, and names the object. It never carries
+a path of the server's disk, a secret or a traceback. The wire form is ``[CODE] message (hint)``.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class ErrorKind(Enum):
+    """What sort of failure an error is; the wire layer maps it to a gRPC status."""
+
+    INVALID = "invalid"
+    NOT_FOUND = "not_found"
+    ALREADY_EXISTS = "already_exists"
+    UNSUPPORTED = "unsupported"
+    UNAUTHENTICATED = "unauthenticated"
+    PERMISSION = "permission"
+    CONFLICT = "conflict"
+    EXHAUSTED = "exhausted"
+    CANCELLED = "cancelled"
+    DEADLINE = "deadline"
+    UNAVAILABLE = "unavailable"
+    INTERNAL = "internal"
+
+
+class LakehouseError(Exception):
+    """Base of every error that may be shown to a client.
+
+    Args:
+        message: One sentence naming the object, what was expected and what was found.
+        hint: What to do about it, or empty.
+    """
+
+    code = "INTERNAL"
+    kind = ErrorKind.INTERNAL
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        hint = f" ({self.hint})" if self.hint else ""
+        return f"[{self.code}] {self.message}{hint}"
+
+
+class InternalError(LakehouseError):
+    """A defect of the server; details are in its log only."""
+
+
+class ConfigError(LakehouseError):
+    """The configuration is wrong; names the key."""
+
+    code = "CONFIG_INVALID"
+    kind = ErrorKind.INVALID
+
+
+class InvalidRequest(LakehouseError):
+    """The request is malformed: wrong message, wrong type, missing field."""
+
+    code = "INVALID_REQUEST"
+    kind = ErrorKind.INVALID
+
+
+class UnknownCommand(LakehouseError):
+    """The descriptor or ticket holds a command this server does not know."""
+
+    code = "UNKNOWN_COMMAND"
+    kind = ErrorKind.INVALID
+
+
+class UnknownAction(LakehouseError):
+    """No action of that name."""
+
+    code = "UNKNOWN_ACTION"
+    kind = ErrorKind.UNSUPPORTED
+
+
+class SqlSyntaxError(LakehouseError):
+    """The statement does not parse."""
+
+    code = "SQL_SYNTAX"
+    kind = ErrorKind.INVALID
+
+
+class SqlBindError(LakehouseError):
+    """The statement parses, but a name or a type in it does not fit."""
+
+    code = "SQL_INVALID"
+    kind = ErrorKind.INVALID
+
+
+class SqlExecutionError(LakehouseError):
+    """The statement failed on the data (overflow, division, conversion …)."""
+
+    code = "SQL_FAILED"
+    kind = ErrorKind.INVALID
+
+
+class StatementForbidden(LakehouseError):
+    """The statement gate refuses this kind of statement, function or setting."""
+
+    code = "STATEMENT_FORBIDDEN"
+    kind = ErrorKind.PERMISSION
+
+
+class NotSupported(LakehouseError):
+    """The feature is not offered by this server."""
+
+    code = "NOT_SUPPORTED"
+    kind = ErrorKind.UNSUPPORTED
+
+
+class CatalogNotFound(LakehouseError):
+    """No catalog of that name."""
+
+    code = "CATALOG_NOT_FOUND"
+    kind = ErrorKind.NOT_FOUND
+
+
+class SchemaNotFound(LakehouseError):
+    """No schema of that name."""
+
+    code = "SCHEMA_NOT_FOUND"
+    kind = ErrorKind.NOT_FOUND
+
+
+class TableNotFound(LakehouseError):
+    """No table of that name."""
+
+    code = "TABLE_NOT_FOUND"
+    kind = ErrorKind.NOT_FOUND
+
+
+class SnapshotNotFound(LakehouseError):
+    """The table has no snapshot with that id or at that time."""
+
+    code = "SNAPSHOT_NOT_FOUND"
+    kind = ErrorKind.NOT_FOUND
+
+
+class SchemaAlreadyExists(LakehouseError):
+    """A schema of that name exists."""
+
+    code = "SCHEMA_ALREADY_EXISTS"
+    kind = ErrorKind.ALREADY_EXISTS
+
+
+class SchemaNotEmpty(LakehouseError):
+    """A schema that still holds tables cannot be dropped."""
+
+    code = "SCHEMA_NOT_EMPTY"
+    kind = ErrorKind.INVALID
+
+
+class TableAlreadyExists(LakehouseError):
+    """A table of that name exists."""
+
+    code = "TABLE_ALREADY_EXISTS"
+    kind = ErrorKind.ALREADY_EXISTS
+
+
+class TypeNotStorable(LakehouseError):
+    """A column's type or values cannot be kept in an Iceberg table without loss."""
+
+    code = "TYPE_NOT_STORABLE"
+    kind = ErrorKind.INVALID
+
+
+class SchemaMismatch(LakehouseError):
+    """The columns that arrive do not fit the table."""
+
+    code = "SCHEMA_MISMATCH"
+    kind = ErrorKind.INVALID
+
+
+class CommitConflict(LakehouseError):
+    """Another writer changed the table first; nothing was changed, try again."""
+
+    code = "COMMIT_CONFLICT"
+    kind = ErrorKind.CONFLICT
+
+
+class CommitStateUnknown(LakehouseError):
+    """It could not be established whether the commit took place."""
+
+    code = "COMMIT_STATE_UNKNOWN"
+    kind = ErrorKind.INTERNAL
+
+
+class StatementNotFound(LakehouseError):
+    """The statement handle is unknown, used up or expired."""
+
+    code = "STATEMENT_NOT_FOUND"
+    kind = ErrorKind.NOT_FOUND
+
+
+class TransactionNotFound(LakehouseError):
+    """The transaction id is unknown, ended or rolled back by a time-out."""
+
+    code = "TRANSACTION_NOT_FOUND"
+    kind = ErrorKind.NOT_FOUND
+
+
+class TransactionStateError(LakehouseError):
+    """The operation does not fit the state of the transaction."""
+
+    code = "TRANSACTION_STATE"
+    kind = ErrorKind.INVALID
+
+
+class Unauthenticated(LakehouseError):
+    """The credentials are missing or wrong."""
+
+    code = "UNAUTHENTICATED"
+    kind = ErrorKind.UNAUTHENTICATED
+
+
+class PermissionDenied(LakehouseError):
+    """The principal may not do this."""
+
+    code = "PERMISSION_DENIED"
+    kind = ErrorKind.PERMISSION
+
+
+class LimitExceeded(LakehouseError):
+    """A bound from the configuration was reached; names the limit."""
+
+    code = "LIMIT_EXCEEDED"
+    kind = ErrorKind.EXHAUSTED
+
+
+class StatementCancelled(LakehouseError):
+    """The client cancelled the statement or went away."""
+
+    code = "CANCELLED"
+    kind = ErrorKind.CANCELLED
+
+
+class StatementTimeout(LakehouseError):
+    """The statement ran longer than allowed."""
+
+    code = "STATEMENT_TIMEOUT"
+    kind = ErrorKind.DEADLINE
+
+
+class StorageError(LakehouseError):
+    """An object could not be read or written."""
+
+    code = "STORAGE_UNAVAILABLE"
+    kind = ErrorKind.UNAVAILABLE
+
+
+class ShuttingDown(LakehouseError):
+    """The server is draining and takes no new work."""
+
+    code = "SHUTTING_DOWN"
+    kind = ErrorKind.UNAVAILABLE
