@@ -1,0 +1,103 @@
+"""Actions about tables: their history and their declared keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from pydantic import Field
+
+from flight_server.actions.registry import ActionSpec, Permission, Request, Response
+from flight_server.context import CallContext
+from lakehouse.types import ForeignKey
+
+
+class TableRequest(Request):
+    """A table by name."""
+
+    table: str = Field(description="name of the table", min_length=1)
+    db_schema: str | None = Field(default=None, description="its schema; the session's own when left out")
+
+
+class SnapshotItem(Response):
+    """One snapshot of a table."""
+
+    snapshot_id: int = Field(description="what AT (VERSION => …) takes")
+    timestamp: datetime = Field(description="when it was committed")
+    current: bool
+
+
+class SnapshotsResponse(Response):
+    """The history of a table, oldest first."""
+
+    snapshots: list[SnapshotItem]
+
+
+class ForeignKeyItem(Request):
+    """A reference to the key of another table of the same catalog. Declared, not enforced."""
+
+    name: str
+    columns: list[str] = Field(min_length=1)
+    ref_table: str
+    ref_columns: list[str] = Field(min_length=1)
+    ref_schema: str | None = Field(default=None, description="the table's own schema when left out")
+
+
+class DeclareKeysRequest(TableRequest):
+    """Which keys to declare; they replace those declared before."""
+
+    primary_key: list[str] = Field(default_factory=list)
+    foreign_keys: list[ForeignKeyItem] = Field(default_factory=list)
+
+
+class DeclareKeysResponse(Response):
+    """What is declared now."""
+
+    primary_key: list[str]
+    foreign_keys: list[str] = Field(description="names of the foreign keys")
+
+
+def _snapshots(ctx: CallContext, request: TableRequest) -> Iterator[Response]:
+    table = ctx.lakehouse.catalog.load(request.db_schema or ctx.session.schema, request.table)
+    yield SnapshotsResponse(
+        snapshots=[
+            SnapshotItem(
+                snapshot_id=s.snapshot_id, timestamp=s.timestamp, current=s.snapshot_id == table.snapshot_id
+            )
+            for s in table.snapshots()
+        ]
+    )
+
+
+def _declare_keys(ctx: CallContext, request: DeclareKeysRequest) -> Iterator[Response]:
+    schema = request.db_schema or ctx.session.schema
+    foreign_keys = [
+        ForeignKey(k.name, tuple(k.columns), k.ref_schema or schema, k.ref_table, tuple(k.ref_columns))
+        for k in request.foreign_keys
+    ]
+    catalog = ctx.lakehouse.catalog
+    catalog.declare_keys(schema, request.table, request.primary_key, foreign_keys)
+    table = catalog.load(schema, request.table)
+    yield DeclareKeysResponse(
+        primary_key=list(table.primary_key), foreign_keys=[key.name for key in table.foreign_keys]
+    )
+
+
+ACTIONS: tuple[ActionSpec, ...] = (
+    ActionSpec(
+        "catalog.snapshots",
+        "The snapshots of a table, for time travel",
+        TableRequest,
+        SnapshotsResponse,
+        _snapshots,
+        Permission.READ,
+    ),
+    ActionSpec(
+        "catalog.declare_keys",
+        "Declare the primary key and foreign keys of a table",
+        DeclareKeysRequest,
+        DeclareKeysResponse,
+        _declare_keys,
+        Permission.WRITE,
+    ),
+)

@@ -1,0 +1,108 @@
+"""What an action is, and the table of all of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from flight_server.context import CallContext
+from lakehouse.errors import InternalError, InvalidRequest
+
+
+class Request(BaseModel):
+    """Base of request bodies: unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Response(BaseModel):
+    """Base of final results."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Progress(BaseModel):
+    """An intermediate result of a long action: the share done, 0 to 1, and what is happening."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    progress: float
+    message: str = ""
+
+
+class Permission(Enum):
+    """What a principal must be allowed to do in order to run an action."""
+
+    READ = "read"
+    WRITE = "write"
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True)
+class ActionSpec:
+    """One action. From this definition come its listing, validation, description, stubs and documentation.
+
+    ``run`` yields any number of ``Progress`` and then exactly one ``response``; only actions with
+    ``streams`` yield progress.
+    """
+
+    name: str
+    summary: str
+    request: type[Request]
+    response: type[Response]
+    run: Callable[[CallContext, Any], Iterator[Progress | Response]]
+    permission: Permission
+    streams: bool = False
+
+
+class ActionRegistry:
+    """The actions that a server offers, by name.
+
+    Args:
+        specs: Every action; names must be unique.
+    """
+
+    def __init__(self, specs: tuple[ActionSpec, ...]) -> None:
+        self._specs: Mapping[str, ActionSpec] = {spec.name: spec for spec in specs}
+        if len(self._specs) != len(specs):
+            raise InternalError("two actions have the same name")
+
+    def __iter__(self) -> Iterator[ActionSpec]:
+        return iter(sorted(self._specs.values(), key=lambda spec: spec.name))
+
+    def get(self, name: str) -> ActionSpec | None:
+        """The action of that name, if there is one."""
+        return self._specs.get(name)
+
+    def run(self, ctx: CallContext, spec: ActionSpec, body: bytes) -> Iterator[bytes]:
+        """Validate the body, run the action and give its results as JSON.
+
+        Raises:
+            InvalidRequest: The body is not JSON or does not fit; names the field.
+        """
+        request = decode_request(spec, body)
+        for result in spec.run(ctx, request):
+            ctx.check_cancelled()
+            yield result.model_dump_json().encode()
+
+
+def decode_request(spec: ActionSpec, body: bytes) -> Request:
+    """The validated request of an action; an empty body stands for ``{}``.
+
+    Raises:
+        InvalidRequest: The body is not JSON or does not fit; names the field.
+    """
+    try:
+        return spec.request.model_validate(json.loads(body or b"{}"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise InvalidRequest(f"the body of {spec.name} is not JSON") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "body"
+        fields = ", ".join(spec.request.model_fields) or "none"
+        raise InvalidRequest(f"{spec.name}: {place}: {first['msg']}", f"fields: {fields}") from error

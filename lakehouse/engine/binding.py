@@ -1,0 +1,255 @@
+"""Names in a statement → tables, snapshots and the DuckDB variables that say which files to read."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from lakehouse.catalog import Catalog, Table
+from lakehouse.engine.database import INTERNAL_CATALOG, Binding, DuckDatabase
+from lakehouse.engine.gate import Analysis, TableReference, rewrite_reference
+from lakehouse.engine.session import Session
+from lakehouse.engine.transaction import Transaction
+from lakehouse.errors import (
+    CatalogNotFound,
+    InvalidRequest,
+    NotSupported,
+    SchemaNotFound,
+    StatementForbidden,
+    TableNotFound,
+)
+from lakehouse.types import TableName, quote
+
+_SYSTEM_SCHEMAS = frozenset({"information_schema", "pg_catalog"})
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A statement whose names are settled: text for DuckDB, files to read, tables it depends on.
+
+    ``fresh`` is false where the answer must not be reused for a later statement of the same text.
+    """
+
+    sql: str
+    bindings: tuple[Binding, ...]
+    tables: tuple[tuple[str, str, Table], ...]
+    fresh: bool
+
+
+class Binder:
+    """Binds statements to snapshots.
+
+    Args:
+        catalog: Where tables are looked up.
+        database: Where their views live.
+        evaluate: Gives the value of a constant SQL expression (for AT clauses).
+    """
+
+    def __init__(self, catalog: Catalog, database: DuckDatabase, evaluate: Callable[[str, Session], Any]) -> None:
+        self._catalog = catalog
+        self._database = database
+        self._evaluate = evaluate
+
+    def bind(self, analysis: Analysis, session: Session, transaction: Transaction | None) -> Bound:
+        """Settle every name of a statement.
+
+        Raises:
+            TableNotFound, SchemaNotFound, CatalogNotFound, SnapshotNotFound: A name leads nowhere.
+            NotSupported: A reference that would have to be rewritten cannot be.
+        """
+        if analysis.needs_all_tables:
+            self.define_all()
+        work = _Binding(self, analysis, session, transaction)
+        for reference in analysis.references:
+            work.reference(reference)
+        return work.result()
+
+    def define_all(self) -> None:
+        """Make DuckDB know every table of the catalog, for statements that list them."""
+        schemas = self._catalog.schemas()
+        self._database.sync_schemas(schemas)
+        present = set()
+        for schema in schemas:
+            for name in self._catalog.tables(schema):
+                try:
+                    table = self._catalog.load(schema, name)
+                    self.view(table)
+                except (TableNotFound, SchemaNotFound, NotSupported):
+                    continue
+                present.add(table.name)
+        for gone in set(self._database.main_views) - present:
+            self._database.drop_view(gone)
+
+    def view(self, table: Table, *, latest: bool = True, slot: int = 0) -> tuple[str | None, str]:
+        """The view through which a table is read: ``None`` for the one under its own name, and its variable."""
+        identity = (table.uuid, table.schema_id)
+        if slot == 0:
+            if latest:
+                variable = f"t_{table.uuid}"
+                self._database.define_view(table.name, identity, self._body(table, variable))
+                return None, variable
+            if self._database.main_views.get(table.name) == identity:
+                return None, f"t_{table.uuid}"
+        variable = f"t_{table.uuid}_{table.schema_id}_{slot}"
+        return self._database.define_hidden_view(variable, self._body(table, variable)), variable
+
+    def _body(self, table: Table, variable: str) -> str:
+        empty = self._database.empty_file.replace("'", "''")
+        return (
+            f"SELECT * FROM read_parquet(coalesce(getvariable('{variable}'), ['{empty}']), "
+            f"schema = {table.read_schema_sql()}, hive_partitioning = false)"
+        )
+
+    def locate(self, path: tuple[str, ...], session: Session) -> TableName:
+        """The full name that a written name stands for, not counting temporary tables.
+
+        Raises:
+            CatalogNotFound: The name's catalog is not this server's.
+        """
+        if len(path) == 1:
+            return TableName(session.catalog, session.schema, path[0])
+        if len(path) == 2:
+            first, table = path
+            if first.lower() == session.catalog.lower() and not self._catalog.schema_exists(first):
+                return TableName(session.catalog, "main", table)
+            return TableName(session.catalog, first, table)
+        catalog, schema, table = path[-3:]
+        if catalog.lower() != self._catalog.name.lower():
+            raise CatalogNotFound(f"catalog {catalog} does not exist", f"the catalog is {self._catalog.name}")
+        return TableName(self._catalog.name, schema, table)
+
+    def missing(self, name: TableName) -> TableNotFound | SchemaNotFound:
+        """The error for a table that is not there, with the nearest name that is."""
+        schemas = self._catalog.schemas()
+        if name.schema.lower() not in {s.lower() for s in schemas}:
+            near = difflib.get_close_matches(name.schema, schemas, 1)
+            return SchemaNotFound(
+                f"schema {name.schema} does not exist in catalog {name.catalog}",
+                f"did you mean {near[0]}?" if near else "",
+            )
+        elsewhere = [
+            f"{s}.{t}" for s in schemas for t in self._catalog.tables(s) if t.lower() == name.table.lower()
+        ]
+        near = elsewhere or difflib.get_close_matches(name.table, self._catalog.tables(name.schema), 1)
+        return TableNotFound(f"table {name} does not exist", f"did you mean {near[0]}?" if near else "")
+
+
+class _Binding:
+    """The state of binding one statement."""
+
+    def __init__(
+        self, binder: Binder, analysis: Analysis, session: Session, transaction: Transaction | None
+    ) -> None:
+        self._binder = binder
+        self._analysis = analysis
+        self._session = session
+        self._transaction = transaction
+        self._temporary = session.temp_objects()
+        self._edits: list[tuple[int, int, str]] = []
+        self._bindings: dict[str, Binding] = {}
+        self._slots: dict[tuple[Any, ...], int] = {}
+        self._tables: list[tuple[str, str, Table]] = []
+        self._fresh = transaction is None
+
+    def reference(self, reference: TableReference) -> None:
+        path = reference.path
+        if not path:
+            return
+        if path[0].startswith("~"):
+            raise StatementForbidden("names that begin with ~ are internal")
+        if len(path) > 1 and path[-2].lower() in _SYSTEM_SCHEMAS:
+            self._system(reference)
+            return
+        if self._is_temporary(reference):
+            return
+        if len(path) == 1 and path[0].lower() in self._analysis.local_names:
+            try:
+                self._lake(reference)
+            except (TableNotFound, SchemaNotFound):
+                return
+            return
+        self._lake(reference)
+
+    def _is_temporary(self, reference: TableReference) -> bool:
+        path = reference.path
+        if len(path) == 2 and path[0].lower() == "temp":
+            name = self._temporary.get(path[1].lower())
+            if name is None:
+                raise TableNotFound(f"temporary table {path[1]} does not exist in this session")
+            self._rewrite(reference, f"{quote(self._session.temporary)}.main.{quote(name)}")
+        elif len(path) != 1 or path[0].lower() not in self._temporary:
+            return False
+        self._fresh = False
+        for nested in self._session.temp_views.get(path[-1].lower(), ()):
+            self.reference(TableReference(nested.path))
+        return True
+
+    def _system(self, reference: TableReference) -> None:
+        if reference.path[-2].lower() != "information_schema":
+            raise NotSupported(f"{reference.path[-2]} is not offered", "read information_schema instead")
+        view = f'"{INTERNAL_CATALOG}".main.{quote(reference.path[-1].lower())}'
+        self._fresh = False
+        self._rewrite(reference, view)
+
+    def _lake(self, reference: TableReference) -> None:
+        name = self._binder.locate(reference.path, self._session)
+        source = self._transaction or self._binder._catalog
+        try:
+            table = source.load(name.schema, name.table)
+        except (TableNotFound, SchemaNotFound) as error:
+            self._binder._database.drop_view(name)
+            if self._transaction is not None and "dropped in this transaction" in str(error):
+                raise
+            raise self._binder.missing(name) from None
+        snapshot_id, latest = table.snapshot_id, self._transaction is None
+        if reference.at is not None:
+            table, snapshot_id = self._travel(table, reference.at)
+            latest = False
+        self._use(reference, table, snapshot_id, latest)
+        if self._fresh:
+            self._tables.append((name.schema, name.table, table))
+
+    def _use(self, reference: TableReference, table: Table, snapshot_id: int | None, latest: bool) -> None:
+        files = table.files(snapshot_id)
+        key = (table.uuid, table.schema_id, snapshot_id, len(files), hash(files) if not latest else 0)
+        slot = 0 if latest else self._slots.setdefault(key, len(self._slots) + 1)
+        view, variable = self._binder.view(table, latest=latest, slot=slot)
+        if view is not None:
+            self._rewrite(reference, view)
+        self._bindings[variable] = Binding(variable, key, tuple(f.path for f in files))
+
+    def _travel(self, table: Table, at: tuple[str, str]) -> tuple[Table, int]:
+        unit, expression = at
+        self._fresh = False
+        if unit == "VERSION":
+            value = self._binder._evaluate(expression, self._session)
+            if not isinstance(value, int):
+                raise InvalidRequest(f"AT (VERSION => …) takes a snapshot id, a whole number, not {expression}")
+            snapshot = table.snapshot_for(version=value)
+        else:
+            value = self._binder._evaluate(f"epoch_us(({expression})::TIMESTAMPTZ)", self._session)
+            if not isinstance(value, int):
+                raise InvalidRequest(f"AT (TIMESTAMP => …) takes a point in time, not {expression}")
+            snapshot = table.snapshot_for(at=datetime.fromtimestamp(value / 1e6, UTC))
+        return table.with_schema(snapshot.schema_id), snapshot.snapshot_id
+
+    def _rewrite(self, reference: TableReference, view: str) -> None:
+        if reference.span is None:
+            raise NotSupported(
+                f"{'.'.join(reference.path)} cannot be read in this kind of statement here", "write SELECT … FROM it"
+            )
+        start, end = reference.span
+        text = self._analysis.sql.encode()[start:end].decode()
+        self._edits.append((start, end, rewrite_reference(text, view, reference.path[-1], reference.has_alias)))
+
+    def result(self) -> Bound:
+        text = self._analysis.sql
+        if self._edits:
+            raw = text.encode()
+            for start, end, replacement in sorted(self._edits, reverse=True):
+                raw = raw[:start] + replacement.encode() + raw[end:]
+            text = raw.decode()
+        return Bound(text, tuple(self._bindings.values()), tuple(self._tables), self._fresh)

@@ -1,0 +1,272 @@
+"""The one DuckDB database of the process: sandboxed, with pooled cursors and the views over lake tables."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lakehouse.config import EngineSettings
+from lakehouse.engine.errors import duckdb_errors
+from lakehouse.types import TableName, quote
+
+SESSION_SETTINGS: dict[str, str] = {
+    name.lower(): name
+    for name in (
+        "TimeZone",
+        "Calendar",
+        "default_null_order",
+        "default_order",
+        "integer_division",
+        "ieee_floating_point_ops",
+        "scalar_subquery_error_on_multiple_rows",
+        "order_by_non_integer_literal",
+        "preserve_insertion_order",
+    )
+}
+"""Engine settings that a session may change, by lower-case name."""
+
+INTERNAL_CATALOG = "~lakehouse"
+_POOL_PER_STATE = 8
+_POOL_STATES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class CursorState:
+    """What a cursor has to be set to before a statement of some session can run on it.
+
+    ``temporary`` is the name of the session's own database, or empty.
+    """
+
+    catalog: str
+    schema: str
+    temporary: str = ""
+    settings: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """A DuckDB variable that says which files a view reads. Equal ``key`` means equal files."""
+
+    variable: str
+    key: tuple[Any, ...]
+    files: tuple[str, ...]
+
+
+@dataclass
+class PooledCursor:
+    """A DuckDB cursor with what it has been set to."""
+
+    connection: duckdb.DuckDBPyConnection
+    state: CursorState
+    bound: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+
+    def bind(self, bindings: Sequence[Binding], empty_file: str) -> None:
+        """Make the views read the files of these bindings on this cursor."""
+        for binding in bindings:
+            if self.bound.get(binding.variable) != binding.key:
+                files = list(binding.files) or [empty_file]
+                self.connection.execute(f"SET VARIABLE {quote(binding.variable)} = ?", [files]).fetchall()
+                self.bound[binding.variable] = binding.key
+        if len(self.bound) > 1000:
+            self._forget(keep={b.variable for b in bindings})
+
+    def _forget(self, keep: set[str]) -> None:
+        for variable in [v for v in self.bound if v not in keep]:
+            self.connection.execute(f"RESET VARIABLE {quote(variable)}").fetchall()
+            del self.bound[variable]
+
+
+class DuckDatabase:
+    """An in-memory DuckDB that can read the bucket and nothing else.
+
+    Args:
+        settings: Threads, memory and where to spill.
+        catalog: The name under which lake tables are queried.
+        readable: Directories whose files DuckDB may open.
+    """
+
+    def __init__(self, settings: EngineSettings, catalog: str, readable: Sequence[Path]) -> None:
+        self._directory = Path(tempfile.mkdtemp(prefix="lakehouse-", dir=settings.spill_directory or None))
+        self.catalog = catalog
+        self.empty_file = str(self._directory / "empty" / "empty.parquet")
+        Path(self.empty_file).parent.mkdir()
+        pq.write_table(pa.table({"lakehouse_empty": pa.array([], pa.int32())}), self.empty_file)
+        self._lock = threading.Lock()
+        self._view_lock = threading.RLock()
+        self._pool: dict[CursorState, list[PooledCursor]] = defaultdict(list)
+        self._views: set[str] = set()
+        self._schemas: set[str] = set()
+        self.main_views: dict[TableName, tuple[str, int]] = {}
+        self._root = self._connect(settings, [*readable, Path(self.empty_file).parent])
+
+    def _connect(self, settings: EngineSettings, readable: Sequence[Path]) -> duckdb.DuckDBPyConnection:
+        config: dict[str, Any] = {
+            "temp_directory": str(self._directory / "spill"),
+            "python_enable_replacements": False,
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+        }
+        if settings.threads:
+            config["threads"] = settings.threads
+        if settings.memory_limit:
+            config["memory_limit"] = settings.memory_limit
+        root = duckdb.connect(":memory:", config=config)
+        root.execute(f"ATTACH ':memory:' AS {quote(self.catalog)}")
+        root.execute(f"ATTACH ':memory:' AS {quote(INTERNAL_CATALOG)}")
+        self._define_internal_views(root)
+        root.execute("SET GLOBAL TimeZone = 'UTC'")
+        root.execute("SET parquet_metadata_cache = true")
+        root.execute("SET allowed_directories = ?", [[str(path) for path in readable]])
+        root.execute("SET allowed_configs = ?", [[*SESSION_SETTINGS.values(), "search_path"]])
+        root.execute("SET enable_external_access = false")
+        root.execute("SET lock_configuration = true")
+        return root
+
+    def _define_internal_views(self, root: duckdb.DuckDBPyConnection) -> None:
+        own = "coalesce(getvariable('session_database'), '')"
+        lake = "'" + self.catalog.replace("'", "''") + "'"
+        schema = f"{quote(INTERNAL_CATALOG)}.main"
+        for name in ("tables", "columns"):
+            kind = (
+                f", CASE WHEN table_catalog = {own} THEN 'LOCAL TEMPORARY' ELSE 'BASE TABLE' END AS table_type"
+                if name == "tables"
+                else ""
+            )
+            root.execute(
+                f"CREATE VIEW {schema}.{name} AS SELECT * REPLACE ({lake} AS table_catalog, "
+                f"CASE WHEN table_catalog = {own} THEN 'temp' ELSE table_schema END AS table_schema{kind}) "
+                f"FROM information_schema.{name} WHERE table_catalog IN ({lake}, {own})"
+            )
+        root.execute(
+            f"CREATE VIEW {schema}.schemata AS SELECT * FROM information_schema.schemata "
+            f"WHERE catalog_name = {lake} AND schema_name NOT IN ('information_schema', 'pg_catalog')"
+        )
+        root.execute(
+            f"CREATE VIEW {schema}.show_tables AS SELECT table_name AS name FROM {schema}.tables "
+            f"WHERE table_schema = getvariable('session_schema') OR table_type = 'LOCAL TEMPORARY' ORDER BY name"
+        )
+        root.execute(f"CREATE VIEW {schema}.show_databases AS SELECT {lake} AS database_name")
+        root.execute(
+            f"CREATE VIEW {schema}.show_schemas AS SELECT catalog_name AS database_name, schema_name "
+            f"FROM {schema}.schemata ORDER BY ALL"
+        )
+        root.execute(
+            f"CREATE VIEW {schema}.show_all_tables AS SELECT t.table_catalog AS database, t.table_schema AS schema, "
+            f"t.table_name AS name, list(c.column_name ORDER BY c.ordinal_position) AS column_names, "
+            f"list(c.data_type ORDER BY c.ordinal_position) AS column_types, "
+            f"t.table_type = 'LOCAL TEMPORARY' AS temporary FROM {schema}.tables t JOIN {schema}.columns c "
+            f"USING (table_catalog, table_schema, table_name) GROUP BY ALL ORDER BY ALL"
+        )
+
+    def private_cursor(self) -> duckdb.DuckDBPyConnection:
+        """A cursor outside the pool, for a caller that keeps it."""
+        return self._root.cursor()
+
+    def acquire(self, state: CursorState) -> PooledCursor:
+        """A cursor set to ``state``; give it back with ``release``."""
+        with self._lock:
+            waiting = self._pool.get(state)
+            if waiting:
+                return waiting.pop()
+        return self._prepare(state)
+
+    def _prepare(self, state: CursorState) -> PooledCursor:
+        connection = self._root.cursor()
+        lake = f"{quote(state.catalog)}.{quote(state.schema)}"
+        path = f"{quote(state.temporary)}.main,{lake}" if state.temporary else lake
+        with duckdb_errors():
+            connection.execute("SET search_path = ?", [path]).fetchall()
+            connection.execute("SET VARIABLE session_schema = ?", [state.schema]).fetchall()
+            if state.temporary:
+                connection.execute("SET VARIABLE session_database = ?", [state.temporary]).fetchall()
+            for name, value in state.settings:
+                connection.execute(f"SET SESSION {SESSION_SETTINGS[name]} = ?", [value]).fetchall()
+        return PooledCursor(connection, state)
+
+    def release(self, cursor: PooledCursor) -> None:
+        """Take back a cursor whose result has been closed."""
+        with self._lock:
+            waiting = self._pool[cursor.state]
+            if len(waiting) < _POOL_PER_STATE and len(self._pool) <= _POOL_STATES:
+                waiting.append(cursor)
+                return
+        cursor.connection.close()
+
+    def forget(self, temporary: str) -> None:
+        """Drop a session's own database and the cursors that know it."""
+        with self._lock:
+            stale = [s for s in self._pool if s.temporary == temporary]
+            cursors = [c for s in stale for c in self._pool.pop(s)]
+        for cursor in cursors:
+            cursor.connection.close()
+        with duckdb_errors():
+            self._root.cursor().execute(f"DETACH DATABASE IF EXISTS {quote(temporary)}")
+
+    def attach_temporary(self, name: str) -> None:
+        """Create a session's own in-memory database."""
+        with duckdb_errors():
+            self._root.cursor().execute(f"ATTACH ':memory:' AS {quote(name)}")
+
+    def define_view(self, name: TableName, identity: tuple[str, int], body: str) -> None:
+        """Make the view of a lake table read with this body, unless it already does."""
+        if self.main_views.get(name) == identity:
+            return
+        with self._view_lock:
+            if self.main_views.get(name) == identity:
+                return
+            self._ensure_schema(name.schema)
+            self._root.cursor().execute(f"CREATE OR REPLACE VIEW {name.sql} AS {body}")
+            self.main_views[name] = identity
+
+    def define_hidden_view(self, name: str, body: str) -> str:
+        """Create an internal view once; gives its quoted name."""
+        full = f"{quote(INTERNAL_CATALOG)}.main.{quote(name)}"
+        if name not in self._views:
+            with self._view_lock:
+                if name not in self._views:
+                    self._root.cursor().execute(f"CREATE OR REPLACE VIEW {full} AS {body}")
+                    self._views.add(name)
+        return full
+
+    def drop_view(self, name: TableName) -> None:
+        """Forget the view of a table that is gone."""
+        with self._view_lock:
+            if self.main_views.pop(name, None) is not None:
+                self._root.cursor().execute(f"DROP VIEW IF EXISTS {name.sql}")
+
+    def sync_schemas(self, schemas: Sequence[str]) -> None:
+        """Make DuckDB know exactly these schemas."""
+        with self._view_lock:
+            for schema in schemas:
+                self._ensure_schema(schema)
+            for gone in self._schemas - set(schemas):
+                for name in [n for n in self.main_views if n.schema == gone]:
+                    self.drop_view(name)
+                self._root.cursor().execute(f"DROP SCHEMA IF EXISTS {quote(self.catalog)}.{quote(gone)}")
+                self._schemas.discard(gone)
+
+    def _ensure_schema(self, schema: str) -> None:
+        if schema not in self._schemas:
+            self._root.cursor().execute(f"CREATE SCHEMA IF NOT EXISTS {quote(self.catalog)}.{quote(schema)}")
+            if schema != "main":
+                self._schemas.add(schema)
+
+    def close(self) -> None:
+        """Close every cursor and remove the spill directory."""
+        with self._lock:
+            cursors = [c for waiting in self._pool.values() for c in waiting]
+            self._pool.clear()
+        for cursor in cursors:
+            cursor.connection.close()
+        self._root.close()
+        shutil.rmtree(self._directory, ignore_errors=True)

@@ -1,0 +1,303 @@
+"""Sessions: what one client has set, prepared, left open and keeps in temporary tables."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from lakehouse.clock import Clock
+from lakehouse.engine.database import CursorState
+from lakehouse.engine.gate import Analysis, TableReference
+from lakehouse.engine.transaction import Transaction
+from lakehouse.errors import LimitExceeded, StatementNotFound, TransactionNotFound, TransactionStateError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from lakehouse.engine.engine import Engine, Plan
+    from lakehouse.engine.running import RunningStatement
+
+
+@dataclass
+class PreparedStatement:
+    """A statement kept for repeated use.
+
+    ``rows`` are the parameter rows bound last; ``transaction`` is the one in which it was prepared.
+    """
+
+    handle: str
+    sql: str
+    analysis: Analysis
+    transaction: Transaction | None
+    parameter_schema: pa.Schema
+    rows: list[list[Any]] | None = None
+
+
+@dataclass
+class StatementHandle:
+    """A planned query waiting to be fetched, or the finished result of a statement that ran at once.
+
+    ``plans`` holds one plan for each bound row of parameters.
+    """
+
+    handle: str
+    schema: pa.Schema
+    plans: tuple[Plan, ...] = ()
+    result: pa.Table | None = None
+    expires_s: float = 0.0
+    running: RunningStatement | None = None
+    cancelled: bool = False
+
+
+@dataclass
+class Session:
+    """One client's session. All public methods may be called from any thread."""
+
+    id: str
+    engine: Engine
+    clock: Clock
+    catalog: str
+    schema: str
+    max_handles: int = 1000
+    settings: dict[str, str] = field(default_factory=dict)
+    temporary: str = ""
+    last_used_s: float = 0.0
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    transactions: dict[str, Transaction] = field(default_factory=dict)
+    sql_transaction: Transaction | None = None
+    temp_views: dict[str, tuple[TableReference, ...]] = field(default_factory=dict)
+    closed: bool = False
+    _prepared: OrderedDict[str, PreparedStatement] = field(default_factory=OrderedDict)
+    _handles: OrderedDict[str, StatementHandle] = field(default_factory=OrderedDict)
+    _state: CursorState | None = None
+    _temp_objects: dict[str, str] | None = None
+
+    def state(self) -> CursorState:
+        """What a cursor must be set to for this session."""
+        state = self._state
+        if state is None:
+            settings = tuple(sorted(self.settings.items()))
+            state = self._state = CursorState(self.catalog, self.schema, self.temporary, settings)
+        return state
+
+    def changed(self) -> None:
+        """Forget what was derived from settings and temporary objects."""
+        self._state = None
+        self._temp_objects = None
+
+    def temp_objects(self) -> dict[str, str]:
+        """Temporary tables and views: lower-case name → name as created."""
+        if not self.temporary:
+            return {}
+        found = self._temp_objects
+        if found is None:
+            found = self._temp_objects = self.engine.list_temporary(self)
+        return found
+
+    def temp_tables(self) -> list[tuple[str, pa.Schema]]:
+        """Name and schema of every temporary table and view, sorted by name."""
+        return [(name, self.engine.temporary_schema(self, name)) for name in sorted(self.temp_objects().values())]
+
+    # -- prepared statements and handles ------------------------------------------------------------
+
+    def add_prepared(self, statement: PreparedStatement) -> None:
+        """Keep a prepared statement.
+
+        Raises:
+            LimitExceeded: Too many are open.
+        """
+        with self.lock:
+            if len(self._prepared) >= self.max_handles:
+                raise LimitExceeded(
+                    f"{self.max_handles} prepared statements are open in this session",
+                    "close some, or raise session.max_prepared_per_session",
+                )
+            self._prepared[statement.handle] = statement
+
+    def prepared(self, handle: str) -> PreparedStatement:
+        """A prepared statement by its handle.
+
+        Raises:
+            StatementNotFound: It is unknown or closed.
+        """
+        found = self._prepared.get(handle)
+        if found is None:
+            raise StatementNotFound("the prepared statement is unknown or closed in this session")
+        return found
+
+    def close_prepared(self, handle: str) -> None:
+        """Forget a prepared statement; harmless when it is unknown."""
+        self._prepared.pop(handle, None)
+
+    def add_handle(self, handle: StatementHandle) -> None:
+        """Keep a planned query until it expires; the oldest give way when there are too many."""
+        with self.lock:
+            self._handles[handle.handle] = handle
+            now = self.clock.monotonic()
+            while self._handles:
+                oldest = next(iter(self._handles.values()))
+                if oldest.expires_s > now and len(self._handles) <= self.max_handles:
+                    break
+                del self._handles[oldest.handle]
+
+    def handle(self, handle: str) -> StatementHandle:
+        """A planned query by its handle.
+
+        Raises:
+            StatementNotFound: It is unknown or expired.
+        """
+        found = self._handles.get(handle)
+        if found is None or found.expires_s <= self.clock.monotonic():
+            raise StatementNotFound("the statement handle is unknown or expired", "execute the statement again")
+        return found
+
+    # -- transactions -------------------------------------------------------------------------------
+
+    def begin(self) -> Transaction:
+        """Open a transaction."""
+        with self.lock:
+            transaction = Transaction(self.clock.token(), self.engine.catalog)
+            self.transactions[transaction.id] = transaction
+            return transaction
+
+    def transaction(self, transaction_id: bytes | None) -> Transaction | None:
+        """The transaction in which a statement runs; without an id the one opened by SQL, if any.
+
+        Raises:
+            TransactionNotFound: The id is unknown or the transaction has ended.
+        """
+        if not transaction_id:
+            return self.sql_transaction
+        found = self.transactions.get(transaction_id.decode("ascii", "replace"))
+        if found is None:
+            raise TransactionNotFound("the transaction is unknown or has ended", "begin a new one")
+        return found
+
+    def only_transaction(self) -> Transaction | None:
+        """The session's open transaction where there is exactly one (for clients that send no id)."""
+        if self.sql_transaction is not None:
+            return self.sql_transaction
+        return next(iter(self.transactions.values())) if len(self.transactions) == 1 else None
+
+    def end(self, transaction: Transaction, *, commit: bool) -> None:
+        """Commit or roll back, and forget the transaction either way."""
+        self.transactions.pop(transaction.id, None)
+        if self.sql_transaction is transaction:
+            self.sql_transaction = None
+        with transaction.lock:
+            try:
+                if commit:
+                    transaction.commit()
+                else:
+                    transaction.rollback()
+            finally:
+                self.engine.release_transaction(transaction)
+                self._temp_objects = None
+
+    def begin_sql(self) -> None:
+        """BEGIN as a statement.
+
+        Raises:
+            TransactionStateError: One is open already.
+        """
+        with self.lock:
+            if self.sql_transaction is not None:
+                raise TransactionStateError("a transaction is already open in this session", "COMMIT or ROLLBACK first")
+            self.sql_transaction = self.begin()
+
+    def end_sql(self, *, commit: bool) -> None:
+        """COMMIT or ROLLBACK as a statement.
+
+        Raises:
+            TransactionStateError: None is open.
+        """
+        transaction = self.only_transaction()
+        if transaction is None:
+            raise TransactionStateError("no transaction is open in this session")
+        self.end(transaction, commit=commit)
+
+    def close(self) -> None:
+        """Stop what runs, roll back what is open, drop the temporary tables. Harmless when repeated."""
+        with self.lock:
+            if self.closed:
+                return
+            self.closed = True
+        self.engine.running.cancel_session(self.id)
+        for transaction in list(self.transactions.values()):
+            self.end(transaction, commit=False)
+        self._prepared.clear()
+        self._handles.clear()
+        if self.temporary:
+            self.engine.database.forget(self.temporary)
+
+
+class SessionRegistry:
+    """Every open session, found by token; idle ones are closed by ``sweep``.
+
+    Args:
+        create: Makes a session of a given id.
+        clock: Source of time and ids.
+        idle_seconds: A session unused for longer is closed.
+        max_sessions: How many may be open.
+    """
+
+    def __init__(self, create: Callable[[str], Session], clock: Clock, idle_seconds: float, max_sessions: int) -> None:
+        self._create = create
+        self._clock = clock
+        self._idle_seconds = idle_seconds
+        self._max_sessions = max_sessions
+        self._lock = threading.Lock()
+        self._by_token: dict[str, Session] = {}
+
+    def known(self, token: str) -> bool:
+        """Whether a token belongs to an open session."""
+        return token in self._by_token
+
+    def get(self, token: str) -> Session:
+        """The session of a token; a new one where the token is new.
+
+        Raises:
+            LimitExceeded: Too many sessions are open.
+        """
+        session = self._by_token.get(token)
+        if session is None or session.closed:
+            with self._lock:
+                session = self._by_token.get(token)
+                if session is None or session.closed:
+                    if len(self._by_token) >= self._max_sessions:
+                        raise LimitExceeded(
+                            f"{self._max_sessions} sessions are open", "close some, or raise session.max_sessions"
+                        )
+                    session = self._by_token[token] = self._create(self._clock.token())
+        session.last_used_s = self._clock.monotonic()
+        return session
+
+    def close(self, session: Session) -> None:
+        """Close a session and forget its tokens."""
+        with self._lock:
+            for token in [t for t, s in self._by_token.items() if s is session]:
+                del self._by_token[token]
+        session.close()
+
+    def sweep(self) -> int:
+        """Close the sessions that were idle for too long and have nothing running; gives their number."""
+        limit = self._clock.monotonic() - self._idle_seconds
+        idle = {s.id: s for s in list(self._by_token.values()) if s.last_used_s < limit}
+        closed = 0
+        for session in idle.values():
+            if not session.engine.running.of_session(session.id):
+                self.close(session)
+                closed += 1
+        return closed
+
+    def sessions(self) -> list[Session]:
+        """The open sessions."""
+        return list({s.id: s for s in list(self._by_token.values())}.values())
+
+    def close_all(self) -> None:
+        """Close every session."""
+        for session in self.sessions():
+            self.close(session)

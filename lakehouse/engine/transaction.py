@@ -1,0 +1,118 @@
+"""A transaction: the snapshots it first saw, the writes it has staged, and its temporary-table changes."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from lakehouse.catalog import Catalog, Table
+from lakehouse.errors import TableNotFound, TransactionStateError
+from lakehouse.ingest import StagedWrite, commit, discard
+from lakehouse.types import TableName
+
+if TYPE_CHECKING:
+    from lakehouse.engine.database import PooledCursor
+
+
+@dataclass
+class Transaction:
+    """One open transaction of a session. Not to be used by two statements at once: take ``lock``.
+
+    Reads see the snapshot that the transaction first saw of each table, plus its own staged writes.
+    Commit is atomic per table; tables are committed in the order in which they were first written.
+    """
+
+    id: str
+    catalog: Catalog
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    pins: dict[TableName, Table] = field(default_factory=dict)
+    writes: dict[TableName, StagedWrite] = field(default_factory=dict)
+    drops: dict[TableName, None] = field(default_factory=dict)
+    created_schemas: list[str] = field(default_factory=list)
+    cursor: PooledCursor | None = None
+    open: bool = True
+
+    def load(self, schema: str, table: str) -> Table:
+        """The table as this transaction sees it.
+
+        Raises:
+            TableNotFound: It does not exist, or this transaction dropped it.
+        """
+        name = self._known(schema, table)
+        if name in self.writes:
+            return self.writes[name].table
+        if name in self.drops:
+            raise TableNotFound(f"table {name} was dropped in this transaction")
+        pinned = self.pins.get(name)
+        if pinned is None:
+            pinned = self.catalog.load(schema, table)
+            self.pins[name] = pinned
+            self.pins[pinned.name] = pinned
+        return pinned
+
+    def _known(self, schema: str, table: str) -> TableName:
+        """The name under which this transaction knows a table, whatever the case it is written in."""
+        wanted = (schema.lower(), table.lower())
+        for names in (self.writes, self.drops, self.pins):
+            for name in names:
+                if (name.schema.lower(), name.table.lower()) == wanted:
+                    return name
+        return TableName(self.catalog.name, schema, table)
+
+    def drop(self, name: TableName, *, if_exists: bool) -> None:
+        """Drop a table when the transaction commits."""
+        try:
+            known = self.load(name.schema, name.table).name
+        except TableNotFound:
+            if if_exists:
+                return
+            raise
+        staged = self.writes.pop(known, None)
+        if staged is not None:
+            discard(self.catalog, staged)
+        if self.catalog.table_exists(known.schema, known.table):
+            self.drops[known] = None
+
+    def commit(self) -> None:
+        """Publish every staged write.
+
+        Raises:
+            CommitConflict: Another writer changed a table first; that table is unchanged.
+            TransactionStateError: The transaction has ended.
+        """
+        self._end()
+        try:
+            if self.cursor is not None:
+                self.cursor.connection.execute("COMMIT").fetchall()
+            for name in list(self.writes):
+                commit(self.catalog, self.writes[name])
+                del self.writes[name]
+                self.drops.pop(name, None)
+            for name in list(self.drops):
+                self.catalog.drop_table(name.schema, name.table, if_exists=True)
+        finally:
+            self._discard_rest()
+
+    def rollback(self) -> None:
+        """Undo everything; harmless when the transaction has ended."""
+        if not self.open:
+            return
+        self._end()
+        if self.cursor is not None:
+            self.cursor.connection.execute("ROLLBACK").fetchall()
+        for schema in self.created_schemas:
+            if not self.catalog.tables(schema):
+                self.catalog.drop_schema(schema, if_exists=True)
+        self._discard_rest()
+
+    def _end(self) -> None:
+        with self.lock:
+            if not self.open:
+                raise TransactionStateError(f"transaction {self.id} has ended")
+            self.open = False
+
+    def _discard_rest(self) -> None:
+        for staged in self.writes.values():
+            discard(self.catalog, staged)
+        self.writes.clear()

@@ -1,0 +1,43 @@
+"""Builds one Lakehouse object from the settings; the only module that chooses adapters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lakehouse.catalog import Catalog, open_catalog
+from lakehouse.clock import Clock, SystemClock
+from lakehouse.config import Settings
+from lakehouse.engine.engine import Engine
+from lakehouse.engine.session import SessionRegistry
+
+
+class Lakehouse:
+    """The whole domain of one server: catalog, engine and sessions.
+
+    Args:
+        settings: The configuration.
+        clock: Source of time and ids.
+    """
+
+    def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
+        self.settings = settings
+        self.clock = clock or SystemClock()
+        self._started_s = self.clock.monotonic()
+        self.catalog: Catalog = open_catalog(settings, self.clock)
+        default = settings.catalog.default_schema
+        self.catalog.create_schema(default, if_not_exists=True)
+        readable = [Path(bucket.path).absolute() for bucket in settings.buckets]
+        self.engine = Engine(settings, self.catalog, readable, self.clock)
+        session = settings.session
+        self.sessions = SessionRegistry(
+            self.engine.new_session, self.clock, session.idle_seconds, session.max_sessions
+        )
+
+    def uptime_seconds(self) -> float:
+        """Seconds since this object was built."""
+        return self.clock.monotonic() - self._started_s
+
+    def close(self) -> None:
+        """Roll back what is open, stop what runs and release every resource."""
+        self.sessions.close_all()
+        self.engine.close()
