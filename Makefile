@@ -1,0 +1,113 @@
+# Everything a user or developer does with this repository; `make` lists it.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
+RUNTIME := $(VENV)/.installed-runtime
+DEVELOPMENT := $(VENV)/.installed-development
+PROJECTS := pyproject.toml clients/python/pyproject.toml
+DBAPI := build/flightsql-dbapi
+DBAPI_REQUIREMENTS := tests/clients/flightsql-dbapi-requirements.txt
+JDBC := build/jdbc
+JDBC_VERSIONS := $(shell sed -e 's/\#.*//' tests/clients/jdbc/versions.txt 2>/dev/null)
+JDBC_JARS := $(JDBC_VERSIONS:%=$(JDBC)/flight-sql-jdbc-driver-%.jar)
+JDBC_SOURCES := $(wildcard tests/clients/jdbc/*.java)
+LISTEN := $(if $(HOST),LAKEHOUSE__SERVER__HOST=$(HOST)) $(if $(PORT),LAKEHOUSE__SERVER__PORT=$(PORT))
+
+.PHONY: help
+help: ## list the targets
+	@printf 'make TARGET [PORT=31337] [HOST=127.0.0.1] [PYTHON=python3.12]\n\n'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: $(RUNTIME) ## serve sample data and show what can be done with it (DEMO_EXIT=1: then stop)
+	@$(LISTEN) $(BIN)/lakehouse demo
+
+.PHONY: serve
+serve: $(RUNTIME) ## serve what is configured in lakehouse.toml
+	@$(LISTEN) $(BIN)/lakehouse serve
+
+.PHONY: install
+install: $(DEVELOPMENT) $(DBAPI)/.installed ## create .venv with everything the other targets need
+
+.PHONY: test
+test: $(DEVELOPMENT) $(DBAPI)/.installed ## run all tests (ARGS="-k name" for some)
+	@$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: check
+check: $(DEVELOPMENT) ## lint, types, layers, and whether generated files are current
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check --quiet || { $(BIN)/ruff format --check; exit 1; }
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python -m flight_server.protocol.generate --check
+	@$(BIN)/python -m flight_server.generate_client --check
+	@$(BIN)/python -m lakehouse.config --check lakehouse.toml
+
+.PHONY: bench
+bench: $(DEVELOPMENT) ## measure, as ratios to the same work without the server (ARGS=...)
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+.PHONY: jdbc
+jdbc: $(JDBC)/.compiled ## fetch the JDBC drivers and compile the JDBC tests (needs Java and Maven)
+
+.PHONY: clean
+clean: ## remove .venv, build results and caches; data stays
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -type d \( -name __pycache__ -o -name '*.egg-info' \) -not -path './.git/*' -prune -exec rm -rf {} +
+
+# The first Python that is new enough; one named by PYTHON is not replaced by another.
+define create_venv
+	@if [ -x $(BIN)/python ]; then \
+	  $(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null; \
+	  exit 0; \
+	fi; \
+	for python in $(or $(PYTHON),python3.13 python3.12 python3.11 python3); do \
+	  if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    "$$python" -c 'import ensurepip, venv' 2>/dev/null || { lacking="$$python"; continue; }; \
+	    echo "Creating $(VENV) with $$("$$python" --version)"; \
+	    exec "$$python" -m venv --clear $(VENV); \
+	  fi; \
+	done; \
+	if [ -n "$${lacking:-}" ]; then \
+	  echo "$$lacking cannot create virtual environments; on Debian and Ubuntu: apt-get install python3-venv" >&2; \
+	else \
+	  echo "No Python 3.11 or newer found (tried: $(or $(PYTHON),python3.13 python3.12 python3.11 python3));" \
+	    "install one, or name it: make install PYTHON=/path/to/python3" >&2; \
+	fi; \
+	exit 1
+endef
+
+$(RUNTIME): $(PROJECTS)
+	$(create_venv)
+	@echo 'Installing the server into $(VENV)'
+	@$(PIP) -e clients/python -e '.[samples]'
+	@touch $@
+
+$(DEVELOPMENT): $(PROJECTS)
+	$(create_venv)
+	@echo 'Installing the server and the development tools into $(VENV)'
+	@$(PIP) -e clients/python -e '.[samples,dev]'
+	@touch $(RUNTIME) $@
+
+# flightsql-dbapi requires SQLAlchemy 1, everything else here 2.
+$(DBAPI)/.installed: $(DBAPI_REQUIREMENTS) | $(DEVELOPMENT)
+	@echo 'Installing flightsql-dbapi into $(DBAPI)'
+	@$(BIN)/python -m venv --clear $(DBAPI)
+	@$(DBAPI)/bin/python -m pip install --disable-pip-version-check --quiet -r $<
+	@touch $@
+
+$(JDBC)/flight-sql-jdbc-driver-%.jar:
+	@echo 'Fetching $(@F)'
+	@mvn --batch-mode --quiet dependency:copy -Dmdep.useBaseVersion=true \
+	  -Dartifact=org.apache.arrow:flight-sql-jdbc-driver:$* -DoutputDirectory=$(abspath $(JDBC))
+
+$(JDBC)/.compiled: $(JDBC_JARS) $(JDBC_SOURCES)
+	@javac -Xlint:all -Werror -d $(JDBC)/classes -cp '$(JDBC)/*' $(JDBC_SOURCES)
+	@touch $@
