@@ -259,3 +259,17 @@ class ShuttingDown(LakehouseError):
 
     code = "SHUTTING_DOWN"
     kind = ErrorKind.UNAVAILABLE
+
+
+class ObjectNotFound(StorageError):
+    """The bucket holds no object of that key."""
+
+    code = "OBJECT_NOT_FOUND"
+    kind = ErrorKind.NOT_FOUND
+
+
+class ObjectAlreadyExists(StorageError):
+    """A create-only write found an object of that key."""
+
+    code = "OBJECT_ALREADY_EXISTS"
+    kind = ErrorKind.ALREADY_EXISTS

@@ -1,1 +1,1 @@
-"""."""
+"""Getting rows into tables."""

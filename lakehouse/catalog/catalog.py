@@ -1,0 +1,99 @@
+"""What the engine and the wire may ask of a catalog."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from lakehouse.catalog.table import Table
+from lakehouse.types import ForeignKey
+
+
+class Catalog(Protocol):
+    """Schemas and tables. Names are found whatever the case of their ASCII letters; the stored case is kept.
+
+    Every method is safe to call from several threads.
+    """
+
+    @property
+    def name(self) -> str:
+        """What SQL clients call the catalog."""
+        ...
+
+    def schemas(self) -> list[str]:
+        """The names of all schemas, sorted."""
+        ...
+
+    def schema_exists(self, schema: str) -> bool:
+        """Whether there is such a schema."""
+        ...
+
+    def create_schema(self, schema: str, if_not_exists: bool = False) -> None:
+        """Make a schema.
+
+        Raises:
+            SchemaAlreadyExists: There is one of that name, and ``if_not_exists`` is false.
+        """
+        ...
+
+    def drop_schema(self, schema: str, if_exists: bool = False) -> None:
+        """Remove an empty schema.
+
+        Raises:
+            SchemaNotFound: There is none of that name, and ``if_exists`` is false.
+            SchemaNotEmpty: It holds tables.
+        """
+        ...
+
+    def tables(self, schema: str) -> list[str]:
+        """The names of a schema's tables, sorted.
+
+        Raises:
+            SchemaNotFound: There is no such schema.
+        """
+        ...
+
+    def table_exists(self, schema: str, table: str) -> bool:
+        """Whether there is such a table."""
+        ...
+
+    def load(self, schema: str, table: str) -> Table:
+        """The current version of a table, at most ``catalog.refresh_ms`` old.
+
+        Raises:
+            SchemaNotFound: There is no such schema.
+            TableNotFound: There is no such table in it.
+        """
+        ...
+
+    def drop_table(self, schema: str, table: str, if_exists: bool = False) -> None:
+        """Remove a table.
+
+        Raises:
+            SchemaNotFound, TableNotFound: There is none, and ``if_exists`` is false.
+        """
+        ...
+
+    def declare_keys(
+        self, schema: str, table: str, primary_key: Sequence[str], foreign_keys: Sequence[ForeignKey]
+    ) -> None:
+        """Set the declared, not enforced, keys of a table, in place of those it had.
+
+        Raises:
+            SchemaMismatch: A key names a column that the table does not have, or that cannot be part of a key.
+        """
+        ...
+
+    def describe_table(
+        self, schema: str, table: str, description: str | None, column_docs: Mapping[str, str]
+    ) -> None:
+        """Set what a table and some of its columns are, in words.
+
+        Raises:
+            SchemaMismatch: A column is described that the table does not have.
+        """
+        ...
+
+    def version(self) -> int:
+        """A number that grows whenever anything that this process knows of the catalog changes."""
+        ...

@@ -1,0 +1,308 @@
+"""Staged files, and making them part of a table: one atomic change of its metadata, or none."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+
+import pyarrow as pa
+from pyiceberg.exceptions import ValidationException
+from pyiceberg.manifest import DataFile
+from pyiceberg.schema import Schema
+from pyiceberg.table import StagedTable, Transaction
+from pyiceberg.table.metadata import TableMetadata
+from pyiceberg.table.update import (
+    AddSchemaUpdate,
+    SetCurrentSchemaUpdate,
+    TableUpdate,
+    update_table_metadata,
+)
+
+from lakehouse.catalog import iceberg_types
+from lakehouse.catalog.iceberg_catalog import IcebergCatalog
+from lakehouse.catalog.iceberg_errors import iceberg_errors
+from lakehouse.catalog.names import check_name
+from lakehouse.catalog.table import Table
+from lakehouse.catalog.table_change import (
+    COMMIT_ID_PROPERTY,
+    NewSnapshot,
+    change_table,
+    create_table,
+    stage_updates,
+)
+from lakehouse.errors import CommitConflict, NotSupported, ObjectNotFound, StorageError, TableAlreadyExists
+from lakehouse.types import TableName
+
+_log = logging.getLogger(__name__)
+# For other programs that write to our tables through pyiceberg or Spark; our own commits have their own loop.
+_PROPERTIES = {
+    "format-version": "2",
+    "commit.retry.num-retries": "10",
+    "write.parquet.compression-codec": "zstd",
+}
+
+
+class WriteMode(Enum):
+    """What is to become of a table that is written to."""
+
+    CREATE = "create"
+    APPEND = "append"
+    REPLACE = "replace"
+    CREATE_APPEND = "create_append"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What files are written for: a table as it is, or as it is to become.
+
+    Args:
+        mode: What a commit will do: ``CREATE``, ``APPEND`` or ``REPLACE``.
+        schema: The columns that the files have.
+        table: How the table looks before these files are in it.
+        base: The table as it is in the catalog; None for one to be created.
+        new: The table to be created, for ``CREATE``.
+        kept: Files that the same transaction wrote before, and that stay.
+        superseded: Files that the same transaction wrote before, and that will never be in the table.
+    """
+
+    mode: WriteMode
+    schema: Schema
+    table: Table
+    base: Table | None = None
+    new: StagedTable | None = None
+    kept: tuple[DataFile, ...] = ()
+    superseded: tuple[DataFile, ...] = ()
+
+    @property
+    def file_schema(self) -> pa.Schema:
+        """The Arrow schema that the files are written with."""
+        return iceberg_types.file_schema(self.schema)
+
+
+@dataclass(frozen=True)
+class StagedWrite:
+    """Files that were written for a table and are not part of it yet.
+
+    Args:
+        target: The full name of the table, as it will be spelled.
+        mode: What a commit does: ``CREATE``, ``APPEND`` or ``REPLACE``.
+        schema: The table's Iceberg schema after the commit.
+        data_files: All files to be added, those of earlier writes of the same transaction included.
+        superseded: Files of earlier writes that a later one replaced; they will never be in the table.
+        rows: How many rows this write brought.
+        size_bytes: How large this write's files are.
+        table: The table as it will look after the commit.
+        base: The table as it was in the catalog; None for one to be created.
+        new: The table to be created, for ``CREATE``.
+        snapshot_id: What the commit's snapshot will be called, so that it can be recognised.
+        commit_id: Marks the commit in the table's history.
+    """
+
+    target: TableName
+    mode: WriteMode
+    schema: Schema
+    data_files: tuple[DataFile, ...]
+    superseded: tuple[DataFile, ...]
+    rows: int
+    size_bytes: int
+    table: Table
+    base: Table | None
+    new: StagedTable | None
+    snapshot_id: int
+    commit_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class CommitResult:
+    """What a commit did; ``snapshot_id`` is None where there was no row to be committed."""
+
+    snapshot_id: int | None
+    rows: int
+
+
+def resolve(
+    catalog: IcebergCatalog, name: TableName, mode: WriteMode, columns: pa.Schema, earlier: StagedWrite | None = None
+) -> Target:
+    """Decide what a write is to do, given what is there.
+
+    Args:
+        catalog: Where the table is or will be.
+        name: Its name, in any case.
+        mode: What the caller wants.
+        columns: The columns that come, of storable types; a table that is created or replaced gets these.
+        earlier: What the same transaction wrote for the table before.
+
+    Raises:
+        SchemaNotFound, TableNotFound, TableAlreadyExists: The mode does not fit what is there.
+        NotSupported: The table is partitioned.
+    """
+    schema = catalog.spelled_schema(check_name(name.schema, "schema"))
+    check_name(name.table, "table")
+    exists = earlier is not None or catalog.table_exists(schema, name.table)
+    if exists and mode is WriteMode.CREATE:
+        raise TableAlreadyExists(f"table '{catalog.name}.{schema}.{name.table}' exists already")
+    if not exists and mode in (WriteMode.CREATE, WriteMode.CREATE_APPEND):
+        return _to_create(catalog, TableName(catalog.name, schema, name.table), columns)
+    if earlier is None:
+        base = catalog.load(schema, name.table)
+        _check_writable(base)
+        if mode is WriteMode.REPLACE:
+            return _to_replace(base, columns)
+        return Target(WriteMode.APPEND, base.metadata.schema(), base, base)
+    if mode is not WriteMode.REPLACE:
+        return Target(
+            earlier.mode,
+            earlier.schema,
+            earlier.table,
+            earlier.base,
+            earlier.new,
+            earlier.data_files,
+            earlier.superseded,
+        )
+    again = _to_create(catalog, earlier.target, columns) if earlier.base is None else _to_replace(earlier.base, columns)
+    return replace(again, superseded=earlier.superseded + earlier.data_files)
+
+
+def staged_write(catalog: IcebergCatalog, target: Target, files: Sequence[DataFile]) -> StagedWrite:
+    """What was staged, once its files are written."""
+    references = tuple(catalog.planner.reference(file) for file in files)
+    return StagedWrite(
+        target=target.table.name,
+        mode=target.mode,
+        schema=target.schema,
+        data_files=(*target.kept, *files),
+        superseded=target.superseded,
+        rows=sum(file.rows for file in references),
+        size_bytes=sum(file.size_bytes for file in references),
+        table=replace(target.table, staged=target.table.staged + references),
+        base=target.base,
+        new=target.new,
+        snapshot_id=target.table.metadata.new_snapshot_id(),
+        commit_id=catalog.clock.token(),
+    )
+
+
+def commit(catalog: IcebergCatalog, staged: StagedWrite) -> CommitResult:
+    """Make staged files part of their table, in one atomic change. Calling it again does not do it twice.
+
+    An append goes on top of what others appended meanwhile; a replacement replaces that as well.
+
+    Raises:
+        TableAlreadyExists: Somebody else created the table first.
+        TableNotFound, SchemaNotFound: It was dropped meanwhile.
+        CommitConflict: Its columns were changed meanwhile, or others were faster again and again.
+        CommitStateUnknown: It could not be found out whether the commit took place; the files are kept.
+    """
+    rows = sum(file.record_count for file in staged.data_files)
+    with catalog.committing(staged.target.schema, staged.target.table):
+        if not _is_done(catalog, staged):
+            _create(catalog, staged) if staged.new is not None else _change(catalog, staged)
+    _delete(catalog, staged.superseded)
+    return CommitResult(staged.snapshot_id if _makes_snapshot(staged) else None, rows)
+
+
+def discard(catalog: IcebergCatalog, staged: StagedWrite) -> None:
+    """Delete the files of a write that is not going to be committed."""
+    _delete(catalog, staged.data_files + staged.superseded)
+
+
+def _to_create(catalog: IcebergCatalog, name: TableName, columns: pa.Schema) -> Target:
+    schema = iceberg_types.iceberg_schema(columns, itertools.count(1).__next__)
+    with iceberg_errors(f"table '{name}'"):
+        new = catalog.objects.staged_table(name.schema, name.table, schema, dict(_PROPERTIES))
+    return Target(WriteMode.CREATE, new.metadata.schema(), catalog.view(name, new.metadata), new=new)
+
+
+def _to_replace(base: Table, columns: pa.Schema) -> Target:
+    metadata = base.metadata
+    next_id = itertools.count(metadata.last_column_id + 1).__next__
+    wanted = iceberg_types.iceberg_schema(columns, next_id, metadata.schema())
+    with iceberg_errors(f"table '{base.name}'"):
+        after = update_table_metadata(metadata, _schema_updates(metadata, wanted))
+    view = replace(base, metadata=after, staged=(), hides_snapshot=True)
+    return Target(WriteMode.REPLACE, after.schema(), view, base)
+
+
+def _check_writable(base: Table) -> None:
+    if not base.metadata.spec().is_unpartitioned():
+        raise NotSupported(f"table '{base.name}' is partitioned; such tables cannot be written to yet")
+    if base.metadata.format_version > 2:
+        raise NotSupported(f"table '{base.name}' has a format version above 2; such tables cannot be written to yet")
+
+
+def _schema_updates(metadata: TableMetadata, wanted: Schema) -> tuple[TableUpdate, ...]:
+    if wanted == metadata.schema():
+        return ()
+    for schema in metadata.schemas:
+        if wanted == schema:
+            return (SetCurrentSchemaUpdate(schema_id=schema.schema_id),)
+    schema_id = max(schema.schema_id for schema in metadata.schemas) + 1
+    added = wanted.model_copy(update={"schema_id": schema_id})
+    return AddSchemaUpdate(schema_=added), SetCurrentSchemaUpdate(schema_id=schema_id)
+
+
+def _is_done(catalog: IcebergCatalog, staged: StagedWrite) -> bool:
+    metadata = catalog.objects.head(staged.target.schema, staged.target.table).metadata
+    if metadata is None:
+        return False
+    if staged.new is not None:
+        return metadata.table_uuid == staged.new.metadata.table_uuid
+    return metadata.snapshot_by_id(staged.snapshot_id) is not None
+
+
+def _makes_snapshot(staged: StagedWrite) -> bool:
+    if staged.data_files:
+        return True
+    return staged.mode is WriteMode.REPLACE and staged.base is not None and staged.base.snapshot_id is not None
+
+
+def _rows(staged: StagedWrite) -> NewSnapshot | None:
+    if not _makes_snapshot(staged):
+        return None
+    properties = {COMMIT_ID_PROPERTY: staged.commit_id}
+    return NewSnapshot(staged.snapshot_id, staged.data_files, properties, staged.mode is WriteMode.REPLACE)
+
+
+def _create(catalog: IcebergCatalog, staged: StagedWrite) -> None:
+    if staged.new is None:
+        raise AssertionError("only a write that creates a table has a new one")
+    try:
+        create_table(catalog.objects, staged.new, lambda transaction: _rows(staged))
+    except ValidationException as error:
+        raise TableAlreadyExists(
+            f"table '{staged.target}' was created by another writer at the same time; nothing was stored"
+        ) from error
+
+
+def _change(catalog: IcebergCatalog, staged: StagedWrite) -> None:
+    base = staged.base
+    if base is None:
+        raise AssertionError("only a write that creates a table has no base")
+
+    def build(transaction: Transaction) -> NewSnapshot | None:
+        now = transaction.table_metadata
+        if (now.table_uuid, now.current_schema_id) != (base.metadata.table_uuid, base.schema_id):
+            raise CommitConflict(
+                f"the columns of table '{staged.target}' were changed by another writer at the same time; "
+                "nothing was stored",
+                "send the rows again",
+            )
+        if staged.mode is WriteMode.REPLACE:
+            stage_updates(transaction, _schema_updates(now, staged.schema))
+        return _rows(staged)
+
+    if staged.mode is WriteMode.REPLACE or staged.data_files:
+        change_table(catalog.objects, staged.target.schema, staged.target.table, build)
+
+
+def _delete(catalog: IcebergCatalog, files: Sequence[DataFile]) -> None:
+    for file in files:
+        try:
+            catalog.bucket.delete(catalog.bucket.key_of(file.file_path))
+        except ObjectNotFound:
+            pass
+        except StorageError:
+            _log.warning("a data file that no table refers to could not be deleted", exc_info=True)

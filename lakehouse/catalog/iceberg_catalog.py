@@ -1,0 +1,376 @@
+"""The catalog as the rest of the program sees it: cached, case-insensitive, with domain errors."""
+
+from __future__ import annotations
+
+import difflib
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from pyiceberg.exceptions import (
+    NamespaceAlreadyExistsError,
+    NamespaceNotEmptyError,
+    NoSuchNamespaceError,
+    NoSuchTableError,
+)
+from pyiceberg.table import Transaction
+from pyiceberg.table.metadata import TableMetadata
+
+from lakehouse.catalog.iceberg_errors import iceberg_errors
+from lakehouse.catalog.names import check_name, fold
+from lakehouse.catalog.object_catalog import NAME_PROPERTY, Head, ObjectCatalog
+from lakehouse.catalog.snapshot_files import SnapshotFiles
+from lakehouse.catalog.table import (
+    DESCRIPTION_PROPERTY,
+    FOREIGN_KEYS_PROPERTY,
+    Table,
+    foreign_keys_to_json,
+)
+from lakehouse.catalog.table_change import change_table
+from lakehouse.clock import Clock
+from lakehouse.config import Settings
+from lakehouse.errors import (
+    SchemaAlreadyExists,
+    SchemaMismatch,
+    SchemaNotEmpty,
+    SchemaNotFound,
+    TableNotFound,
+)
+from lakehouse.storage import Bucket, open_local_bucket
+from lakehouse.types import ForeignKey, TableName
+
+_REMEMBERED_TABLES = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    head: Head
+    table: Table | None
+    fresh_until: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """Names by their folded form."""
+
+    names: Mapping[str, str]
+    fresh_until: float
+
+
+class IcebergCatalog:
+    """Iceberg tables in one bucket. See ``Catalog`` for what it offers.
+
+    Args:
+        name: What SQL clients call the catalog.
+        bucket: Where the tables are.
+        warehouse: Key prefix of all of them.
+        clock: Tells when what is known has to be asked again.
+        refresh_s: How old what is known may be.
+    """
+
+    def __init__(self, name: str, bucket: Bucket, warehouse: str, clock: Clock, refresh_s: float) -> None:
+        self.name = name
+        self.bucket = bucket
+        self.objects = ObjectCatalog(name, bucket, warehouse)
+        self.planner = SnapshotFiles(bucket)
+        self.clock = clock
+        self._refresh_s = refresh_s
+        self._lock = threading.Lock()
+        self._version = 0
+        self._known: dict[tuple[str, str], _Known] = {}
+        self._schemas: _Names | None = None
+        self._tables: dict[str, _Names] = {}
+        self._commits: dict[tuple[str, str], threading.RLock] = {}
+
+    # -- schemas --------------------------------------------------------------------------------------
+
+    def schemas(self) -> list[str]:
+        """The names of all schemas, sorted."""
+        return sorted(self._schema_names().values())
+
+    def schema_exists(self, schema: str) -> bool:
+        """Whether there is such a schema."""
+        return fold(schema) in self._schema_names()
+
+    def create_schema(self, schema: str, if_not_exists: bool = False) -> None:
+        """Make a schema.
+
+        Raises:
+            SchemaAlreadyExists: There is one of that name, and ``if_not_exists`` is false.
+        """
+        check_name(schema, "schema")
+        try:
+            with iceberg_errors(f"schema '{schema}'"):
+                self.objects.create_namespace((schema,))
+        except NamespaceAlreadyExistsError as error:
+            if not if_not_exists:
+                raise SchemaAlreadyExists(f"schema '{self.name}.{schema}' exists already") from error
+            return
+        self._forget_schemas()
+
+    def drop_schema(self, schema: str, if_exists: bool = False) -> None:
+        """Remove an empty schema.
+
+        Raises:
+            SchemaNotFound: There is none of that name, and ``if_exists`` is false.
+            SchemaNotEmpty: It holds tables.
+        """
+        check_name(schema, "schema")
+        try:
+            self.objects.drop_namespace((schema,))
+        except NoSuchNamespaceError as error:
+            if not if_exists:
+                raise self._no_schema(schema) from error
+        except NamespaceNotEmptyError as error:
+            raise SchemaNotEmpty(
+                f"schema '{self.name}.{schema}' cannot be dropped because it holds tables", "drop its tables first"
+            ) from error
+        self._forget_schemas()
+
+    # -- tables ---------------------------------------------------------------------------------------
+
+    def tables(self, schema: str) -> list[str]:
+        """The names of a schema's tables, sorted.
+
+        Raises:
+            SchemaNotFound: There is no such schema.
+        """
+        key = fold(schema)
+        known = self._tables.get(key)
+        if known is None or self.clock.monotonic() >= known.fresh_until:
+            known = self._list_tables(schema)
+        return sorted(known.names.values())
+
+    def table_exists(self, schema: str, table: str) -> bool:
+        """Whether there is such a table."""
+        return bool(schema and table) and self._current(schema, table).table is not None
+
+    def load(self, schema: str, table: str) -> Table:
+        """The current version of a table, at most ``refresh_s`` old.
+
+        Raises:
+            SchemaNotFound: There is no such schema.
+            TableNotFound: There is no such table in it.
+        """
+        found = self._current(schema, table).table
+        if found is None:
+            raise self._no_table(schema, table)
+        return found
+
+    def drop_table(self, schema: str, table: str, if_exists: bool = False) -> None:
+        """Remove a table.
+
+        Raises:
+            SchemaNotFound, TableNotFound: There is none, and ``if_exists`` is false.
+        """
+        check_name(schema, "schema")
+        check_name(table, "table")
+        with self.committing(schema, table):
+            try:
+                self.objects.drop_table((schema, table))
+            except NoSuchTableError as error:
+                if not if_exists:
+                    raise self._no_table(schema, table) from error
+
+    def declare_keys(
+        self, schema: str, table: str, primary_key: Sequence[str], foreign_keys: Sequence[ForeignKey]
+    ) -> None:
+        """Set the declared, not enforced, keys of a table, in place of those it had.
+
+        Raises:
+            SchemaMismatch: A key names a column that the table does not have, or that cannot be part of a key.
+        """
+
+        def build(transaction: Transaction) -> None:
+            names = _Columns(transaction.table_metadata, f"{schema}.{table}")
+            with transaction.update_schema() as update:
+                update.set_identifier_fields(*(names.spelled(column) for column in primary_key))
+            keys = [
+                replace(key, columns=tuple(names.spelled(column) for column in key.columns)) for key in foreign_keys
+            ]
+            transaction.set_properties({FOREIGN_KEYS_PROPERTY: foreign_keys_to_json(keys)})
+
+        self._change(schema, table, build)
+
+    def describe_table(
+        self, schema: str, table: str, description: str | None, column_docs: Mapping[str, str]
+    ) -> None:
+        """Set what a table and some of its columns are, in words.
+
+        Raises:
+            SchemaMismatch: A column is described that the table does not have.
+        """
+
+        def build(transaction: Transaction) -> None:
+            names = _Columns(transaction.table_metadata, f"{schema}.{table}")
+            with transaction.update_schema() as update:
+                for column, doc in column_docs.items():
+                    update.update_column((names.spelled(column),), doc=doc)
+            if description is not None:
+                transaction.set_properties({DESCRIPTION_PROPERTY: description})
+
+        self._change(schema, table, build)
+
+    def version(self) -> int:
+        """A number that grows whenever anything that this process knows of the catalog changes."""
+        return self._version
+
+    # -- for commits ----------------------------------------------------------------------------------
+
+    @contextmanager
+    def committing(self, schema: str, table: str) -> Iterator[None]:
+        """Commits of this process to one table go one after the other; the result is visible at the end."""
+        key = (fold(schema), fold(table))
+        with self._lock:
+            lock = self._commits.setdefault(key, threading.RLock())
+        with lock:
+            try:
+                with iceberg_errors(f"table '{self.name}.{schema}.{table}'"):
+                    yield
+            finally:
+                with self._lock:
+                    self._version += 1
+                    self._tables.pop(key[0], None)
+                    known = self._known.get(key)
+                    if known is not None:
+                        self._known[key] = replace(known, fresh_until=0.0)
+
+    def view(self, name: TableName, metadata: TableMetadata) -> Table:
+        """A table as one version of its metadata describes it."""
+        return Table(name, metadata, self.planner)
+
+    def spelled_schema(self, schema: str) -> str:
+        """A schema's name as it was spelled when it was created.
+
+        Raises:
+            SchemaNotFound: There is no such schema.
+        """
+        name = self._schema_names().get(fold(schema))
+        if name is None:
+            raise self._no_schema(schema)
+        return name
+
+    def _change(self, schema: str, table: str, build: Callable[[Transaction], None]) -> None:
+        self.load(schema, table)
+        with self.committing(schema, table):
+            change_table(self.objects, schema, table, build)
+
+    # -- what is known --------------------------------------------------------------------------------
+
+    def _current(self, schema: str, table: str) -> _Known:
+        key = (fold(schema), fold(table))
+        known = self._known.get(key)
+        if known is not None and self.clock.monotonic() < known.fresh_until:
+            return known
+        check_name(schema, "schema")
+        check_name(table, "table")
+        fresh_until = self.clock.monotonic() + self._refresh_s
+        with iceberg_errors(f"table '{self.name}.{schema}.{table}'"):
+            head = self.objects.head(schema, table)
+        if known is None or known.head is not head:
+            return self._learn(key, _Known(head, self._view_of(schema, table, head), fresh_until))
+        known = replace(known, fresh_until=fresh_until)
+        self._known[key] = known
+        return known
+
+    def _learn(self, key: tuple[str, str], found: _Known) -> _Known:
+        with self._lock:
+            known = self._known.get(key)
+            if known is not None and known.head.version > found.head.version:
+                return known
+            if len(self._known) >= _REMEMBERED_TABLES:
+                self._known.clear()
+            if known is None or known.head.version != found.head.version:
+                self._version += 1
+            self._known[key] = found
+            return found
+
+    def _view_of(self, schema: str, table: str, head: Head) -> Table | None:
+        if head.metadata is None:
+            return None
+        spelled = head.metadata.properties.get(NAME_PROPERTY) or table
+        return self.view(TableName(self.name, self.spelled_schema(schema), spelled), head.metadata)
+
+    def _schema_names(self) -> Mapping[str, str]:
+        known = self._schemas
+        if known is None or self.clock.monotonic() >= known.fresh_until:
+            fresh_until = self.clock.monotonic() + self._refresh_s
+            with iceberg_errors(f"catalog '{self.name}'"):
+                names = {fold(name): name for (name,) in self.objects.list_namespaces()}
+            with self._lock:
+                if known is None or known.names != names:
+                    self._version += 1
+                known = self._schemas = _Names(names, fresh_until)
+        return known.names
+
+    def _forget_schemas(self) -> None:
+        with self._lock:
+            self._schemas = None
+            self._tables.clear()
+            self._version += 1
+
+    def _list_tables(self, schema: str) -> _Names:
+        fresh_until = self.clock.monotonic() + self._refresh_s
+        try:
+            with iceberg_errors(f"schema '{self.name}.{schema}'"):
+                names = {fold(name): name for _, name in self.objects.list_tables((schema,))}
+        except SchemaNotFound as error:
+            raise self._no_schema(schema) from error
+        known = _Names(names, fresh_until)
+        with self._lock:
+            previous = self._tables.get(fold(schema))
+            if previous is None or previous.names != names:
+                self._version += 1
+            self._tables[fold(schema)] = known
+        return known
+
+    def _no_schema(self, schema: str) -> SchemaNotFound:
+        return SchemaNotFound(f"schema '{self.name}.{schema}' does not exist", _nearest(schema, self.schemas()))
+
+    def _no_table(self, schema: str, table: str) -> SchemaNotFound | TableNotFound:
+        try:
+            tables = self.tables(schema)
+        except SchemaNotFound as error:
+            return error
+        return TableNotFound(f"table '{self.name}.{schema}.{table}' does not exist", _nearest(table, tables))
+
+
+class _Columns:
+    """The columns of a table, found whatever the case of their letters."""
+
+    def __init__(self, metadata: TableMetadata, table: str) -> None:
+        self._names = {fold(field.name): field.name for field in metadata.schema().fields}
+        self._table = table
+
+    def spelled(self, column: str) -> str:
+        found = self._names.get(fold(column))
+        if found is None:
+            raise SchemaMismatch(
+                f"table '{self._table}' has no column '{column}'", _nearest(column, list(self._names.values()))
+            )
+        return found
+
+
+def open_catalog(settings: Settings, clock: Clock) -> IcebergCatalog:
+    """The catalog that a configuration describes; its default schema is made if it is missing.
+
+    Raises:
+        ConfigError: The bucket cannot be used.
+    """
+    where = settings.buckets[0]
+    catalog = IcebergCatalog(
+        settings.catalog.name,
+        open_local_bucket(where.name, where.path),
+        settings.catalog.warehouse,
+        clock,
+        settings.catalog.refresh_ms / 1000,
+    )
+    catalog.create_schema(settings.catalog.default_schema, if_not_exists=True)
+    return catalog
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+    folded = {fold(candidate): candidate for candidate in names}
+    found = difflib.get_close_matches(fold(name), folded, n=1)
+    return f"did you mean '{folded[found[0]]}'?" if found else ""

@@ -1,0 +1,425 @@
+"""An Iceberg catalog without a database: its only state is the objects of one bucket.
+
+``<warehouse>/<schema>/_schema.json`` makes a schema exist. A table's history is a row of slots,
+``<warehouse>/<schema>/<table>/metadata/v1.metadata.json``, ``v2…``: a commit is a create-only put into the first
+free slot, so of several writers exactly one takes it and the others start again from what it wrote. The
+current version is the highest slot. A drop takes a slot too, with a tombstone in it, and so competes with
+commits on equal terms; a table created again continues after the tombstone. Slots are never removed or
+changed, which is what makes "is v(N+1) there?" a sufficient question for whether version N is still current.
+``version-hint.text`` is written afterwards, for other engines and as a starting point for this one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from pyiceberg.catalog import MetastoreCatalog, PropertiesUpdateSummary
+from pyiceberg.exceptions import (
+    CommitFailedException,
+    CommitStateUnknownException,
+    NamespaceAlreadyExistsError,
+    NamespaceNotEmptyError,
+    NoSuchNamespaceError,
+    NoSuchTableError,
+    NoSuchViewError,
+    TableAlreadyExistsError,
+    ValidationException,
+)
+from pyiceberg.io import FileIO
+from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC, PartitionSpec
+from pyiceberg.schema import Schema
+from pyiceberg.table import CommitTableResponse, StagedTable, Table
+from pyiceberg.table.metadata import TableMetadata, TableMetadataUtil, new_table_metadata
+from pyiceberg.table.sorting import UNSORTED_SORT_ORDER, SortOrder
+from pyiceberg.table.update import AssertRefSnapshotId, TableRequirement, TableUpdate, update_table_metadata
+from pyiceberg.typedef import EMPTY_DICT, Identifier, Properties
+
+from lakehouse.catalog.file_io import BucketFileIO
+from lakehouse.catalog.names import name_of, segment_of
+from lakehouse.errors import ObjectAlreadyExists, ObjectNotFound, StorageError
+from lakehouse.storage.bucket import Bucket
+
+NAME_PROPERTY = "lakehouse.name"
+_SCHEMA_OBJECT = "_schema.json"
+_HINT_OBJECT = "version-hint.text"
+_SLOT = re.compile(r"v(\d+)\.metadata\.json")
+_DROPPED = "dropped"
+_PUT_ATTEMPTS = 3
+_PUT_PAUSE_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The current version of a table; ``metadata`` is None when the table does not exist (any more)."""
+
+    version: int
+    metadata: TableMetadata | None
+
+
+_NOTHING = Head(0, None)
+
+
+class ObjectCatalog(MetastoreCatalog):
+    """pyiceberg's interface to tables that are kept in one bucket.
+
+    Args:
+        name: The catalog's name.
+        bucket: Where the tables are.
+        warehouse: Key prefix of all of them.
+    """
+
+    def __init__(self, name: str, bucket: Bucket, warehouse: str) -> None:
+        super().__init__(name, warehouse=bucket.uri_of(warehouse))
+        self._bucket = bucket
+        self._warehouse = warehouse
+        self._io = BucketFileIO(bucket)
+        self._lock = threading.Lock()
+        self._heads: dict[str, Head] = {}
+
+    # -- what the domain asks beyond pyiceberg's interface ------------------------------------------
+
+    def head(self, schema: str, table: str) -> Head:
+        """The current version of a table, asked from storage; costs one lookup when nothing changed.
+
+        The same object is given again for as long as the version is the same.
+        """
+        return self._head(self._table_key(schema, table))
+
+    def table_location(self, schema: str, table: str) -> str:
+        """The URI that everything of a table is kept under."""
+        return self._bucket.uri_of(self._table_key(schema, table))
+
+    def table(self, schema: str, table: str, head: Head) -> Table:
+        """pyiceberg's object for one version of a table.
+
+        Raises:
+            NoSuchTableError: The version is that of a dropped table.
+        """
+        if head.metadata is None:
+            raise NoSuchTableError(f"{schema}.{table}")
+        location = self._bucket.uri_of(_slot(self._table_key(schema, table), head.version))
+        return Table((schema, table), head.metadata, location, self._io, self)
+
+    def staged_table(self, schema: str, table: str, columns: Schema, properties: Properties) -> StagedTable:
+        """A table that exists in memory only, to be created by a commit. The field ids are assigned anew."""
+        location = self.table_location(schema, table)
+        metadata = new_table_metadata(
+            columns, UNPARTITIONED_PARTITION_SPEC, UNSORTED_SORT_ORDER, location, {**properties, NAME_PROPERTY: table}
+        )
+        return StagedTable((schema, table), metadata, "", self._io, self)
+
+    # -- tables ---------------------------------------------------------------------------------------
+
+    def load_table(self, identifier: str | Identifier) -> Table:
+        """The current version of a table."""
+        schema, table = self.identifier_to_database_and_table(identifier, NoSuchTableError)
+        return self.table(schema, table, self.head(schema, table))
+
+    def create_table(
+        self,
+        identifier: str | Identifier,
+        schema: Any,
+        location: str | None = None,
+        partition_spec: PartitionSpec = UNPARTITIONED_PARTITION_SPEC,
+        sort_order: SortOrder = UNSORTED_SORT_ORDER,
+        properties: Properties = EMPTY_DICT,
+    ) -> Table:
+        """Create a table without rows; its location is always the catalog's choice."""
+        _, table = self.identifier_to_database_and_table(identifier)
+        named = {**properties, NAME_PROPERTY: table}
+        transaction = self.create_table_transaction(identifier, schema, None, partition_spec, sort_order, named)
+        try:
+            return transaction.commit_transaction()
+        except ValidationException as error:
+            raise TableAlreadyExistsError(str(identifier)) from error
+
+    def commit_table(
+        self, table: Table, requirements: tuple[TableRequirement, ...], updates: tuple[TableUpdate, ...]
+    ) -> CommitTableResponse:
+        """Apply updates to the current version and take the next slot with the result.
+
+        Raises:
+            CommitFailedException: Another writer came first; reload and try again.
+            ValidationException: The table is not the one that the updates were made for; trying again is of no use.
+            CommitStateUnknownException: Storage failed in a way that leaves open whether the slot was taken.
+        """
+        schema, name = self.identifier_to_database_and_table(table.name())
+        key = self._table_key(schema, name)
+        head = self.head(schema, name)
+        base = self.table(schema, name, head) if head.metadata else None
+        if base is None and not self.namespace_exists(schema):
+            raise NoSuchNamespaceError(schema)
+        for requirement in requirements:
+            _check(requirement, head.metadata)
+        metadata = update_table_metadata(
+            base_metadata=base.metadata if base else self._empty_table_metadata(),
+            updates=updates,
+            enforce_validation=base is None,
+            metadata_location=base.metadata_location if base else None,
+        )
+        if base is not None and metadata == base.metadata:
+            return CommitTableResponse(metadata=metadata, metadata_location=base.metadata_location)
+        taken = self._take_slot(key, head.version + 1, metadata)
+        if base is None and not self.namespace_exists(schema):
+            # The schema was dropped meanwhile. Its drop looks for tables after it removed the schema, this looks
+            # for the schema after it made the table, so one of the two always notices the other.
+            self._bury(schema, name)
+            raise NoSuchNamespaceError(schema)
+        location = self._bucket.uri_of(_slot(key, taken.version))
+        return CommitTableResponse(metadata=taken.metadata, metadata_location=location)
+
+    def drop_table(self, identifier: str | Identifier) -> None:
+        """Make a table cease to exist; its files stay in the bucket."""
+        schema, table = self.identifier_to_database_and_table(identifier, NoSuchTableError)
+        if not self._bury(schema, table):
+            raise NoSuchTableError(f"{schema}.{table}")
+
+    def list_tables(self, namespace: str | Identifier) -> list[Identifier]:
+        """The tables of a schema, as (schema, table) pairs."""
+        schema = self.identifier_to_database(namespace, NoSuchNamespaceError)
+        if not self.namespace_exists(schema):
+            raise NoSuchNamespaceError(schema)
+        return sorted((schema, name) for name in self._table_names(segment_of(schema)))
+
+    def table_exists(self, identifier: str | Identifier) -> bool:
+        """Whether there is such a table."""
+        schema, table = self.identifier_to_database_and_table(identifier, NoSuchTableError)
+        return self.head(schema, table).metadata is not None
+
+    # -- schemas --------------------------------------------------------------------------------------
+
+    def create_namespace(self, namespace: str | Identifier, properties: Properties = EMPTY_DICT) -> None:
+        """Make a schema exist."""
+        schema = self.identifier_to_database(namespace)
+        content = json.dumps({"name": schema, "properties": dict(properties)}, ensure_ascii=False)
+        try:
+            self._bucket.put_new(self._schema_key(schema), content.encode())
+        except ObjectAlreadyExists as error:
+            raise NamespaceAlreadyExistsError(schema) from error
+
+    def drop_namespace(self, namespace: str | Identifier) -> None:
+        """Make an empty schema cease to exist."""
+        schema = self.identifier_to_database(namespace, NoSuchNamespaceError)
+        content = self._read_schema(schema)
+        segment = segment_of(schema)
+        if any(self._table_names(segment)):
+            raise NamespaceNotEmptyError(schema)
+        try:
+            self._bucket.delete(self._schema_key(schema))
+        except ObjectNotFound as error:
+            raise NoSuchNamespaceError(schema) from error
+        if any(self._table_names(segment)):
+            # A table was created meanwhile: the schema comes back.
+            self.create_namespace(content["name"], content["properties"])
+            raise NamespaceNotEmptyError(schema)
+
+    def list_namespaces(self, namespace: str | Identifier = ()) -> list[Identifier]:
+        """All schemas. There are no schemas within schemas."""
+        if namespace:
+            return []
+        segments = self._bucket.directories(self._warehouse)
+        found = (self._schema_at(f"{self._warehouse}/{segment}/{_SCHEMA_OBJECT}") for segment in segments)
+        return sorted((content["name"],) for content in found if content is not None)
+
+    def load_namespace_properties(self, namespace: str | Identifier) -> Properties:
+        """What was given when the schema was created."""
+        schema = self.identifier_to_database(namespace, NoSuchNamespaceError)
+        return dict(self._read_schema(schema)["properties"])
+
+    def namespace_name(self, schema: str) -> str:
+        """The name of a schema as it was spelled when it was created.
+
+        Raises:
+            NoSuchNamespaceError: There is no such schema.
+        """
+        return str(self._read_schema(schema)["name"])
+
+    # -- what this catalog does not offer --------------------------------------------------------------
+
+    def update_namespace_properties(
+        self, namespace: str | Identifier, removals: set[str] | None = None, updates: Properties = EMPTY_DICT
+    ) -> PropertiesUpdateSummary:
+        """Not offered: a schema's object is written once."""
+        _refuse("properties of a schema cannot be changed")
+
+    def register_table(self, identifier: str | Identifier, metadata_location: str, overwrite: bool = False) -> Table:
+        """Not offered."""
+        _refuse("a table that is kept elsewhere cannot be registered")
+
+    def rename_table(self, from_identifier: str | Identifier, to_identifier: str | Identifier) -> Table:
+        """Not offered: the location of a table is its name."""
+        _refuse("a table cannot be renamed")
+
+    def view_exists(self, identifier: str | Identifier) -> bool:
+        """False: there are no views."""
+        return False
+
+    def list_views(self, namespace: str | Identifier) -> list[Identifier]:
+        """Empty: there are no views."""
+        return []
+
+    def load_view(self, identifier: str | Identifier) -> Any:
+        """There are no views."""
+        raise NoSuchViewError(str(identifier))
+
+    def register_view(self, identifier: str | Identifier, metadata_location: str) -> Any:
+        """Not offered."""
+        _refuse("there are no views")
+
+    def drop_view(self, identifier: str | Identifier) -> None:
+        """There are no views."""
+        raise NoSuchViewError(str(identifier))
+
+    # -- pyiceberg's hooks -----------------------------------------------------------------------------
+
+    def _load_file_io(self, properties: Properties = EMPTY_DICT, location: str | None = None) -> FileIO:
+        return self._io
+
+    def _resolve_table_location(self, location: str | None, database_name: str, table_name: str) -> str:
+        return self.table_location(database_name, table_name)
+
+    def _delete_old_metadata(self, io: FileIO, base: TableMetadata, metadata: TableMetadata) -> None:
+        """Nothing: a slot that became free again could be taken by a writer that was asleep."""
+
+    # -- slots ----------------------------------------------------------------------------------------
+
+    def _head(self, key: str) -> Head:
+        known = self._heads.get(key) or self._discover(key)
+        version = known.version
+        while self._bucket.exists(_slot(key, version + 1)):
+            version += 1
+        if version == known.version:
+            return known
+        return self._remember(key, Head(version, self._read_slot(key, version)))
+
+    def _take_slot(self, key: str, version: int, metadata: TableMetadata) -> Head:
+        content = metadata.model_dump_json(exclude_none=True).encode()
+        self._put_slot(key, version, content)
+        return self._remember(key, Head(version, metadata))
+
+    def _put_slot(self, key: str, version: int, content: bytes) -> None:
+        """Take a slot. Repeating the put does no harm: it is create-only, and the content tells whose it is."""
+        slot = _slot(key, version)
+        failure: StorageError | None = None
+        for attempt in range(_PUT_ATTEMPTS):
+            try:
+                self._bucket.put_new(slot, content)
+                failure = None
+                break
+            except ObjectAlreadyExists:
+                break
+            except StorageError as error:
+                failure = error
+                time.sleep(_PUT_PAUSE_S * attempt)
+        if not self._holds(slot, content):
+            if failure is not None:
+                raise failure
+            raise CommitFailedException(f"version {version} was taken by another writer")
+        self._write_hint(key, version)
+
+    def _holds(self, slot: str, content: bytes) -> bool:
+        try:
+            return self._bucket.get(slot) == content
+        except ObjectNotFound:
+            return False
+        except StorageError as error:
+            raise CommitStateUnknownException(str(error)) from error
+
+    def _write_hint(self, key: str, version: int) -> None:
+        try:
+            self._bucket.put(f"{key}/metadata/{_HINT_OBJECT}", str(version).encode())
+        except StorageError:
+            pass  # Only a hint: the commit has taken place.
+
+    def _bury(self, schema: str, table: str) -> bool:
+        key = self._table_key(schema, table)
+        while True:
+            head = self.head(schema, table)
+            if head.metadata is None:
+                return False
+            # The id makes the tombstone this drop's own, so that of two drops only one believes it was first.
+            tombstone = {_DROPPED: str(head.metadata.table_uuid), "name": table, "id": str(uuid.uuid4())}
+            try:
+                self._put_slot(key, head.version + 1, json.dumps(tombstone).encode())
+            except CommitFailedException:
+                continue
+            self._remember(key, Head(head.version + 1, None))
+            return True
+
+    def _discover(self, key: str) -> Head:
+        """The newest version that can be found without knowing any; at least as old as the current one."""
+        prefix = f"{key}/metadata"
+        try:
+            version = int(self._bucket.get(f"{prefix}/{_HINT_OBJECT}"))
+            return self._remember(key, Head(version, self._read_slot(key, version)))
+        except (ObjectNotFound, ValueError):
+            pass
+        slots = (_SLOT.fullmatch(name) for name in self._bucket.names(prefix))
+        version = max((int(slot.group(1)) for slot in slots if slot), default=0)
+        return self._remember(key, Head(version, self._read_slot(key, version))) if version else _NOTHING
+
+    def _read_slot(self, key: str, version: int) -> TableMetadata | None:
+        content = self._bucket.get(_slot(key, version))
+        if content.startswith(b"{") and _DROPPED in json.loads(content):
+            return None
+        return TableMetadataUtil.parse_raw(content.decode())
+
+    def _remember(self, key: str, head: Head) -> Head:
+        with self._lock:
+            known = self._heads.get(key, _NOTHING)
+            if known.version >= head.version:
+                return known
+            self._heads[key] = head
+            return head
+
+    # -- keys -----------------------------------------------------------------------------------------
+
+    def _table_key(self, schema: str, table: str) -> str:
+        return f"{self._warehouse}/{segment_of(schema)}/{segment_of(table)}"
+
+    def _schema_key(self, schema: str) -> str:
+        return f"{self._warehouse}/{segment_of(schema)}/{_SCHEMA_OBJECT}"
+
+    def _read_schema(self, schema: str) -> dict[str, Any]:
+        content = self._schema_at(self._schema_key(schema))
+        if content is None:
+            raise NoSuchNamespaceError(schema)
+        return content
+
+    def _schema_at(self, key: str) -> dict[str, Any] | None:
+        try:
+            content: dict[str, Any] = json.loads(self._bucket.get(key))
+        except ObjectNotFound:
+            return None
+        return content
+
+    def _table_names(self, schema_segment: str) -> Iterator[str]:
+        prefix = f"{self._warehouse}/{schema_segment}"
+        for segment in self._bucket.directories(prefix):
+            metadata = self._head(f"{prefix}/{segment}").metadata
+            if metadata is not None:
+                yield metadata.properties.get(NAME_PROPERTY) or name_of(segment) or segment
+
+
+def _slot(key: str, version: int) -> str:
+    return f"{key}/metadata/v{version}.metadata.json"
+
+
+def _check(requirement: TableRequirement, metadata: TableMetadata | None) -> None:
+    try:
+        requirement.validate(metadata)
+    except CommitFailedException as error:
+        if isinstance(requirement, AssertRefSnapshotId) and metadata is not None:
+            raise
+        raise ValidationException(str(error)) from error
+
+
+def _refuse(reason: str) -> NoReturn:
+    raise NotImplementedError(reason)

@@ -1,0 +1,103 @@
+"""Which data files make up a snapshot, remembered, because snapshots and manifests never change."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable
+
+from pyiceberg.manifest import DataFile, DataFileContent, FileFormat, ManifestContent, ManifestFile
+from pyiceberg.table.metadata import TableMetadata
+
+from lakehouse.catalog.file_io import BucketFileIO
+from lakehouse.errors import NotSupported
+from lakehouse.storage.bucket import Bucket
+from lakehouse.types import DataFileRef
+
+_CACHED_FILES = 1_000_000
+
+
+class SnapshotFiles:
+    """Plans snapshots of the tables of one bucket. Safe to use from several threads."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        self._bucket = bucket
+        self._io = BucketFileIO(bucket)
+        self._snapshots = _FilesCache(_CACHED_FILES)
+        self._manifests = _FilesCache(_CACHED_FILES)
+
+    def files(self, table: str, metadata: TableMetadata, snapshot_id: int) -> tuple[DataFileRef, ...]:
+        """The data files of a snapshot, oldest commit first.
+
+        Args:
+            table: The table's name, for messages.
+            metadata: A version of the table that has the snapshot.
+            snapshot_id: The snapshot.
+
+        Raises:
+            NotSupported: Rows of the snapshot were deleted by delete files, or it has files other than Parquet.
+        """
+        key = (metadata.table_uuid, snapshot_id)
+        found = self._snapshots.get(key)
+        if found is None:
+            found = self._plan(table, metadata, snapshot_id)
+            self._snapshots.put(key, found)
+        return found
+
+    def reference(self, file: DataFile) -> DataFileRef:
+        """A data file as the engine needs to know it."""
+        path = self._bucket.local_path(self._bucket.key_of(file.file_path))
+        return DataFileRef(path, file.record_count, file.file_size_in_bytes)
+
+    def _plan(self, table: str, metadata: TableMetadata, snapshot_id: int) -> tuple[DataFileRef, ...]:
+        snapshot = metadata.snapshot_by_id(snapshot_id)
+        if snapshot is None:
+            return ()
+        manifests = snapshot.manifests(self._io)
+        if any(manifest.content == ManifestContent.DELETES for manifest in manifests):
+            raise NotSupported(
+                f"table '{table}' has rows that another engine deleted by delete files, which cannot be read yet",
+                "rewrite the table's data files with that engine",
+            )
+        # A manifest list has the newest manifest first.
+        return tuple(file for manifest in reversed(manifests) for file in self._manifest(table, manifest))
+
+    def _manifest(self, table: str, manifest: ManifestFile) -> tuple[DataFileRef, ...]:
+        found = self._manifests.get(manifest.manifest_path)
+        if found is None:
+            entries = manifest.fetch_manifest_entry(self._io, discard_deleted=True)
+            found = tuple(self._checked(table, entry.data_file) for entry in entries)
+            self._manifests.put(manifest.manifest_path, found)
+        return found
+
+    def _checked(self, table: str, file: DataFile) -> DataFileRef:
+        if file.content != DataFileContent.DATA or file.file_format != FileFormat.PARQUET:
+            raise NotSupported(f"table '{table}' has data files of the format {file.file_format}; only Parquet can be read")
+        return self.reference(file)
+
+
+class _FilesCache:
+    """Least recently used lists of files go first when more than ``limit`` files are held in all."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._held = 0
+        self._entries: OrderedDict[Hashable, tuple[DataFileRef, ...]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable) -> tuple[DataFileRef, ...] | None:
+        with self._lock:
+            found = self._entries.get(key)
+            if found is not None:
+                self._entries.move_to_end(key)
+            return found
+
+    def put(self, key: Hashable, files: tuple[DataFileRef, ...]) -> None:
+        with self._lock:
+            if key in self._entries:
+                return
+            self._entries[key] = files
+            self._held += len(files) + 1
+            while self._held > self._limit and len(self._entries) > 1:
+                _, evicted = self._entries.popitem(last=False)
+                self._held -= len(evicted) + 1

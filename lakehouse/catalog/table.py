@@ -1,0 +1,233 @@
+"""An immutable view of one version of a table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+
+import pyarrow as pa
+from pyiceberg.schema import Schema
+from pyiceberg.table.metadata import TableMetadata
+
+from lakehouse.catalog import iceberg_types
+from lakehouse.catalog.snapshot_files import SnapshotFiles
+from lakehouse.errors import SnapshotNotFound
+from lakehouse.types import DataFileRef, ForeignKey, TableName
+
+FOREIGN_KEYS_PROPERTY = "lakehouse.foreign-keys"
+DESCRIPTION_PROPERTY = "comment"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One committed state of a table; ``timestamp`` is in UTC."""
+
+    snapshot_id: int
+    schema_id: int
+    timestamp: datetime
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """One version of a table, as it was when it was loaded. Later commits never show in it.
+
+    Args:
+        name: The full name, spelled as it was when the table was created.
+        metadata: The Iceberg metadata of this version.
+        planner: Finds the data files of snapshots.
+        staged: Files of a transaction that is not committed, seen by nobody else.
+        hides_snapshot: Whether the current snapshot's own files are not to be seen (a replacement is staged).
+    """
+
+    name: TableName
+    metadata: TableMetadata
+    planner: SnapshotFiles
+    staged: tuple[DataFileRef, ...] = ()
+    hides_snapshot: bool = False
+
+    @cached_property
+    def uuid(self) -> str:
+        """What tells this table from any other that had the same name."""
+        return str(self.metadata.table_uuid)
+
+    @cached_property
+    def schema_id(self) -> int:
+        """The current schema."""
+        return self.metadata.current_schema_id
+
+    @cached_property
+    def snapshot_id(self) -> int | None:
+        """The current snapshot; None for a table that never had rows."""
+        return self.metadata.current_snapshot_id
+
+    def arrow_schema(self, schema_id: int | None = None) -> pa.Schema:
+        """Exactly what the SQL engine returns for a scan; required columns are not nullable.
+
+        Raises:
+            NotSupported: A column's type cannot be read.
+        """
+        key = self.schema_id if schema_id is None else schema_id
+        if key not in self._arrow_schemas:
+            self._arrow_schemas[key] = iceberg_types.result_schema(self._schema(key))
+        return self._arrow_schemas[key]
+
+    def read_schema_sql(self, schema_id: int | None = None) -> str:
+        """The DuckDB literal for ``read_parquet(…, schema = …)``: columns by field id.
+
+        Raises:
+            NotSupported: A column cannot be read.
+        """
+        key = self.schema_id if schema_id is None else schema_id
+        if key not in self._read_schemas:
+            self._read_schemas[key] = iceberg_types.read_schema_sql(self._schema(key))
+        return self._read_schemas[key]
+
+    def files(self, snapshot_id: int | None = None) -> tuple[DataFileRef, ...]:
+        """The data files of a snapshot, by default of the current one with what is staged on top.
+
+        Raises:
+            NotSupported: The snapshot has delete files, or files other than Parquet.
+        """
+        if snapshot_id is not None:
+            return self.planner.files(str(self.name), self.metadata, snapshot_id)
+        if self.snapshot_id is None or self.hides_snapshot:
+            return self.staged
+        committed = self.planner.files(str(self.name), self.metadata, self.snapshot_id)
+        return committed + self.staged if self.staged else committed
+
+    def snapshots(self) -> tuple[Snapshot, ...]:
+        """All snapshots that are kept, oldest first."""
+        return self._snapshots
+
+    def snapshot_for(self, version: int | None = None, at: datetime | None = None) -> Snapshot:
+        """The snapshot of that id, or the one that was current at a time.
+
+        Args:
+            version: A snapshot id.
+            at: A point in time; without a time zone it is in UTC.
+
+        Raises:
+            SnapshotNotFound: There is none, or neither was given.
+        """
+        if version is not None:
+            return self._by_id(version)
+        if at is None:
+            raise SnapshotNotFound(f"neither a version nor a time was given for table '{self.name}'")
+        moment = at.replace(tzinfo=UTC) if at.tzinfo is None else at
+        log = [entry for entry in self.metadata.snapshot_log if _moment(entry.timestamp_ms) <= moment]
+        if not log:
+            first = self.metadata.snapshot_log[0].timestamp_ms if self.metadata.snapshot_log else None
+            since = f"its first snapshot is of {_moment(first).isoformat()}" if first else "it has no snapshot yet"
+            raise SnapshotNotFound(f"table '{self.name}' has no snapshot as old as {moment.isoformat()}; {since}")
+        return self._by_id(log[-1].snapshot_id)
+
+    @cached_property
+    def primary_key(self) -> tuple[str, ...]:
+        """The columns of the declared, not enforced, primary key."""
+        schema = self.metadata.schema()
+        return tuple(field.name for field in schema.fields if field.field_id in schema.identifier_field_ids)
+
+    @cached_property
+    def foreign_keys(self) -> tuple[ForeignKey, ...]:
+        """The declared, not enforced, references to other tables."""
+        return foreign_keys_from_json(self.metadata.properties.get(FOREIGN_KEYS_PROPERTY))
+
+    @property
+    def description(self) -> str | None:
+        """What the table is, in words."""
+        return self.metadata.properties.get(DESCRIPTION_PROPERTY)
+
+    @cached_property
+    def column_docs(self) -> Mapping[str, str]:
+        """What the columns are, in words, for those that have a description."""
+        return {field.name: field.doc for field in self.metadata.schema().fields if field.doc}
+
+    @cached_property
+    def record_count(self) -> int:
+        """How many rows the table has."""
+        return self._total("total-records") + sum(file.rows for file in self.staged)
+
+    @cached_property
+    def size_bytes(self) -> int:
+        """How large the table's data files are together."""
+        return self._total("total-files-size") + sum(file.size_bytes for file in self.staged)
+
+    @cached_property
+    def _snapshots(self) -> tuple[Snapshot, ...]:
+        found = (
+            Snapshot(
+                snapshot.snapshot_id,
+                self.schema_id if snapshot.schema_id is None else snapshot.schema_id,
+                _moment(snapshot.timestamp_ms),
+            )
+            for snapshot in self.metadata.snapshots
+        )
+        return tuple(sorted(found, key=lambda snapshot: snapshot.timestamp))
+
+    @cached_property
+    def _arrow_schemas(self) -> dict[int, pa.Schema]:
+        return {}
+
+    @cached_property
+    def _read_schemas(self) -> dict[int, str]:
+        return {}
+
+    def _schema(self, schema_id: int) -> Schema:
+        return self.metadata.schema_by_id(schema_id) or self.metadata.schema()
+
+    def _by_id(self, snapshot_id: int) -> Snapshot:
+        for snapshot in self._snapshots:
+            if snapshot.snapshot_id == snapshot_id:
+                return snapshot
+        raise SnapshotNotFound(
+            f"table '{self.name}' has no snapshot {snapshot_id}", "it may have been expired, or belong to another table"
+        )
+
+    def _total(self, measure: str) -> int:
+        if self.hides_snapshot or self.snapshot_id is None:
+            return 0
+        snapshot = self.metadata.current_snapshot()
+        told = snapshot.summary[measure] if snapshot and snapshot.summary else None
+        if told is not None:
+            return int(told)
+        files = self.files(self.snapshot_id)
+        return sum(file.rows if measure == "total-records" else file.size_bytes for file in files)
+
+
+def foreign_keys_to_json(keys: Sequence[ForeignKey]) -> str:
+    """Foreign keys as the table property holds them."""
+    return json.dumps(
+        [
+            {
+                "name": key.name,
+                "columns": list(key.columns),
+                "references": {"schema": key.ref_schema, "table": key.ref_table, "columns": list(key.ref_columns)},
+            }
+            for key in keys
+        ],
+        ensure_ascii=False,
+    )
+
+
+def foreign_keys_from_json(text: str | None) -> tuple[ForeignKey, ...]:
+    """Foreign keys from the table property; none where another program left something else in it."""
+    try:
+        return tuple(
+            ForeignKey(
+                key["name"],
+                tuple(key["columns"]),
+                key["references"]["schema"],
+                key["references"]["table"],
+                tuple(key["references"]["columns"]),
+            )
+            for key in json.loads(text or "[]")
+        )
+    except (ValueError, TypeError, KeyError):
+        return ()
+
+
+def _moment(timestamp_ms: int) -> datetime:
+    return datetime.fromtimestamp(timestamp_ms / 1000, UTC)

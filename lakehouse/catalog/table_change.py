@@ -1,0 +1,212 @@
+"""One attempt after another to change a table's metadata, with pyiceberg's building blocks.
+
+pyiceberg's own retry loop rebuilds snapshots only, never looks whether the schema is still the one that the files
+were written for, and deletes or keeps files by rules of its own; so the loop is here and its parts are used
+one by one. The private names that this takes are all in this module.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException, ValidationException
+from pyiceberg.manifest import (
+    DataFile,
+    ManifestContent,
+    ManifestEntry,
+    ManifestEntryStatus,
+    ManifestFile,
+)
+from pyiceberg.table import CreateTableTransaction, StagedTable, Table, Transaction
+from pyiceberg.table.metadata import TableMetadata
+from pyiceberg.table.snapshots import Operation
+from pyiceberg.table.update import AddSnapshotUpdate, AssertCreate, AssertTableUUID, TableUpdate
+from pyiceberg.table.update.snapshot import _FastAppendFiles, _SnapshotProducer
+
+from lakehouse.catalog.object_catalog import ObjectCatalog
+from lakehouse.errors import StorageError
+
+COMMIT_ID_PROPERTY = "lakehouse.commit-id"
+_ATTEMPTS = 20
+_FIRST_PAUSE_S = 0.01
+_LONGEST_PAUSE_S = 1.0
+_LOOK_AGAIN_PAUSES_S = (0.0, 0.1, 0.5, 2.0)
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class NewSnapshot:
+    """The rows of a commit.
+
+    Args:
+        snapshot_id: Stays the same over all attempts, so that it tells whether one of them took place.
+        files: The files to add.
+        properties: Entries of the snapshot's summary.
+        replaces_all: Whether every file that is in the table goes.
+    """
+
+    snapshot_id: int
+    files: Sequence[DataFile]
+    properties: Mapping[str, str]
+    replaces_all: bool = False
+
+
+# Stages updates of schema and properties on the transaction, and tells which rows go with them.
+Build = Callable[[Transaction], NewSnapshot | None]
+
+
+class _ReplaceAll(_SnapshotProducer["_ReplaceAll"]):
+    """A snapshot that holds nothing of the one before, whatever that was."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._gone = list(self._live_entries())
+        self._deleted_data_files = {entry.data_file for entry in self._gone}
+
+    def _existing_manifests(self) -> list[ManifestFile]:
+        return []
+
+    def _deleted_entries(self) -> list[ManifestEntry]:
+        return self._gone
+
+    def _build_delete_files_partition_predicate(self) -> None:
+        """Nothing: no manifest is looked through by partition."""
+
+    def _live_entries(self) -> Sequence[ManifestEntry]:
+        snapshot = self._transaction.table_metadata.current_snapshot()
+        return [
+            ManifestEntry.from_args(
+                status=ManifestEntryStatus.DELETED,
+                snapshot_id=self._snapshot_id,
+                sequence_number=entry.sequence_number,
+                file_sequence_number=entry.file_sequence_number,
+                data_file=entry.data_file,
+            )
+            for manifest in (snapshot.manifests(self._io) if snapshot else ())
+            if manifest.content == ManifestContent.DATA
+            for entry in manifest.fetch_manifest_entry(self._io, discard_deleted=True)
+        ]
+
+
+def change_table(catalog: ObjectCatalog, schema: str, table: str, build: Build) -> TableMetadata:
+    """Change a table that exists, in one commit; gives its new metadata.
+
+    Args:
+        catalog: Where the table is.
+        schema: Its schema.
+        table: Its name.
+        build: Called for every attempt with a transaction on the then current version; raises when the
+            change no longer fits.
+
+    Raises:
+        NoSuchTableError: It does not exist.
+        CommitFailedException: Other writers were faster each time.
+        ValidationException: The change does not fit the table as it is.
+        CommitStateUnknownException: It could not be found out whether the change took place.
+    """
+
+    def attempt() -> TableMetadata:
+        base = catalog.load_table((schema, table))
+        return _attempt(catalog, base, Transaction(base), build)
+
+    return _retried(attempt)
+
+
+def create_table(catalog: ObjectCatalog, staged: StagedTable, build: Build) -> TableMetadata:
+    """Create a table together with its first rows, in one commit; gives its metadata.
+
+    Raises:
+        ValidationException: There is a table of that name.
+        NoSuchNamespaceError: There is no such schema.
+        CommitFailedException, CommitStateUnknownException: As for ``change_table``.
+    """
+    return _retried(lambda: _attempt(catalog, staged, CreateTableTransaction(staged), build))
+
+
+def stage_updates(transaction: Transaction, updates: Sequence[TableUpdate]) -> None:
+    """Add changes to a transaction, besides those that its own methods can make."""
+    transaction._stage(tuple(updates))
+
+
+def _retried(attempt: Callable[[], TableMetadata]) -> TableMetadata:
+    for number in range(_ATTEMPTS - 1):
+        try:
+            return attempt()
+        except CommitFailedException:
+            pause = min(_FIRST_PAUSE_S * 2**number, _LONGEST_PAUSE_S)
+            time.sleep(pause * random.uniform(0.5, 1.5))
+    return attempt()
+
+
+def _attempt(catalog: ObjectCatalog, base: Table, transaction: Transaction, build: Build) -> TableMetadata:
+    producer: _SnapshotProducer[Any] | None = None
+    try:
+        rows = build(transaction)
+        if rows is not None:
+            producer = _producer(transaction, rows)
+            updates, requirements = producer._commit()
+            transaction._stage(_in_order(updates, transaction.table_metadata), requirements)
+        is_new = isinstance(transaction, CreateTableTransaction)
+        identity = (AssertCreate(),) if is_new else (AssertTableUUID(uuid=base.metadata.table_uuid),)
+        # A table that is being created has no refs that could be required to stay the same.
+        required = identity if is_new else (*transaction._requirements, *identity)
+        return catalog.commit_table(base, required, transaction._updates).metadata
+    except CommitStateUnknownException:
+        if rows is None:
+            raise
+        return _look_for(catalog, base, rows.snapshot_id)
+    except (CommitFailedException, ValidationException, StorageError):
+        _clean_up(producer)
+        raise
+
+
+def _producer(transaction: Transaction, rows: NewSnapshot) -> _SnapshotProducer[Any]:
+    kind = _ReplaceAll if rows.replaces_all else _FastAppendFiles
+    operation = Operation.OVERWRITE if rows.replaces_all else Operation.APPEND
+    io = transaction._table.io
+    producer = kind(operation, transaction, io, snapshot_properties=dict(rows.properties))
+    producer._snapshot_id = rows.snapshot_id
+    for file in rows.files:
+        producer.append_data_file(file)
+    return producer
+
+
+def _in_order(updates: tuple[TableUpdate, ...], metadata: TableMetadata) -> tuple[TableUpdate, ...]:
+    """The updates, with each snapshot later than the last change, so that time travel can tell them apart."""
+    return tuple(
+        update.model_copy(
+            update={
+                "snapshot": update.snapshot.model_copy(
+                    update={"timestamp_ms": max(update.snapshot.timestamp_ms, metadata.last_updated_ms + 1)}
+                )
+            }
+        )
+        if isinstance(update, AddSnapshotUpdate)
+        else update
+        for update in updates
+    )
+
+
+def _look_for(catalog: ObjectCatalog, base: Table, snapshot_id: int) -> TableMetadata:
+    for pause in _LOOK_AGAIN_PAUSES_S:
+        time.sleep(pause)
+        try:
+            metadata = catalog.load_table(base.name()).metadata
+        except StorageError:
+            continue
+        if metadata.snapshot_by_id(snapshot_id) is not None:
+            return metadata
+    raise CommitStateUnknownException(f"snapshot {snapshot_id} was not found, but may yet appear")
+
+
+def _clean_up(producer: _SnapshotProducer[Any] | None) -> None:
+    for path in (*producer._written_manifests, *producer._written_manifest_lists) if producer else ():
+        try:
+            producer._io.delete(path)
+        except (StorageError, OSError):
+            _log.warning("a manifest of a commit that did not take place could not be deleted", exc_info=True)

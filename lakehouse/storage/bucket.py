@@ -1,0 +1,246 @@
+"""One bucket of an object store, by way of obstore. The only package that imports obstore."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError, PermissionDeniedError
+
+from lakehouse.errors import InvalidRequest, ObjectAlreadyExists, ObjectNotFound, StorageError
+
+if TYPE_CHECKING:
+    from obstore import WritableFile
+    from obstore.store import ObjectStore
+
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+_UPLOAD_PART_BYTES = 10 * 1024 * 1024
+
+
+class Bucket:
+    """Objects under string keys: ``a/b/c``, segments parted by ``/``, no empty, ``.`` or ``..`` segment.
+
+    Args:
+        name: What messages call the bucket.
+        store: The object store, already narrowed to the bucket.
+        uri: Prefix of the objects' URIs, without a slash at the end.
+        root: The directory that holds the objects, where the bucket is one of this machine.
+    """
+
+    def __init__(self, name: str, store: ObjectStore, uri: str, root: Path | None = None) -> None:
+        self.name = name
+        self.uri = uri
+        self._store = store
+        self._root = root
+
+    def uri_of(self, key: str) -> str:
+        """The URI of an object, as Iceberg metadata names it."""
+        return f"{self.uri}/{key}"
+
+    def key_of(self, uri: str) -> str:
+        """The key of the object that a URI names.
+
+        Raises:
+            StorageError: The URI lies outside of this bucket.
+        """
+        for prefix in (self.uri, str(self._root) if self._root else self.uri):
+            if uri.startswith(prefix + "/"):
+                return uri[len(prefix) + 1 :]
+        raise StorageError(
+            f"an object that a table refers to is not in bucket '{self.name}'",
+            "tables can be read only where all of their files are in the configured bucket",
+        )
+
+    def local_path(self, key: str) -> str:
+        """The absolute path of an object on this machine.
+
+        Raises:
+            StorageError: The bucket is not a directory of this machine.
+        """
+        if self._root is None:
+            raise StorageError(f"bucket '{self.name}' is not a directory of this machine")
+        return f"{self._root}/{key}"
+
+    def get(self, key: str) -> bytes:
+        """The content of an object.
+
+        Raises:
+            ObjectNotFound: There is none.
+        """
+        with storage_errors(self.name, key, "read"):
+            return bytes(obstore.get(self._store, key).bytes())
+
+    def put(self, key: str, content: bytes) -> None:
+        """Write an object whole, replacing what is there."""
+        with storage_errors(self.name, key, "written"):
+            obstore.put(self._store, key, content, mode="overwrite", use_multipart=False)
+
+    def put_new(self, key: str, content: bytes) -> None:
+        """Write an object whole, if there is none of that key. Of several writers exactly one succeeds.
+
+        Raises:
+            ObjectAlreadyExists: There is one.
+        """
+        with storage_errors(self.name, key, "written"):
+            # A multipart upload would silently ignore the create-only mode.
+            obstore.put(self._store, key, content, mode="create", use_multipart=False)
+
+    def exists(self, key: str) -> bool:
+        """Whether there is an object of that key."""
+        try:
+            self.size(key)
+        except ObjectNotFound:
+            return False
+        return True
+
+    def size(self, key: str) -> int:
+        """The size of an object in bytes.
+
+        Raises:
+            ObjectNotFound: There is none.
+        """
+        with storage_errors(self.name, key, "looked up"):
+            return int(obstore.head(self._store, key)["size"])
+
+    def directories(self, prefix: str) -> list[str]:
+        """The names of the segments that follow ``prefix`` and have something below them, sorted."""
+        with storage_errors(self.name, prefix, "listed"):
+            listed = obstore.list_with_delimiter(self._store, prefix)
+        return sorted(path.rsplit("/", 1)[-1] for path in listed["common_prefixes"])
+
+    def names(self, prefix: str) -> list[str]:
+        """The last segments of the objects directly under ``prefix``, sorted."""
+        with storage_errors(self.name, prefix, "listed"):
+            listed = obstore.list_with_delimiter(self._store, prefix)
+        return sorted(found["path"].rsplit("/", 1)[-1] for found in listed["objects"])
+
+    def delete(self, key: str) -> None:
+        """Remove an object.
+
+        Raises:
+            ObjectNotFound: There is none (not every kind of store tells).
+        """
+        with storage_errors(self.name, key, "deleted"):
+            obstore.delete(self._store, key)
+
+    def open_writer(self, key: str) -> ObjectWriter:
+        """A file to write an object through; the object appears, whole, when the file is closed."""
+        with storage_errors(self.name, key, "written"):
+            return ObjectWriter(self, key, obstore.open_writer(self._store, key, buffer_size=_UPLOAD_PART_BYTES))
+
+
+class ObjectWriter:
+    """A writable binary file whose content becomes an object on ``close`` and vanishes on ``abort``."""
+
+    def __init__(self, bucket: Bucket, key: str, target: WritableFile) -> None:
+        self._bucket = bucket
+        self._target: WritableFile | None = target
+        self.key = key
+        self.size_bytes = 0
+
+    def write(self, data: Any) -> int:
+        """Append bytes (anything with the buffer protocol); gives how many."""
+        if self._target is None:
+            raise ValueError("the object is closed")
+        with storage_errors(self._bucket.name, self.key, "written"):
+            written = self._target.write(data)
+        self.size_bytes += written
+        return written
+
+    def tell(self) -> int:
+        """How many bytes were written so far."""
+        return self.size_bytes
+
+    def flush(self) -> None:
+        """Nothing: bytes reach the store in parts and on close."""
+
+    def close(self) -> None:
+        """Make the object appear."""
+        target, self._target = self._target, None
+        if target is not None:
+            with storage_errors(self._bucket.name, self.key, "written"):
+                target.close()
+
+    def abort(self) -> None:
+        """Forget what was written; no object appears."""
+        target, self._target = self._target, None
+        if target is not None:
+            with storage_errors(self._bucket.name, self.key, "written"):
+                aborted = StorageError("aborted")
+                target.__exit__(StorageError, aborted, None)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the file was closed or aborted."""
+        return self._target is None
+
+    def readable(self) -> bool:
+        """False."""
+        return False
+
+    def writable(self) -> bool:
+        """True."""
+        return True
+
+    def seekable(self) -> bool:
+        """False."""
+        return False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+
+@contextmanager
+def storage_errors(bucket: str, key: str, done: str) -> Iterator[None]:
+    """Turn what obstore raises into domain errors that name bucket and key, never a path of this machine.
+
+    Args:
+        bucket: The bucket's name.
+        key: The object's key.
+        done: What was being done, as a participle.
+    """
+    subject = f"object '{key}' of bucket '{bucket}'"
+    try:
+        yield
+    except AlreadyExistsError as error:
+        raise ObjectAlreadyExists(f"{subject} exists already") from error
+    except (NotFoundError, FileNotFoundError) as error:
+        raise ObjectNotFound(f"{subject} does not exist") from error
+    except (PermissionDeniedError, PermissionError) as error:
+        raise StorageError(f"{subject} could not be {done}: permission denied") from error
+    except ValueError as error:
+        raise InvalidRequest(f"{subject} could not be {done}: the key is not valid") from error
+    except (BaseError, OSError) as error:
+        raise StorageError(f"{subject} could not be {done}: {_reason(error)}", _hint(error)) from error
+
+
+def _os_error(error: BaseException) -> int | None:
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    found = _OS_ERROR.search(str(error))
+    return int(found.group(1)) if found else None
+
+
+def _reason(error: BaseException) -> str:
+    number = _os_error(error)
+    return os.strerror(number).lower() if number is not None else "the object store reported an error"
+
+
+def _hint(error: BaseException) -> str:
+    full = _os_error(error) in (errno.ENOSPC, errno.EDQUOT)
+    return "free some space on the disk that holds the bucket" if full else ""
