@@ -1,1 +1,7 @@
 """Tables: the Iceberg catalog that lives in object storage alone, and immutable views of its tables."""
+
+from lakehouse.catalog.catalog import Catalog
+from lakehouse.catalog.iceberg_catalog import IcebergCatalog, open_catalog
+from lakehouse.catalog.table import Snapshot, Table
+
+__all__ = ["Catalog", "IcebergCatalog", "Snapshot", "Table", "open_catalog"]

@@ -22,6 +22,7 @@ from pyiceberg.table.update import (
 )
 
 from lakehouse.catalog import iceberg_types
+from lakehouse.catalog.catalog import Catalog
 from lakehouse.catalog.iceberg_catalog import IcebergCatalog
 from lakehouse.catalog.iceberg_errors import iceberg_errors
 from lakehouse.catalog.names import check_name
@@ -123,6 +124,17 @@ class CommitResult:
     rows: int
 
 
+def writable(catalog: Catalog) -> IcebergCatalog:
+    """The catalog, if tables can be written in it.
+
+    Raises:
+        NotSupported: They cannot.
+    """
+    if not isinstance(catalog, IcebergCatalog):
+        raise NotSupported(f"the tables of catalog '{catalog.name}' cannot be written to")
+    return catalog
+
+
 def resolve(
     catalog: IcebergCatalog, name: TableName, mode: WriteMode, columns: pa.Schema, earlier: StagedWrite | None = None
 ) -> Target:
@@ -150,7 +162,7 @@ def resolve(
         base = catalog.load(schema, name.table)
         _check_writable(base)
         if mode is WriteMode.REPLACE:
-            return _to_replace(base, columns)
+            return _to_replace(base, columns, catalog.clock.token())
         return Target(WriteMode.APPEND, base.metadata.schema(), base, base)
     if mode is not WriteMode.REPLACE:
         return Target(
@@ -162,7 +174,10 @@ def resolve(
             earlier.data_files,
             earlier.superseded,
         )
-    again = _to_create(catalog, earlier.target, columns) if earlier.base is None else _to_replace(earlier.base, columns)
+    if earlier.base is None:
+        again = _to_create(catalog, earlier.target, columns)
+    else:
+        again = _to_replace(earlier.base, columns, catalog.clock.token())
     return replace(again, superseded=earlier.superseded + earlier.data_files)
 
 
@@ -177,7 +192,7 @@ def staged_write(catalog: IcebergCatalog, target: Target, files: Sequence[DataFi
         superseded=target.superseded,
         rows=sum(file.rows for file in references),
         size_bytes=sum(file.size_bytes for file in references),
-        table=replace(target.table, staged=target.table.staged + references),
+        table=replace(target.table, staged=(target.table.staged or ()) + references),
         base=target.base,
         new=target.new,
         snapshot_id=target.table.metadata.new_snapshot_id(),
@@ -185,7 +200,7 @@ def staged_write(catalog: IcebergCatalog, target: Target, files: Sequence[DataFi
     )
 
 
-def commit(catalog: IcebergCatalog, staged: StagedWrite) -> CommitResult:
+def commit(into: Catalog, staged: StagedWrite) -> CommitResult:
     """Make staged files part of their table, in one atomic change. Calling it again does not do it twice.
 
     An append goes on top of what others appended meanwhile; a replacement replaces that as well.
@@ -196,6 +211,7 @@ def commit(catalog: IcebergCatalog, staged: StagedWrite) -> CommitResult:
         CommitConflict: Its columns were changed meanwhile, or others were faster again and again.
         CommitStateUnknown: It could not be found out whether the commit took place; the files are kept.
     """
+    catalog = writable(into)
     rows = sum(file.record_count for file in staged.data_files)
     with catalog.committing(staged.target.schema, staged.target.table):
         if not _is_done(catalog, staged):
@@ -204,9 +220,9 @@ def commit(catalog: IcebergCatalog, staged: StagedWrite) -> CommitResult:
     return CommitResult(staged.snapshot_id if _makes_snapshot(staged) else None, rows)
 
 
-def discard(catalog: IcebergCatalog, staged: StagedWrite) -> None:
+def discard(catalog: Catalog, staged: StagedWrite) -> None:
     """Delete the files of a write that is not going to be committed."""
-    _delete(catalog, staged.data_files + staged.superseded)
+    _delete(writable(catalog), staged.data_files + staged.superseded)
 
 
 def _to_create(catalog: IcebergCatalog, name: TableName, columns: pa.Schema) -> Target:
@@ -216,13 +232,13 @@ def _to_create(catalog: IcebergCatalog, name: TableName, columns: pa.Schema) -> 
     return Target(WriteMode.CREATE, new.metadata.schema(), catalog.view(name, new.metadata), new=new)
 
 
-def _to_replace(base: Table, columns: pa.Schema) -> Target:
+def _to_replace(base: Table, columns: pa.Schema, replacement: str) -> Target:
     metadata = base.metadata
     next_id = itertools.count(metadata.last_column_id + 1).__next__
     wanted = iceberg_types.iceberg_schema(columns, next_id, metadata.schema())
     with iceberg_errors(f"table '{base.name}'"):
         after = update_table_metadata(metadata, _schema_updates(metadata, wanted))
-    view = replace(base, metadata=after, staged=(), hides_snapshot=True)
+    view = replace(base, metadata=after, staged=(), replacement=f"-{replacement}")
     return Target(WriteMode.REPLACE, after.schema(), view, base)
 
 

@@ -38,20 +38,20 @@ class Table:
         name: The full name, spelled as it was when the table was created.
         metadata: The Iceberg metadata of this version.
         planner: Finds the data files of snapshots.
-        staged: Files of a transaction that is not committed, seen by nobody else.
-        hides_snapshot: Whether the current snapshot's own files are not to be seen (a replacement is staged).
+        staged: Files of a transaction that is not committed, seen by nobody else; None for a committed version.
+        replacement: Names the replacement of the whole table that is staged; empty when there is none.
     """
 
     name: TableName
     metadata: TableMetadata
     planner: SnapshotFiles
-    staged: tuple[DataFileRef, ...] = ()
-    hides_snapshot: bool = False
+    staged: tuple[DataFileRef, ...] | None = None
+    replacement: str = ""
 
     @cached_property
     def uuid(self) -> str:
-        """What tells this table from any other that had the same name."""
-        return str(self.metadata.table_uuid)
+        """What tells this table from any other that had the same name; a staged replacement counts as other."""
+        return f"{self.metadata.table_uuid}{self.replacement}"
 
     @cached_property
     def schema_id(self) -> int:
@@ -60,8 +60,8 @@ class Table:
 
     @cached_property
     def snapshot_id(self) -> int | None:
-        """The current snapshot; None for a table that never had rows."""
-        return self.metadata.current_snapshot_id
+        """The current snapshot; None for a table that never had rows, and with files that are only staged."""
+        return self.metadata.current_snapshot_id if self.staged is None else None
 
     def arrow_schema(self, schema_id: int | None = None) -> pa.Schema:
         """Exactly what the SQL engine returns for a scan; required columns are not nullable.
@@ -93,9 +93,10 @@ class Table:
         """
         if snapshot_id is not None:
             return self.planner.files(str(self.name), self.metadata, snapshot_id)
-        if self.snapshot_id is None or self.hides_snapshot:
-            return self.staged
-        committed = self.planner.files(str(self.name), self.metadata, self.snapshot_id)
+        current = self.metadata.current_snapshot_id
+        if current is None or self.replacement:
+            return self.staged or ()
+        committed = self.planner.files(str(self.name), self.metadata, current)
         return committed + self.staged if self.staged else committed
 
     def snapshots(self) -> tuple[Snapshot, ...]:
@@ -148,12 +149,12 @@ class Table:
     @cached_property
     def record_count(self) -> int:
         """How many rows the table has."""
-        return self._total("total-records") + sum(file.rows for file in self.staged)
+        return self._total("total-records") + sum(file.rows for file in self.staged or ())
 
     @cached_property
     def size_bytes(self) -> int:
         """How large the table's data files are together."""
-        return self._total("total-files-size") + sum(file.size_bytes for file in self.staged)
+        return self._total("total-files-size") + sum(file.size_bytes for file in self.staged or ())
 
     @cached_property
     def _snapshots(self) -> tuple[Snapshot, ...]:
@@ -187,13 +188,13 @@ class Table:
         )
 
     def _total(self, measure: str) -> int:
-        if self.hides_snapshot or self.snapshot_id is None:
-            return 0
         snapshot = self.metadata.current_snapshot()
-        told = snapshot.summary[measure] if snapshot and snapshot.summary else None
+        if self.replacement or snapshot is None:
+            return 0
+        told = snapshot.summary[measure] if snapshot.summary else None
         if told is not None:
             return int(told)
-        files = self.files(self.snapshot_id)
+        files = self.files(snapshot.snapshot_id)
         return sum(file.rows if measure == "total-records" else file.size_bytes for file in files)
 
 

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyiceberg.manifest import DataFile
 
-from lakehouse.catalog.commit import StagedWrite, Target, WriteMode, commit, discard, resolve, staged_write
+from lakehouse.catalog import Catalog
+from lakehouse.catalog.commit import StagedWrite, Target, WriteMode, commit, discard, resolve, staged_write, writable
 from lakehouse.catalog.data_files import data_file
-from lakehouse.catalog.iceberg_catalog import IcebergCatalog
 from lakehouse.errors import StatementCancelled
 from lakehouse.ingest.arrow_types import convert, storable_schema
 from lakehouse.types import TableName
@@ -19,7 +19,7 @@ __all__ = ["StagedWrite", "WriteMode", "commit", "discard", "stage"]
 
 
 def stage(
-    catalog: IcebergCatalog,
+    into: Catalog,
     target: TableName,
     mode: WriteMode,
     schema: pa.Schema,
@@ -28,6 +28,7 @@ def stage(
     on: StagedWrite | None = None,
 ) -> StagedWrite:
     """Write rows as files that no table refers to yet."""
+    catalog = writable(into)
     where = resolve(catalog, target, mode, storable_schema(schema), on)
     layout = where.file_schema
     files: list[DataFile] = []
