@@ -64,9 +64,11 @@ def _read_private(path: Path, what: str) -> str:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise ConfigError(f"{what} cannot be opened: {error.strerror}") from None
-    with os.fdopen(descriptor, "rb") as stream:
-        _check_private(os.fstat(descriptor), what)
-        content = stream.read(_MAX_BYTES + 1)
+    try:
+        _check_private(os.fstat(descriptor), what)  # of what is open, not of what the path may be by now
+        content = os.read(descriptor, _MAX_BYTES + 1)
+    finally:
+        os.close(descriptor)
     if len(content) > _MAX_BYTES:
         raise ConfigError(f"{what} is larger than {_MAX_BYTES} bytes")
     try:
