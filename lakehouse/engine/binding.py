@@ -49,9 +49,9 @@ class Binder:
     """
 
     def __init__(self, catalog: Catalog, database: DuckDatabase, evaluate: Callable[[str, Session], Any]) -> None:
-        self._catalog = catalog
-        self._database = database
-        self._evaluate = evaluate
+        self.catalog = catalog
+        self.database = database
+        self.evaluate = evaluate
 
     def bind(self, analysis: Analysis, session: Session, transaction: Transaction | None) -> Bound:
         """Settle every name of a statement.
@@ -69,38 +69,42 @@ class Binder:
 
     def define_all(self) -> None:
         """Make DuckDB know every table of the catalog, for statements that list them."""
-        schemas = self._catalog.schemas()
-        self._database.sync_schemas(schemas)
+        schemas = self.catalog.schemas()
+        self.database.sync_schemas(schemas)
         present = set()
         for schema in schemas:
-            for name in self._catalog.tables(schema):
+            for name in self.catalog.tables(schema):
                 try:
-                    table = self._catalog.load(schema, name)
+                    table = self.catalog.load(schema, name)
                     self.view(table)
                 except (TableNotFound, SchemaNotFound, NotSupported):
                     continue
                 present.add(table.name)
-        for gone in set(self._database.main_views) - present:
-            self._database.drop_view(gone)
+        for gone in set(self.database.main_views) - present:
+            self.database.drop_view(gone)
 
-    def view(self, table: Table, *, latest: bool = True, slot: int = 0) -> tuple[str | None, str]:
-        """The view through which a table is read: ``None`` for the one under its own name, and its variable."""
-        identity = (table.uuid, table.schema_id)
+    def view(self, table: Table, schema_id: int | None = None, slot: int = 0) -> tuple[str | None, str]:
+        """The view through which a table is read: ``None`` for the one under its own name, and its variable.
+
+        Slot 0 is the table as it is now; other slots are other snapshots read by the same statement.
+        """
+        schema_id = table.schema_id if schema_id is None else schema_id
         if slot == 0:
-            if latest:
-                variable = f"t_{table.uuid}"
-                self._database.define_view(table.name, identity, self._body(table, variable))
-                return None, variable
-            if self._database.main_views.get(table.name) == identity:
-                return None, f"t_{table.uuid}"
-        variable = f"t_{table.uuid}_{table.schema_id}_{slot}"
-        return self._database.define_hidden_view(variable, self._body(table, variable)), variable
+            variable = f"t_{table.uuid}"
+            if self.database.main_views.get(table.name) != (table.uuid, schema_id):
+                body = self._body(table, schema_id, variable)
+                self.database.define_view(table.name, (table.uuid, schema_id), body)
+            return None, variable
+        variable = f"t_{table.uuid}_{schema_id}_{slot}"
+        if not self.database.has_hidden_view(variable):
+            self.database.define_hidden_view(variable, self._body(table, schema_id, variable))
+        return self.database.hidden_view(variable), variable
 
-    def _body(self, table: Table, variable: str) -> str:
-        empty = self._database.empty_file.replace("'", "''")
+    def _body(self, table: Table, schema_id: int, variable: str) -> str:
+        empty = self.database.empty_file.replace("'", "''")
         return (
             f"SELECT * FROM read_parquet(coalesce(getvariable('{variable}'), ['{empty}']), "
-            f"schema = {table.read_schema_sql()}, hive_partitioning = false)"
+            f"schema = {table.read_schema_sql(schema_id)}, hive_partitioning = false)"
         )
 
     def locate(self, path: tuple[str, ...], session: Session) -> TableName:
@@ -113,17 +117,17 @@ class Binder:
             return TableName(session.catalog, session.schema, path[0])
         if len(path) == 2:
             first, table = path
-            if first.lower() == session.catalog.lower() and not self._catalog.schema_exists(first):
+            if first.lower() == session.catalog.lower() and not self.catalog.schema_exists(first):
                 return TableName(session.catalog, "main", table)
             return TableName(session.catalog, first, table)
         catalog, schema, table = path[-3:]
-        if catalog.lower() != self._catalog.name.lower():
-            raise CatalogNotFound(f"catalog {catalog} does not exist", f"the catalog is {self._catalog.name}")
-        return TableName(self._catalog.name, schema, table)
+        if catalog.lower() != self.catalog.name.lower():
+            raise CatalogNotFound(f"catalog {catalog} does not exist", f"the catalog is {self.catalog.name}")
+        return TableName(self.catalog.name, schema, table)
 
     def missing(self, name: TableName) -> TableNotFound | SchemaNotFound:
         """The error for a table that is not there, with the nearest name that is."""
-        schemas = self._catalog.schemas()
+        schemas = self.catalog.schemas()
         if name.schema.lower() not in {s.lower() for s in schemas}:
             near = difflib.get_close_matches(name.schema, schemas, 1)
             return SchemaNotFound(
@@ -131,9 +135,9 @@ class Binder:
                 f"did you mean {near[0]}?" if near else "",
             )
         elsewhere = [
-            f"{s}.{t}" for s in schemas for t in self._catalog.tables(s) if t.lower() == name.table.lower()
+            f"{s}.{t}" for s in schemas for t in self.catalog.tables(s) if t.lower() == name.table.lower()
         ]
-        near = elsewhere or difflib.get_close_matches(name.table, self._catalog.tables(name.schema), 1)
+        near = elsewhere or difflib.get_close_matches(name.table, self.catalog.tables(name.schema), 1)
         return TableNotFound(f"table {name} does not exist", f"did you mean {near[0]}?" if near else "")
 
 
@@ -196,45 +200,47 @@ class _Binding:
 
     def _lake(self, reference: TableReference) -> None:
         name = self._binder.locate(reference.path, self._session)
-        source = self._transaction or self._binder._catalog
+        source = self._transaction or self._binder.catalog
         try:
             table = source.load(name.schema, name.table)
         except (TableNotFound, SchemaNotFound) as error:
-            self._binder._database.drop_view(name)
+            self._binder.database.drop_view(name)
             if self._transaction is not None and "dropped in this transaction" in str(error):
                 raise
             raise self._binder.missing(name) from None
-        snapshot_id, latest = table.snapshot_id, self._transaction is None
+        schema_id, snapshot_id, latest = table.schema_id, table.snapshot_id, self._transaction is None
         if reference.at is not None:
-            table, snapshot_id = self._travel(table, reference.at)
+            schema_id, snapshot_id = self._travel(table, reference.at)
             latest = False
-        self._use(reference, table, snapshot_id, latest)
+        self._use(reference, table, schema_id, snapshot_id, latest)
         if self._fresh:
             self._tables.append((name.schema, name.table, table))
 
-    def _use(self, reference: TableReference, table: Table, snapshot_id: int | None, latest: bool) -> None:
+    def _use(
+        self, reference: TableReference, table: Table, schema_id: int, snapshot_id: int | None, latest: bool
+    ) -> None:
         files = table.files(snapshot_id)
-        key = (table.uuid, table.schema_id, snapshot_id, len(files), hash(files) if not latest else 0)
+        key = (table.uuid, schema_id, snapshot_id, len(files), 0 if latest else hash(files))
         slot = 0 if latest else self._slots.setdefault(key, len(self._slots) + 1)
-        view, variable = self._binder.view(table, latest=latest, slot=slot)
+        view, variable = self._binder.view(table, schema_id, slot)
         if view is not None:
             self._rewrite(reference, view)
         self._bindings[variable] = Binding(variable, key, tuple(f.path for f in files))
 
-    def _travel(self, table: Table, at: tuple[str, str]) -> tuple[Table, int]:
+    def _travel(self, table: Table, at: tuple[str, str]) -> tuple[int, int]:
         unit, expression = at
         self._fresh = False
         if unit == "VERSION":
-            value = self._binder._evaluate(expression, self._session)
+            value = self._binder.evaluate(expression, self._session)
             if not isinstance(value, int):
                 raise InvalidRequest(f"AT (VERSION => …) takes a snapshot id, a whole number, not {expression}")
             snapshot = table.snapshot_for(version=value)
         else:
-            value = self._binder._evaluate(f"epoch_us(({expression})::TIMESTAMPTZ)", self._session)
+            value = self._binder.evaluate(f"epoch_us(({expression})::TIMESTAMPTZ)", self._session)
             if not isinstance(value, int):
                 raise InvalidRequest(f"AT (TIMESTAMP => …) takes a point in time, not {expression}")
             snapshot = table.snapshot_for(at=datetime.fromtimestamp(value / 1e6, UTC))
-        return table.with_schema(snapshot.schema_id), snapshot.snapshot_id
+        return snapshot.schema_id, snapshot.snapshot_id
 
     def _rewrite(self, reference: TableReference, view: str) -> None:
         if reference.span is None:

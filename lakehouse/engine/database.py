@@ -228,15 +228,20 @@ class DuckDatabase:
             self._root.cursor().execute(f"CREATE OR REPLACE VIEW {name.sql} AS {body}")
             self.main_views[name] = identity
 
-    def define_hidden_view(self, name: str, body: str) -> str:
-        """Create an internal view once; gives its quoted name."""
-        full = f"{quote(INTERNAL_CATALOG)}.main.{quote(name)}"
-        if name not in self._views:
-            with self._view_lock:
-                if name not in self._views:
-                    self._root.cursor().execute(f"CREATE OR REPLACE VIEW {full} AS {body}")
-                    self._views.add(name)
-        return full
+    def has_hidden_view(self, name: str) -> bool:
+        """Whether an internal view of that name exists."""
+        return name in self._views
+
+    def hidden_view(self, name: str) -> str:
+        """The quoted full name of an internal view."""
+        return f"{quote(INTERNAL_CATALOG)}.main.{quote(name)}"
+
+    def define_hidden_view(self, name: str, body: str) -> None:
+        """Create an internal view, which never changes afterwards."""
+        with self._view_lock:
+            if name not in self._views:
+                self._root.cursor().execute(f"CREATE OR REPLACE VIEW {self.hidden_view(name)} AS {body}")
+                self._views.add(name)
 
     def drop_view(self, name: TableName) -> None:
         """Forget the view of a table that is gone."""

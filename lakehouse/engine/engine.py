@@ -7,6 +7,8 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +28,13 @@ from lakehouse.engine.session import Session
 from lakehouse.engine.transaction import Transaction
 from lakehouse.errors import (
     InvalidRequest,
+    LakehouseError,
     NotSupported,
     SchemaNotFound,
+    SqlExecutionError,
     StatementCancelled,
     StatementForbidden,
+    TableAlreadyExists,
     TableNotFound,
 )
 from lakehouse.ingest import StagedWrite, WriteMode, commit, stage
@@ -88,7 +93,7 @@ class Engine:
 
     # -- sessions -----------------------------------------------------------------------------------
 
-    def new_session(self, session_id: str) -> Session:
+    def new_session(self, session_id: str, index: dict[str, Session]) -> Session:
         """A fresh session with the default catalog and schema."""
         settings = self.settings
         return Session(
@@ -97,6 +102,7 @@ class Engine:
             self.clock,
             self.catalog.name,
             settings.catalog.default_schema,
+            index,
             settings.session.max_prepared_per_session,
         )
 
@@ -194,6 +200,31 @@ class Engine:
         with self._cursor(session.state(), transaction) as cursor, duckdb_errors():
             cursor.bind(bound.bindings, self.database.empty_file)
             return relation_schema(cursor.connection.sql(bound.sql, params=values))
+
+    def columns_of(
+        self, path: tuple[str, ...], session: Session, transaction: Transaction | None
+    ) -> pa.Schema | None:
+        """The columns of a named table or temporary table; ``None`` where there is none."""
+        try:
+            if path[-1].lower() in session.temp_objects() and (len(path) == 1 or path[0].lower() == "temp"):
+                return self.temporary_schema(session, session.temp_objects()[path[-1].lower()])
+            name = self.binder.locate(path, session)
+            source = transaction or self.catalog
+            return source.load(name.schema, name.table).arrow_schema()
+        except LakehouseError:
+            return None
+
+    def typed_schema(
+        self, analysis: Analysis, session: Session, transaction: Transaction | None, parameters: pa.Schema
+    ) -> pa.Schema:
+        """The schema of a query whose parameters have these types but no values yet."""
+        if not analysis.parameters:
+            return self.plan(analysis, session, transaction).schema
+        try:
+            specimens = [_specimen(field.type) for field in parameters]
+            return self.plan(analysis, session, transaction, specimens).schema
+        except SqlExecutionError:
+            return self.plan(analysis, session, transaction, [None] * len(specimens)).schema
 
     def open(self, plan: Plan, session: Session, watch: CallWatch) -> ResultStream:
         """Run a plan; its first batch has been computed when this returns.
@@ -446,8 +477,6 @@ class Engine:
         Raises:
             TableAlreadyExists, TableNotFound: The table does not fit the mode.
         """
-        from lakehouse.errors import TableAlreadyExists
-
         exists = table.lower() in session.temp_objects()
         if exists and mode is WriteMode.CREATE:
             raise TableAlreadyExists(f"temporary table {table} exists already")
@@ -502,7 +531,7 @@ class Engine:
         batches: Iterable[pa.RecordBatch],
         watch: CallWatch,
     ) -> int:
-        known = transaction._known(target.schema, target.table)
+        known = transaction.known(target.schema, target.table)
         earlier = transaction.writes.get(known)
         if earlier is None and known in transaction.drops:
             if mode is WriteMode.APPEND:
@@ -599,6 +628,25 @@ def _execute(
     answer = result.fetchall()
     is_count = len(answer) == 1 and len(answer[0]) == 1 and isinstance(answer[0][0], int)
     return (answer[0][0] if is_count else 0), None
+
+
+_SPECIMENS: tuple[tuple[Callable[[pa.DataType], bool], Any], ...] = (
+    (pa.types.is_boolean, False),
+    (pa.types.is_integer, 0),
+    (pa.types.is_floating, 0.0),
+    (pa.types.is_decimal, Decimal(0)),
+    (pa.types.is_date, date(2000, 1, 1)),
+    (pa.types.is_timestamp, datetime(2000, 1, 1)),
+    (pa.types.is_time, time(0)),
+    (pa.types.is_binary, b""),
+    (pa.types.is_string, ""),
+)
+
+
+def _specimen(kind: pa.DataType) -> Any:
+    """Some value of an Arrow type, for finding out the type of a result; ``None`` where there is no simple one."""
+    value = next((value for test, value in _SPECIMENS if test(kind)), None)
+    return value.replace(tzinfo=UTC) if isinstance(value, datetime) and kind.tz else value
 
 
 def _nothing() -> None:

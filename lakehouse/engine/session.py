@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from lakehouse.engine.engine import Engine, Plan
-    from lakehouse.engine.running import RunningStatement
+
+_MAX_ALIASES = 8
 
 
 @dataclass
@@ -48,8 +49,8 @@ class StatementHandle:
     plans: tuple[Plan, ...] = ()
     result: pa.Table | None = None
     expires_s: float = 0.0
-    running: RunningStatement | None = None
     cancelled: bool = False
+    active: int = 0
 
 
 @dataclass
@@ -61,6 +62,7 @@ class Session:
     clock: Clock
     catalog: str
     schema: str
+    index: dict[str, Session]
     max_handles: int = 1000
     settings: dict[str, str] = field(default_factory=dict)
     temporary: str = ""
@@ -70,6 +72,7 @@ class Session:
     sql_transaction: Transaction | None = None
     temp_views: dict[str, tuple[TableReference, ...]] = field(default_factory=dict)
     closed: bool = False
+    aliases: deque[str] = field(default_factory=deque)
     _prepared: OrderedDict[str, PreparedStatement] = field(default_factory=OrderedDict)
     _handles: OrderedDict[str, StatementHandle] = field(default_factory=OrderedDict)
     _state: CursorState | None = None
@@ -116,6 +119,7 @@ class Session:
                     "close some, or raise session.max_prepared_per_session",
                 )
             self._prepared[statement.handle] = statement
+            self.index[statement.handle] = self
 
     def prepared(self, handle: str) -> PreparedStatement:
         """A prepared statement by its handle.
@@ -131,17 +135,20 @@ class Session:
     def close_prepared(self, handle: str) -> None:
         """Forget a prepared statement; harmless when it is unknown."""
         self._prepared.pop(handle, None)
+        self.index.pop(handle, None)
 
     def add_handle(self, handle: StatementHandle) -> None:
         """Keep a planned query until it expires; the oldest give way when there are too many."""
         with self.lock:
             self._handles[handle.handle] = handle
+            self.index[handle.handle] = self
             now = self.clock.monotonic()
             while self._handles:
                 oldest = next(iter(self._handles.values()))
                 if oldest.expires_s > now and len(self._handles) <= self.max_handles:
                     break
                 del self._handles[oldest.handle]
+                self.index.pop(oldest.handle, None)
 
     def handle(self, handle: str) -> StatementHandle:
         """A planned query by its handle.
@@ -161,6 +168,7 @@ class Session:
         with self.lock:
             transaction = Transaction(self.clock.token(), self.engine.catalog)
             self.transactions[transaction.id] = transaction
+            self.index[transaction.id] = self
             return transaction
 
     def transaction(self, transaction_id: bytes | None) -> Transaction | None:
@@ -185,6 +193,7 @@ class Session:
     def end(self, transaction: Transaction, *, commit: bool) -> None:
         """Commit or roll back, and forget the transaction either way."""
         self.transactions.pop(transaction.id, None)
+        self.index.pop(transaction.id, None)
         if self.sql_transaction is transaction:
             self.sql_transaction = None
         with transaction.lock:
@@ -228,6 +237,8 @@ class Session:
         self.engine.running.cancel_session(self.id)
         for transaction in list(self.transactions.values()):
             self.end(transaction, commit=False)
+        for token in [*self._prepared, *self._handles]:
+            self.index.pop(token, None)
         self._prepared.clear()
         self._handles.clear()
         if self.temporary:
@@ -244,17 +255,35 @@ class SessionRegistry:
         max_sessions: How many may be open.
     """
 
-    def __init__(self, create: Callable[[str], Session], clock: Clock, idle_seconds: float, max_sessions: int) -> None:
+    def __init__(
+        self, create: Callable[[str, dict[str, Session]], Session], clock: Clock, idle_seconds: float, max_sessions: int
+    ) -> None:
         self._create = create
         self._clock = clock
         self._idle_seconds = idle_seconds
         self._max_sessions = max_sessions
         self._lock = threading.Lock()
         self._by_token: dict[str, Session] = {}
+        self._owners: dict[str, Session] = {}
 
     def known(self, token: str) -> bool:
         """Whether a token belongs to an open session."""
         return token in self._by_token
+
+    def owner(self, handle: str, otherwise: Session) -> Session:
+        """The session that a handle or transaction id belongs to.
+
+        Handles are unguessable, so whoever holds one may use it, on whichever connection.
+        """
+        return self._owners.get(handle, otherwise)
+
+    def alias(self, token: str, session: Session) -> None:
+        """Let a further token stand for a session; the oldest such tokens are forgotten."""
+        with self._lock:
+            self._by_token[token] = session
+            session.aliases.append(token)
+            if len(session.aliases) > _MAX_ALIASES:
+                self._by_token.pop(session.aliases.popleft(), None)
 
     def get(self, token: str) -> Session:
         """The session of a token; a new one where the token is new.
@@ -271,7 +300,7 @@ class SessionRegistry:
                         raise LimitExceeded(
                             f"{self._max_sessions} sessions are open", "close some, or raise session.max_sessions"
                         )
-                    session = self._by_token[token] = self._create(self._clock.token())
+                    session = self._by_token[token] = self._create(self._clock.token(), self._owners)
         session.last_used_s = self._clock.monotonic()
         return session
 

@@ -39,7 +39,7 @@ class Transaction:
         Raises:
             TableNotFound: It does not exist, or this transaction dropped it.
         """
-        name = self._known(schema, table)
+        name = self.known(schema, table)
         if name in self.writes:
             return self.writes[name].table
         if name in self.drops:
@@ -51,7 +51,7 @@ class Transaction:
             self.pins[pinned.name] = pinned
         return pinned
 
-    def _known(self, schema: str, table: str) -> TableName:
+    def known(self, schema: str, table: str) -> TableName:
         """The name under which this transaction knows a table, whatever the case it is written in."""
         wanted = (schema.lower(), table.lower())
         for names in (self.writes, self.drops, self.pins):

@@ -1,0 +1,138 @@
+"""Puts the server together: settings → lakehouse → dispatcher → listening server."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+from collections.abc import Callable
+
+import pyarrow.flight as flight
+import structlog
+
+from flight_server import __version__
+from flight_server.actions.all import all_actions
+from flight_server.dispatch import Dispatcher
+from flight_server.handlers import (
+    cancel,
+    ingest,
+    keys,
+    metadata,
+    prepared,
+    session,
+    sql_info,
+    statement,
+    transactions,
+    xdbc,
+)
+from flight_server.server import LakehouseFlightServer
+from lakehouse.config import Settings
+from lakehouse.errors import ConfigError
+from lakehouse.runtime import Lakehouse
+
+log = structlog.get_logger(__name__)
+
+_SWEEP_SECONDS = 5.0
+
+
+def build_dispatcher() -> Dispatcher:
+    """Every handler family, one line each."""
+    queries = (statement, prepared, sql_info, xdbc, metadata, keys)
+    uploads = (statement, prepared, ingest)
+    actions = (prepared, transactions, cancel, session)
+    return Dispatcher(
+        queries={c: h for family in queries for c, h in family.query_handlers().items()},
+        uploads={c: h for family in uploads for c, h in family.upload_handlers().items()},
+        actions={c: h for family in actions for c, h in family.action_handlers().items()},
+    )
+
+
+class RunningServer:
+    """A server that answers.
+
+    Attributes:
+        uri: Where it listens, as clients write it.
+    """
+
+    def __init__(self, lakehouse: Lakehouse, server: LakehouseFlightServer, host: str) -> None:
+        self._lakehouse = lakehouse
+        self._server = server
+        self.port: int = server.port
+        self.uri = f"grpc://{'[' + host + ']' if ':' in host else host}:{server.port}"
+        self._stopped = threading.Event()
+        self._sweeper = threading.Thread(target=self._sweep, name="session-sweep", daemon=True)
+        self._sweeper.start()
+
+    def _sweep(self) -> None:
+        while not self._stopped.wait(_SWEEP_SECONDS):
+            self._lakehouse.sessions.sweep()
+
+    def stop(self, drain_seconds: float) -> None:
+        """Take no new work, let running statements finish for so long, then interrupt them and close."""
+        if self._stopped.is_set():
+            return
+        self._server.drain()
+        running = self._lakehouse.engine.running
+        waited = threading.Event()
+        for _ in range(int(drain_seconds * 20)):
+            if running.count() == 0:
+                break
+            waited.wait(0.05)
+        self._stopped.set()
+        running.cancel_all()
+        # shutdown() waits for streams without limit, and a stalled client may never read on.
+        closer = threading.Thread(target=self._server.shutdown, name="shutdown", daemon=True)
+        closer.start()
+        closer.join(timeout=max(1.0, drain_seconds))
+        self._lakehouse.close()
+
+
+def start(settings: Settings) -> RunningServer:
+    """Start a server and return once it answers.
+
+    Raises:
+        ConfigError: The port is taken, or the host cannot be listened on.
+    """
+    host, port = settings.server.host, settings.server.port
+    if port:
+        _check_free(host, port)
+    lakehouse = Lakehouse(settings)
+    location = f"grpc://{'[' + host + ']' if ':' in host else host}:{port}"
+    try:
+        server = LakehouseFlightServer(location, lakehouse, build_dispatcher(), all_actions())
+    except (OSError, flight.FlightError) as error:
+        lakehouse.close()
+        raise ConfigError(f"cannot listen on {host}:{port}", "choose another with --port") from error
+    log.info("listening", uri=f"grpc://{host}:{server.port}", version=__version__, catalog=lakehouse.catalog.name)
+    return RunningServer(lakehouse, server, host)
+
+
+def _check_free(host: str, port: int) -> None:
+    """gRPC would share a taken port silently (SO_REUSEPORT), so ask before."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigError(
+                f"port {port} on {host} is in use or not allowed", "choose another with --port or server.port"
+            ) from error
+
+
+def serve(settings: Settings, *, ready: Callable[[str], None]) -> int:
+    """Serve until SIGTERM or SIGINT, then drain.
+
+    Returns:
+        The exit status: 0 after a clean stop.
+    """
+    asked = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: asked.set())
+    server = start(settings)
+    ready(server.uri)
+    asked.wait()
+    log.info("draining", seconds=settings.server.drain_seconds)
+    server.stop(settings.server.drain_seconds)
+    log.info("stopped")
+    return 0

@@ -1,0 +1,93 @@
+"""The only place where a domain error becomes a gRPC status.
+
+pyarrow maps its own ``Flight*Error`` classes cleanly, but sends a Python traceback to the client for
+everything else, and can express INVALID_ARGUMENT, NOT_FOUND and UNIMPLEMENTED only through exceptions of
+that second sort. The wire classes below are such exceptions whose ``__cause__`` cannot be read: pyarrow
+then fails to format a traceback and sends status and message alone. A test pins this.
+
+ALREADY_EXISTS, RESOURCE_EXHAUSTED, FAILED_PRECONDITION and ABORTED cannot be sent at all; the nearest
+status that can is used, and the code in the message tells the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pyarrow as pa
+import pyarrow.flight as flight
+import structlog
+
+from lakehouse.errors import ErrorKind, InternalError, LakehouseError
+
+log = structlog.get_logger(__name__)
+
+
+class _NoTraceback:
+    """Makes an exception impossible to format with a traceback."""
+
+    @property
+    def __cause__(self) -> BaseException | None:  # type: ignore[override]
+        raise RuntimeError("not for clients")
+
+    @__cause__.setter
+    def __cause__(self, value: BaseException | None) -> None:
+        return None
+
+
+class WireInvalid(_NoTraceback, pa.ArrowInvalid):
+    """INVALID_ARGUMENT."""
+
+
+class WireNotFound(_NoTraceback, pa.ArrowKeyError):
+    """NOT_FOUND."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class WireUnimplemented(_NoTraceback, pa.ArrowNotImplementedError):
+    """UNIMPLEMENTED."""
+
+
+_CLASSES: dict[ErrorKind, type[Exception]] = {
+    ErrorKind.INVALID: WireInvalid,
+    ErrorKind.ALREADY_EXISTS: WireInvalid,
+    ErrorKind.NOT_FOUND: WireNotFound,
+    ErrorKind.UNSUPPORTED: WireUnimplemented,
+    ErrorKind.UNAUTHENTICATED: flight.FlightUnauthenticatedError,
+    ErrorKind.PERMISSION: flight.FlightUnauthorizedError,
+    ErrorKind.CONFLICT: flight.FlightUnavailableError,
+    ErrorKind.EXHAUSTED: flight.FlightUnavailableError,
+    ErrorKind.CANCELLED: flight.FlightCancelledError,
+    ErrorKind.DEADLINE: flight.FlightTimedOutError,
+    ErrorKind.UNAVAILABLE: flight.FlightUnavailableError,
+    ErrorKind.INTERNAL: flight.FlightInternalError,
+}
+
+
+def to_wire(error: LakehouseError) -> Exception:
+    """The exception to raise in a pyarrow handler for a domain error."""
+    return _CLASSES[error.kind](str(error))
+
+
+@contextmanager
+def wire_errors(rpc: str) -> Iterator[None]:
+    """Let nothing but wire exceptions out of a handler.
+
+    Whatever is not a domain error is a defect: its details go to the log, a plain sentence to the client.
+    """
+    try:
+        yield
+    except LakehouseError as error:
+        if error.kind is ErrorKind.INTERNAL:
+            log.error("request failed", rpc=rpc, code=error.code, exc_info=error)
+        wire = to_wire(error)
+    except flight.FlightError as error:
+        wire = error
+    except Exception as error:
+        log.error("request failed", rpc=rpc, code="INTERNAL", exc_info=error)
+        wire = to_wire(InternalError("the server failed on this request", "its log has the details"))
+    else:
+        return
+    raise wire from None

@@ -1,0 +1,198 @@
+"""Datasets as flights: tables by path, readable in parallel, with projection, filter and limit in the ticket.
+
+A ticket is JSON: ``{"path": ["lake", "nyc", "flights"], "columns": ["carrier"], "filter": "dest = 'LAX'",
+"limit": 10, "snapshot": 123, "files": [0, 4]}``; everything but ``path`` may be left out.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from flight_server.context import CallContext
+from flight_server.dispatch import DataStream, Endpoint, FlightPlan
+from flight_server.execution import watch
+from lakehouse.catalog import Table
+from lakehouse.engine.engine import Plan
+from lakehouse.errors import InvalidRequest, LakehouseError
+from lakehouse.types import DataFileRef, TableName, quote
+
+_MAX_ENDPOINTS = 16
+
+
+class PathTicket(BaseModel):
+    """What a dataset ticket may say."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: list[str] = Field(min_length=1, max_length=3)
+    columns: list[str] | None = None
+    filter: str | None = None
+    limit: int | None = Field(default=None, ge=0)
+    snapshot: int | None = None
+    files: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """One dataset as ListFlights shows it."""
+
+    path: tuple[str, str, str]
+    plan: FlightPlan
+
+
+def is_path_ticket(ticket: bytes) -> bool:
+    """Whether a ticket is a dataset ticket rather than a Flight SQL one."""
+    return ticket[:1] == b"{"
+
+
+def decode_ticket(ticket: bytes) -> PathTicket:
+    """The validated ticket.
+
+    Raises:
+        InvalidRequest: It is not JSON or does not fit; names the field.
+    """
+    try:
+        return PathTicket.model_validate_json(ticket)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "ticket"
+        fields = ", ".join(PathTicket.model_fields)
+        raise InvalidRequest(f"dataset ticket: {place}: {first['msg']}", f"fields: {fields}") from error
+
+
+def info(ctx: CallContext, path: tuple[str, ...]) -> FlightPlan:
+    """How to fetch a table: one endpoint for each group of its data files.
+
+    Raises:
+        TableNotFound, SchemaNotFound: There is no such table.
+    """
+    table = _load(ctx, path)
+    return _flight(table, _plan(ctx, PathTicket(path=list(_full(table)), snapshot=table.snapshot_id)).schema)
+
+
+def schema(ctx: CallContext, path: tuple[str, ...]) -> pa.Schema:
+    """The schema of a table as it is streamed."""
+    return info(ctx, path).schema
+
+
+def stream(ctx: CallContext, ticket: PathTicket) -> DataStream:
+    """The rows of a dataset ticket."""
+    plan = _plan(ctx, ticket)
+    if ticket.files is not None:
+        plan = _restricted(plan, ticket.files)
+    return DataStream(plan.schema, ctx.lakehouse.engine.open(plan, ctx.session, watch(ctx)))
+
+
+def listing(ctx: CallContext, criteria: bytes) -> Iterator[Listing]:
+    """Every table whose ``schema.table`` or ``catalog.schema.table`` matches the pattern (``*``, ``?``, ``%``).
+
+    Raises:
+        InvalidRequest: The pattern is not UTF-8.
+    """
+    try:
+        pattern = criteria.decode().strip().lower().replace("%", "*") or "*"
+    except UnicodeDecodeError as error:
+        raise InvalidRequest("the criteria of ListFlights are a pattern in UTF-8", "nyc.*") from error
+    catalog = ctx.lakehouse.catalog
+    for schema_name in catalog.schemas():
+        for table_name in catalog.tables(schema_name):
+            short = f"{schema_name}.{table_name}".lower()
+            if not any(fnmatch.fnmatchcase(n, pattern) for n in (short, f"{catalog.name}.{short}".lower())):
+                continue
+            try:
+                table = catalog.load(schema_name, table_name)
+                found = _flight(table, nullable(table.arrow_schema()))
+            except LakehouseError:
+                continue
+            yield Listing(_full(table), found)
+
+
+def nullable(table_schema: pa.Schema) -> pa.Schema:
+    """The schema as DuckDB streams it: every column may be null."""
+    return pa.schema([pa.field(f.name, _nullable_type(f.type)) for f in table_schema])
+
+
+def _nullable_type(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_struct(kind):
+        fields = [kind.field(i) for i in range(kind.num_fields)]
+        return pa.struct([pa.field(f.name, _nullable_type(f.type)) for f in fields])
+    if pa.types.is_list(kind):
+        return pa.list_(pa.field(kind.value_field.name, _nullable_type(kind.value_type)))
+    if pa.types.is_map(kind):
+        return pa.map_(_nullable_type(kind.key_type), _nullable_type(kind.item_type))
+    return kind
+
+
+def _load(ctx: CallContext, path: tuple[str, ...]) -> Table:
+    if not 1 <= len(path) <= 3 or not all(path):
+        raise InvalidRequest("the path of a dataset is catalog, schema, table", "the first two may be left out")
+    binder, catalog = ctx.lakehouse.engine.binder, ctx.lakehouse.catalog
+    name: TableName = binder.locate(path, ctx.session)
+    if not catalog.table_exists(name.schema, name.table):
+        raise binder.missing(name)
+    return catalog.load(name.schema, name.table)
+
+
+def _full(table: Table) -> tuple[str, str, str]:
+    return (table.name.catalog, table.name.schema, table.name.table)
+
+
+def _flight(table: Table, result_schema: pa.Schema) -> FlightPlan:
+    files = table.files(table.snapshot_id)
+    endpoints = []
+    for start, stop in _groups(files):
+        ticket = PathTicket(path=list(_full(table)), snapshot=table.snapshot_id, files=(start, stop))
+        endpoints.append(Endpoint(ticket.model_dump_json(exclude_none=True).encode()))
+    return FlightPlan(
+        result_schema,
+        tuple(endpoints),
+        total_records=sum(f.rows for f in files),
+        total_bytes=sum(f.size_bytes for f in files),
+        app_metadata=json.dumps({"snapshot": table.snapshot_id}).encode(),
+    )
+
+
+def _groups(files: tuple[DataFileRef, ...]) -> list[tuple[int, int]]:
+    """Ranges of files of about equal bytes, at most ``_MAX_ENDPOINTS``; one empty range for no files."""
+    if not files:
+        return [(0, 0)]
+    share = sum(f.size_bytes for f in files) / min(len(files), _MAX_ENDPOINTS)
+    groups, start, size = [], 0, 0
+    for index, file in enumerate(files):
+        size += file.size_bytes
+        if size >= share * (len(groups) + 1) or index == len(files) - 1:
+            groups.append((start, index + 1))
+            start = index + 1
+    return groups
+
+
+def _plan(ctx: CallContext, ticket: PathTicket) -> Plan:
+    engine = ctx.lakehouse.engine
+    table = _load(ctx, tuple(ticket.path))
+    columns = "*" if ticket.columns is None else ", ".join(quote(column) for column in ticket.columns)
+    if ticket.columns is not None and not ticket.columns:
+        raise InvalidRequest("columns must name at least one column", "leave it out to read them all")
+    at = f" AT (VERSION => {ticket.snapshot})" if ticket.snapshot is not None else ""
+    sql = f"SELECT {columns} FROM {table.name.sql}{at}"
+    if ticket.filter:
+        engine.gate.analyse(f"SELECT ({ticket.filter}\n)")
+        sql += f" WHERE ({ticket.filter}\n)"
+    if ticket.limit is not None:
+        sql += f" LIMIT {ticket.limit}"
+    return engine.plan(engine.gate.analyse(sql), ctx.session)
+
+
+def _restricted(plan: Plan, files: tuple[int, int]) -> Plan:
+    """The plan reading only some of its table's files."""
+    start, stop = files
+    bindings = tuple(
+        replace(binding, key=(*binding.key, start, stop), files=binding.files[start:stop])
+        for binding in plan.bindings
+    )
+    return replace(plan, bindings=bindings)

@@ -1,0 +1,203 @@
+"""Prepared statements: create, bind, execute, close."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from flight_server.context import CallContext
+from flight_server.dispatch import ActionHandler, DataStream, FlightPlan, QueryHandler, Upload, UploadHandler
+from flight_server.execution import COUNT_SCHEMA, RunningHandle, execute, watch
+from flight_server.protocol.codec import encode_prepared_statement, encode_update_result
+from flight_server.protocol.commands import (
+    ClosePreparedStatement,
+    CreatePreparedStatement,
+    CreatePreparedSubstraitPlan,
+    PreparedStatementQuery,
+    PreparedStatementUpdate,
+    StatementSubstraitPlan,
+)
+from lakehouse.engine.engine import Plan
+from lakehouse.engine.gate import Analysis
+from lakehouse.engine.parameters import infer_parameters
+from lakehouse.engine.session import PreparedStatement, Session, StatementHandle
+from lakehouse.engine.transaction import Transaction
+from lakehouse.errors import InvalidRequest, NotSupported
+
+
+def create(ctx: CallContext, command: CreatePreparedStatement) -> Iterator[bytes]:
+    """Analyse a statement, find the types of its result and parameters, and keep it."""
+    engine = ctx.lakehouse.engine
+    owner = (command.transaction_id or b"").decode("ascii", "replace")
+    session = ctx.lakehouse.sessions.owner(owner, ctx.session)
+    transaction = session.transaction(command.transaction_id)
+    analysis = engine.gate.analyse(command.query)
+    parameter_schema = infer_parameters(
+        analysis.sql, analysis.parameters, lambda path: engine.columns_of(path, session, transaction)
+    )
+    dataset_schema = None
+    if not analysis.is_update and not analysis.detail.get("returning"):
+        dataset_schema = engine.typed_schema(analysis, session, transaction, parameter_schema)
+    handle = ctx.lakehouse.clock.token()
+    session.add_prepared(PreparedStatement(handle, analysis.sql, analysis, transaction, parameter_schema))
+    yield encode_prepared_statement(
+        handle.encode(), dataset_schema, parameter_schema, is_update=analysis.is_update
+    )
+
+
+def close(ctx: CallContext, command: ClosePreparedStatement) -> Iterator[bytes]:
+    """Forget a prepared statement; a handle that is unknown is no error."""
+    name = command.handle.decode("ascii", "replace")
+    ctx.lakehouse.sessions.owner(name, ctx.session).close_prepared(name)
+    return iter(())
+
+
+def no_substrait(ctx: CallContext, command: CreatePreparedSubstraitPlan) -> Iterator[bytes]:
+    """Substrait plans are not offered."""
+    raise NotSupported("Substrait plans are not supported", "send SQL")
+
+
+class PreparedHandler:
+    """Executes prepared statements as queries, and takes their parameters."""
+
+    def info(self, ctx: CallContext, command: PreparedStatementQuery, descriptor: bytes) -> FlightPlan:
+        """Execute with the rows bound last."""
+        session, statement = _statement(ctx, command.handle)
+        return execute(ctx, session, statement.analysis, _transaction(session, statement), statement.rows)
+
+    def schema(self, ctx: CallContext, command: PreparedStatementQuery) -> pa.Schema:
+        """The schema under the rows bound last."""
+        session, statement = _statement(ctx, command.handle)
+        if statement.analysis.is_update:
+            return COUNT_SCHEMA
+        return self._plans(ctx, session, statement)[0].schema
+
+    def stream(self, ctx: CallContext, command: PreparedStatementQuery) -> DataStream:
+        """Execute and fetch in one call, for clients that use the command as a ticket."""
+        session, statement = _statement(ctx, command.handle)
+        plans = self._plans(ctx, session, statement)
+        handle = StatementHandle(statement.handle, plans[0].schema, plans)
+        return DataStream(handle.schema, RunningHandle(ctx, session, handle))
+
+    def _plans(self, ctx: CallContext, session: Session, statement: PreparedStatement) -> tuple[Plan, ...]:
+        engine, transaction = ctx.lakehouse.engine, _transaction(session, statement)
+        rows: list[Any] = list(statement.rows) if statement.rows else [None]
+        if statement.rows is None and statement.analysis.parameters:
+            rows = [[None] * len(statement.analysis.parameters)]
+        return tuple(engine.plan(statement.analysis, session, transaction, row) for row in rows)
+
+    def put(self, ctx: CallContext, command: PreparedStatementQuery, upload: Upload) -> None:
+        """Keep the rows of parameters for the next execution."""
+        _, statement = _statement(ctx, command.handle)
+        statement.rows = list(parameter_rows(statement.analysis, upload)) or None
+
+
+class PreparedUpdateHandler:
+    """Executes prepared statements that change something."""
+
+    def put(self, ctx: CallContext, command: PreparedStatementUpdate, upload: Upload) -> None:
+        """Run once for each row of parameters, as one unit, and reply with the rows affected."""
+        session, statement = _statement(ctx, command.handle)
+        engine, transaction = ctx.lakehouse.engine, _transaction(session, statement)
+        rows = parameter_rows(statement.analysis, upload) if statement.analysis.parameters else None
+        if rows is None:
+            for _ in upload.batches:
+                pass
+        if statement.analysis.is_update:
+            count = engine.update(statement.analysis, session, transaction, watch(ctx), rows)
+        elif statement.analysis.detail.get("returning"):
+            count, _ = engine.modify(statement.analysis, session, transaction, watch(ctx), rows)
+        else:
+            raise InvalidRequest("the prepared statement is a query", "execute it as a query")
+        upload.reply(encode_update_result(count))
+
+
+class SubstraitHandler:
+    """Refuses Substrait plans cleanly."""
+
+    def info(self, ctx: CallContext, command: StatementSubstraitPlan, descriptor: bytes) -> FlightPlan:
+        """Refuse."""
+        raise NotSupported("Substrait plans are not supported", "send SQL")
+
+    def schema(self, ctx: CallContext, command: StatementSubstraitPlan) -> pa.Schema:
+        """Refuse."""
+        raise NotSupported("Substrait plans are not supported", "send SQL")
+
+    def stream(self, ctx: CallContext, command: StatementSubstraitPlan) -> DataStream:
+        """Refuse."""
+        raise NotSupported("Substrait plans are not supported", "send SQL")
+
+    def put(self, ctx: CallContext, command: StatementSubstraitPlan, upload: Upload) -> None:
+        """Refuse."""
+        raise NotSupported("Substrait plans are not supported", "send SQL")
+
+
+def parameter_rows(analysis: Analysis, upload: Upload) -> Iterator[list[Any]]:
+    """The rows of parameters that a client sends, in the order in which the statement takes them.
+
+    Raises:
+        InvalidRequest: The number of columns does not fit, or a value has no SQL form.
+    """
+    names, expected = upload.schema.names, analysis.parameters
+    if len(names) == 0:
+        return
+    if len(names) != len(expected):
+        raise InvalidRequest(f"the statement has {len(expected)} parameters, but {len(names)} columns were bound")
+    order = [names.index(p) for p in expected] if sorted(names) == sorted(expected) else range(len(names))
+    for batch in upload.batches:
+        columns = [_values(batch.column(i), names[i]) for i in order]
+        for row in zip(*columns, strict=True):
+            yield list(row)
+
+
+def _values(column: pa.Array, name: str) -> list[Any]:
+    try:
+        if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
+            column = column.cast(pa.timestamp("us", column.type.tz))
+        values: list[Any] = column.to_pylist()
+    except (pa.ArrowException, ValueError) as error:
+        raise InvalidRequest(f"parameter {name}: its values of type {column.type} cannot be bound") from error
+    return values
+
+
+def _statement(ctx: CallContext, handle: bytes) -> tuple[Session, PreparedStatement]:
+    name = handle.decode("ascii", "replace")
+    session = ctx.lakehouse.sessions.owner(name, ctx.session)
+    return session, session.prepared(name)
+
+
+def _transaction(session: Session, statement: PreparedStatement) -> Transaction | None:
+    """The transaction a prepared statement runs in: its own while that is open, else the session's current one.
+
+    ADBC keeps using a statement after COMMIT with the id it was prepared under; it means the one opened since.
+    """
+    own = statement.transaction
+    if own is not None and own.open:
+        return own
+    return session.only_transaction() if own is not None else session.sql_transaction
+
+
+def query_handlers() -> dict[type, QueryHandler]:
+    """Who answers GetFlightInfo, GetSchema and DoGet."""
+    return {PreparedStatementQuery: PreparedHandler(), StatementSubstraitPlan: SubstraitHandler()}
+
+
+def upload_handlers() -> dict[type, UploadHandler]:
+    """Who answers DoPut."""
+    return {
+        PreparedStatementQuery: PreparedHandler(),
+        PreparedStatementUpdate: PreparedUpdateHandler(),
+        StatementSubstraitPlan: SubstraitHandler(),
+    }
+
+
+def action_handlers() -> dict[type, ActionHandler]:
+    """Who answers DoAction."""
+    return {
+        CreatePreparedStatement: create,
+        ClosePreparedStatement: close,
+        CreatePreparedSubstraitPlan: no_substrait,
+    }
+

@@ -1,0 +1,71 @@
+"""SetSessionOptions, GetSessionOptions, CloseSession."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from flight_server.context import CallContext
+from flight_server.dispatch import ActionHandler
+from flight_server.protocol.codec import (
+    CloseStatus,
+    SessionOptionError,
+    encode_close_session,
+    encode_session_options,
+    encode_set_session_options,
+)
+from flight_server.protocol.commands import (
+    CloseSession,
+    GetSessionOptions,
+    SessionOptionValue,
+    SetSessionOptions,
+)
+from lakehouse.engine.database import SESSION_SETTINGS
+from lakehouse.errors import LakehouseError
+
+
+def set_options(ctx: CallContext, command: SetSessionOptions) -> Iterator[bytes]:
+    """Set what can be set; the reply lists only what failed."""
+    errors = {}
+    for name, value in command.options.items():
+        error = _set(ctx, name, value)
+        if error is not None:
+            errors[name] = error
+    yield encode_set_session_options(errors)
+
+
+def _set(ctx: CallContext, name: str, value: SessionOptionValue) -> SessionOptionError | None:
+    engine, session = ctx.lakehouse.engine, ctx.session
+    key = name.lower()
+    if key not in ("catalog", "schema") and key not in SESSION_SETTINGS:
+        return SessionOptionError.INVALID_NAME
+    if isinstance(value, tuple | float):
+        return SessionOptionError.INVALID_VALUE
+    text = None if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    try:
+        if key == "catalog":
+            if text and text.lower() != engine.catalog.name.lower():
+                return SessionOptionError.INVALID_VALUE
+        elif key == "schema":
+            engine.set_schema(session, (text or ctx.lakehouse.settings.catalog.default_schema,))
+        else:
+            engine.set_option(session, key, text)
+    except LakehouseError:
+        return SessionOptionError.INVALID_VALUE
+    return None
+
+
+def get_options(ctx: CallContext, command: GetSessionOptions) -> Iterator[bytes]:
+    """The options that are set."""
+    session = ctx.session
+    yield encode_session_options({"catalog": session.catalog, "schema": session.schema, **session.settings})
+
+
+def close(ctx: CallContext, command: CloseSession) -> Iterator[bytes]:
+    """Roll back, drop temporary tables, forget the session."""
+    ctx.lakehouse.sessions.close(ctx.session)
+    yield encode_close_session(CloseStatus.CLOSED)
+
+
+def action_handlers() -> dict[type, ActionHandler]:
+    """Who answers DoAction."""
+    return {SetSessionOptions: set_options, GetSessionOptions: get_options, CloseSession: close}
