@@ -105,7 +105,7 @@ $(DBAPI)/.installed: $(DBAPI_REQUIREMENTS) | $(DEVELOPMENT)
 
 $(JDBC)/flight-sql-jdbc-driver-%.jar:
 	@echo 'Fetching $(@F)'
-	@mvn --batch-mode --quiet dependency:copy -Dmdep.useBaseVersion=true \
+	@mvn --batch-mode --quiet -Dstyle.color=never dependency:copy -Dmdep.useBaseVersion=true \
 	  -Dartifact=org.apache.arrow:flight-sql-jdbc-driver:$* -DoutputDirectory=$(abspath $(JDBC))
 
 $(JDBC)/.compiled: $(JDBC_JARS) $(JDBC_SOURCES)
