@@ -35,26 +35,26 @@ class _NoTraceback:
         return None
 
 
-class WireInvalid(_NoTraceback, pa.ArrowInvalid):
+class InvalidArgument(_NoTraceback, pa.ArrowInvalid):
     """INVALID_ARGUMENT."""
 
 
-class WireNotFound(_NoTraceback, pa.ArrowKeyError):
+class NotFound(_NoTraceback, pa.ArrowKeyError):
     """NOT_FOUND."""
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
 
 
-class WireUnimplemented(_NoTraceback, pa.ArrowNotImplementedError):
+class Unimplemented(_NoTraceback, pa.ArrowNotImplementedError):
     """UNIMPLEMENTED."""
 
 
 _CLASSES: dict[ErrorKind, type[Exception]] = {
-    ErrorKind.INVALID: WireInvalid,
-    ErrorKind.ALREADY_EXISTS: WireInvalid,
-    ErrorKind.NOT_FOUND: WireNotFound,
-    ErrorKind.UNSUPPORTED: WireUnimplemented,
+    ErrorKind.INVALID: InvalidArgument,
+    ErrorKind.ALREADY_EXISTS: InvalidArgument,
+    ErrorKind.NOT_FOUND: NotFound,
+    ErrorKind.UNSUPPORTED: Unimplemented,
     ErrorKind.UNAUTHENTICATED: flight.FlightUnauthenticatedError,
     ErrorKind.PERMISSION: flight.FlightUnauthorizedError,
     ErrorKind.CONFLICT: flight.FlightUnavailableError,

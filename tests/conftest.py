@@ -1,0 +1,134 @@
+"""Fixtures: a real server as a process of its own, with the sample data loaded."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import adbc_driver_flightsql.dbapi as adbc
+import pyarrow.flight as flight
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+_START_SECONDS = 60
+
+
+@dataclass
+class Server:
+    """A running server process."""
+
+    process: subprocess.Popen[str]
+    port: int
+    directory: Path
+    log: list[str]
+
+    @property
+    def uri(self) -> str:
+        """Where it listens."""
+        return f"grpc://127.0.0.1:{self.port}"
+
+    def client(self) -> flight.FlightClient:
+        """A plain Flight client."""
+        return flight.connect(self.uri)
+
+    def adbc(self, **options: object) -> adbc.Connection:
+        """An ADBC connection in autocommit mode."""
+        return adbc.connect(self.uri, autocommit=True, **options)
+
+    def load_sample(self) -> None:
+        """Load the nyc sample."""
+        with self.client() as client:
+            list(client.do_action(flight.Action("samples.load", b'{"name": "nyc"}')))
+
+    def kill(self) -> None:
+        """kill -9."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        """SIGTERM, then the exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=30)
+
+
+def start_server(directory: Path, config: str = "", **environment: str) -> Server:
+    """Start ``python -m flight_server serve`` on a free port over a bucket in ``directory``."""
+    directory.mkdir(parents=True, exist_ok=True)
+    file = directory / "lakehouse.toml"
+    bucket = directory / "bucket"
+    file.write_text(f'[[buckets]]\nname = "primary"\nkind = "local"\npath = "{bucket}"\n\n{config}\n')
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flight_server", "serve", "--config", str(file), "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "LAKEHOUSE__LOG__FORMAT": "json", **environment},
+    )
+    log: list[str] = []
+    port = _await_port(process, log)
+    return Server(process, port, directory, log)
+
+
+def _await_port(process: subprocess.Popen[str], log: list[str]) -> int:
+    found = threading.Event()
+    ports: list[int] = []
+
+    def read() -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            log.append(line)
+            match = re.search(r"grpc://[^\s\"]+?:(\d+)", line)
+            if match and not ports:
+                ports.append(int(match[1]))
+                found.set()
+        found.set()
+
+    threading.Thread(target=read, daemon=True).start()
+    if not found.wait(_START_SECONDS) or not ports:
+        process.kill()
+        raise RuntimeError("the server did not start:\n" + "".join(log))
+    return ports[0]
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server for the whole run, with the nyc sample. Tests create tables of their own names."""
+    running = start_server(tmp_path_factory.mktemp("server"))
+    running.load_sample()
+    yield running
+    assert running.stop() == 0, "".join(running.log[-50:])
+
+
+@pytest.fixture
+def fresh_server(tmp_path: Path) -> Iterator[Server]:
+    """An empty server for one test."""
+    running = start_server(tmp_path / "server")
+    yield running
+    if running.process.poll() is None:
+        running.kill()
+
+
+@pytest.fixture
+def connection(server: Server) -> Iterator[adbc.Connection]:
+    """An ADBC connection in autocommit mode."""
+    with server.adbc() as opened:
+        yield opened
+
+
+def need(tool: str) -> str:
+    """The path of a program a test cannot do without; skips where it is missing, but fails in CI."""
+    found = shutil.which(tool)
+    if found is None:
+        if os.environ.get("LAKEHOUSE_TEST_NO_SKIP"):
+            pytest.fail(f"{tool} is missing, and nothing may be skipped here")
+        pytest.skip(f"{tool} is not installed")
+    return found
