@@ -80,7 +80,7 @@ class Catalog(Protocol):
         """Set the declared, not enforced, keys of a table, in place of those it had.
 
         Raises:
-            SchemaMismatch: A key names a column that the table does not have, or that cannot be part of a key.
+            SchemaMismatch: A key names a column that the table does not have or that cannot be in a key.
         """
         ...
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -136,7 +136,11 @@ def writable(catalog: Catalog) -> IcebergCatalog:
 
 
 def resolve(
-    catalog: IcebergCatalog, name: TableName, mode: WriteMode, columns: pa.Schema, earlier: StagedWrite | None = None
+    catalog: IcebergCatalog,
+    name: TableName,
+    mode: WriteMode,
+    columns: Callable[[], pa.Schema],
+    earlier: StagedWrite | None = None,
 ) -> Target:
     """Decide what a write is to do, given what is there.
 
@@ -144,7 +148,7 @@ def resolve(
         catalog: Where the table is or will be.
         name: Its name, in any case.
         mode: What the caller wants.
-        columns: The columns that come, of storable types; a table that is created or replaced gets these.
+        columns: Gives the columns, of storable types, that a table gets which is created or replaced.
         earlier: What the same transaction wrote for the table before.
 
     Raises:
@@ -157,12 +161,12 @@ def resolve(
     if exists and mode is WriteMode.CREATE:
         raise TableAlreadyExists(f"table '{catalog.name}.{schema}.{name.table}' exists already")
     if not exists and mode in (WriteMode.CREATE, WriteMode.CREATE_APPEND):
-        return _to_create(catalog, TableName(catalog.name, schema, name.table), columns)
+        return _to_create(catalog, TableName(catalog.name, schema, name.table), columns())
     if earlier is None:
         base = catalog.load(schema, name.table)
         _check_writable(base)
         if mode is WriteMode.REPLACE:
-            return _to_replace(base, columns, catalog.clock.token())
+            return _to_replace(base, columns(), catalog.clock.token())
         return Target(WriteMode.APPEND, base.metadata.schema(), base, base)
     if mode is not WriteMode.REPLACE:
         return Target(
@@ -175,9 +179,9 @@ def resolve(
             earlier.superseded,
         )
     if earlier.base is None:
-        again = _to_create(catalog, earlier.target, columns)
+        again = _to_create(catalog, earlier.target, columns())
     else:
-        again = _to_replace(earlier.base, columns, catalog.clock.token())
+        again = _to_replace(earlier.base, columns(), catalog.clock.token())
     return replace(again, superseded=earlier.superseded + earlier.data_files)
 
 
@@ -200,7 +204,7 @@ def staged_write(catalog: IcebergCatalog, target: Target, files: Sequence[DataFi
     )
 
 
-def commit(into: Catalog, staged: StagedWrite) -> CommitResult:
+def commit(catalog: Catalog, staged: StagedWrite) -> CommitResult:
     """Make staged files part of their table, in one atomic change. Calling it again does not do it twice.
 
     An append goes on top of what others appended meanwhile; a replacement replaces that as well.
@@ -211,12 +215,12 @@ def commit(into: Catalog, staged: StagedWrite) -> CommitResult:
         CommitConflict: Its columns were changed meanwhile, or others were faster again and again.
         CommitStateUnknown: It could not be found out whether the commit took place; the files are kept.
     """
-    catalog = writable(into)
+    lake = writable(catalog)
     rows = sum(file.record_count for file in staged.data_files)
-    with catalog.committing(staged.target.schema, staged.target.table):
-        if not _is_done(catalog, staged):
-            _create(catalog, staged) if staged.new is not None else _change(catalog, staged)
-    _delete(catalog, staged.superseded)
+    with lake.committing(staged.target.schema, staged.target.table):
+        if not _is_done(lake, staged):
+            _create(lake, staged) if staged.new is not None else _change(lake, staged)
+    _delete(lake, staged.superseded)
     return CommitResult(staged.snapshot_id if _makes_snapshot(staged) else None, rows)
 
 
@@ -246,7 +250,9 @@ def _check_writable(base: Table) -> None:
     if not base.metadata.spec().is_unpartitioned():
         raise NotSupported(f"table '{base.name}' is partitioned; such tables cannot be written to yet")
     if base.metadata.format_version > 2:
-        raise NotSupported(f"table '{base.name}' has a format version above 2; such tables cannot be written to yet")
+        raise NotSupported(
+            f"table '{base.name}' has a format version above 2; such tables cannot be written to yet"
+        )
 
 
 def _schema_updates(metadata: TableMetadata, wanted: Schema) -> tuple[TableUpdate, ...]:
@@ -272,7 +278,9 @@ def _is_done(catalog: IcebergCatalog, staged: StagedWrite) -> bool:
 def _makes_snapshot(staged: StagedWrite) -> bool:
     if staged.data_files:
         return True
-    return staged.mode is WriteMode.REPLACE and staged.base is not None and staged.base.snapshot_id is not None
+    return (
+        staged.mode is WriteMode.REPLACE and staged.base is not None and staged.base.snapshot_id is not None
+    )
 
 
 def _rows(staged: StagedWrite) -> NewSnapshot | None:
@@ -286,7 +294,7 @@ def _create(catalog: IcebergCatalog, staged: StagedWrite) -> None:
     if staged.new is None:
         raise AssertionError("only a write that creates a table has a new one")
     try:
-        create_table(catalog.objects, staged.new, lambda transaction: _rows(staged))
+        create_table(catalog.objects, staged.new, lambda _: _rows(staged))
     except ValidationException as error:
         raise TableAlreadyExists(
             f"table '{staged.target}' was created by another writer at the same time; nothing was stored"

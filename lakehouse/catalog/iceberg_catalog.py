@@ -58,6 +58,19 @@ class _Names:
     fresh_until: float
 
 
+@dataclass(frozen=True, slots=True)
+class FileLimits:
+    """How large data files and the row groups within them may become.
+
+    Args:
+        target_bytes: A file that has reached this size is followed by another one.
+        rows_per_group: The most rows of a row group.
+    """
+
+    target_bytes: int = 134_217_728
+    rows_per_group: int = 122_880
+
+
 class IcebergCatalog:
     """Iceberg tables in one bucket. See ``Catalog`` for what it offers.
 
@@ -67,14 +80,24 @@ class IcebergCatalog:
         warehouse: Key prefix of all of them.
         clock: Tells when what is known has to be asked again.
         refresh_s: How old what is known may be.
+        limits: How large data files become.
     """
 
-    def __init__(self, name: str, bucket: Bucket, warehouse: str, clock: Clock, refresh_s: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        bucket: Bucket,
+        warehouse: str,
+        clock: Clock,
+        refresh_s: float = 0.5,
+        limits: FileLimits = FileLimits(),
+    ) -> None:
         self.name = name
         self.bucket = bucket
         self.objects = ObjectCatalog(name, bucket, warehouse)
         self.planner = SnapshotFiles(bucket)
         self.clock = clock
+        self.limits = limits
         self._refresh_s = refresh_s
         self._lock = threading.Lock()
         self._version = 0
@@ -124,7 +147,8 @@ class IcebergCatalog:
                 raise self._no_schema(schema) from error
         except NamespaceNotEmptyError as error:
             raise SchemaNotEmpty(
-                f"schema '{self.name}.{schema}' cannot be dropped because it holds tables", "drop its tables first"
+                f"schema '{self.name}.{schema}' cannot be dropped because it holds tables",
+                "drop its tables first",
             ) from error
         self._forget_schemas()
 
@@ -179,7 +203,7 @@ class IcebergCatalog:
         """Set the declared, not enforced, keys of a table, in place of those it had.
 
         Raises:
-            SchemaMismatch: A key names a column that the table does not have, or that cannot be part of a key.
+            SchemaMismatch: A key names a column that the table does not have or that cannot be in a key.
         """
 
         def build(transaction: Transaction) -> None:
@@ -187,7 +211,8 @@ class IcebergCatalog:
             with transaction.update_schema() as update:
                 update.set_identifier_fields(*(names.spelled(column) for column in primary_key))
             keys = [
-                replace(key, columns=tuple(names.spelled(column) for column in key.columns)) for key in foreign_keys
+                replace(key, columns=tuple(names.spelled(column) for column in key.columns))
+                for key in foreign_keys
             ]
             transaction.set_properties({FOREIGN_KEYS_PROPERTY: foreign_keys_to_json(keys)})
 
@@ -326,7 +351,9 @@ class IcebergCatalog:
         return known
 
     def _no_schema(self, schema: str) -> SchemaNotFound:
-        return SchemaNotFound(f"schema '{self.name}.{schema}' does not exist", _nearest(schema, self.schemas()))
+        return SchemaNotFound(
+            f"schema '{self.name}.{schema}' does not exist", _nearest(schema, self.schemas())
+        )
 
     def _no_table(self, schema: str, table: str) -> SchemaNotFound | TableNotFound:
         try:
@@ -347,7 +374,8 @@ class _Columns:
         found = self._names.get(fold(column))
         if found is None:
             raise SchemaMismatch(
-                f"table '{self._table}' has no column '{column}'", _nearest(column, list(self._names.values()))
+                f"table '{self._table}' has no column '{column}'",
+                _nearest(column, list(self._names.values())),
             )
         return found
 
@@ -365,6 +393,7 @@ def open_catalog(settings: Settings, clock: Clock) -> IcebergCatalog:
         settings.catalog.warehouse,
         clock,
         settings.catalog.refresh_ms / 1000,
+        FileLimits(settings.ingest.target_file_bytes, settings.ingest.max_rows_per_group),
     )
     catalog.create_schema(settings.catalog.default_schema, if_not_exists=True)
     return catalog

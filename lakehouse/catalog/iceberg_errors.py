@@ -47,7 +47,8 @@ def iceberg_errors(subject: str) -> Iterator[None]:
         ) from error
     except CommitStateUnknownException as error:
         raise CommitStateUnknown(
-            f"it is not known whether the change of {subject} took place", "look at the table before trying again"
+            f"it is not known whether the change of {subject} took place",
+            "look at the table before trying again",
         ) from error
     except (ValidationError, ValidationException) as error:
         raise SchemaMismatch(f"{subject} cannot be changed like this: {error}") from error

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
 from pyiceberg.schema import Schema
@@ -29,6 +30,7 @@ from pyiceberg.types import (
     UUIDType,
 )
 
+from lakehouse.catalog.names import fold
 from lakehouse.errors import NotSupported, TypeNotStorable
 from lakehouse.types import quote
 
@@ -59,6 +61,7 @@ def duckdb_type(kind: IcebergType) -> str:
         NotSupported: The type (of a newer version of the table format) cannot be read.
     """
     if isinstance(kind, StructType):
+        _check_names("a struct", kind.fields)
         fields = ", ".join(f"{quote(field.name)} {duckdb_type(field.field_type)}" for field in kind.fields)
         return f"STRUCT({fields})"
     if isinstance(kind, ListType):
@@ -100,16 +103,51 @@ def file_schema(schema: Schema) -> pa.Schema:
 
 
 def read_schema_sql(schema: Schema) -> str:
-    """The DuckDB literal for ``read_parquet(schema = …)``, which finds columns by their field ids."""
+    """The DuckDB literal for ``read_parquet(schema = …)``, which finds columns by their field ids.
+
+    Raises:
+        NotSupported: A column cannot be read.
+    """
+    _check_names("the table", schema.fields)
     return f"MAP {{{', '.join(_read_field(field) for field in schema.fields)}}}"
 
 
-def leaf_field_ids(schema: Schema) -> list[int]:
-    """The field ids of the columns of a Parquet file of this schema, in the order that the file has them."""
-    ids: list[int] = []
+def check_nested_names(schema: Schema, history: Sequence[Schema]) -> None:
+    """Make sure that fields within columns can be found by name in files of any schema that a table had.
+
+    DuckDB finds columns by field id, but what is within them by name: a field that was renamed, or dropped
+    and made again, would be read as NULL or as another field.
+
+    Raises:
+        NotSupported: A field cannot be found by its name; names it.
+    """
+    wanted = dict(_nested_fields(schema))
+    names = {field_id: name for (_, name), field_id in wanted.items()}
+    for other in history:
+        for (parent, name), field_id in _nested_fields(other):
+            same_place = wanted.get((parent, name), field_id)
+            if same_place != field_id or names.get(field_id, name) != name:
+                column = schema.find_column_name(parent) or str(parent)
+                raise NotSupported(
+                    f"field '{name}' within column '{column}' was renamed or made anew elsewhere, and "
+                    "cannot be read right from older files",
+                    "rewrite the table's data files with that engine, or create the table again",
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A column of a Parquet file; ``repeated`` where a row can have several values (lists and maps)."""
+
+    field_id: int
+    type: IcebergType
+    repeated: bool
+
+
+def leaves(schema: Schema) -> Iterator[Leaf]:
+    """The columns of a Parquet file of this schema, in the order that the file has them."""
     for field in schema.fields:
-        _add_leaves(field.field_id, field.field_type, ids)
-    return ids
+        yield from _leaves(field.field_id, field.field_type, repeated=False)
 
 
 def iceberg_schema(columns: pa.Schema, next_id: Callable[[], int], kept: Schema | None = None) -> Schema:
@@ -125,7 +163,9 @@ def iceberg_schema(columns: pa.Schema, next_id: Callable[[], int], kept: Schema 
     """
     old = {field.name: field for field in kept.fields} if kept else {}
     ids = {column.name: next_id() for column in columns if column.name not in old}
-    fields = [_iceberg_field(column, old.get(column.name), ids.get(column.name), next_id) for column in columns]
+    fields = [
+        _iceberg_field(column, old.get(column.name), ids.get(column.name), next_id) for column in columns
+    ]
     present = {field.field_id for field in fields}
     keys = kept.identifier_field_ids if kept and present.issuperset(kept.identifier_field_ids) else []
     return Schema(*fields, identifier_field_ids=keys)
@@ -162,23 +202,55 @@ def _read_field(field: NestedField) -> str:
     return f"{field.field_id}: {{name: '{name}', type: '{kind}', default_value: NULL}}"
 
 
-def _add_leaves(field_id: int, kind: IcebergType, ids: list[int]) -> None:
+def _nested_fields(schema: Schema) -> Iterator[tuple[tuple[int, str], int]]:
+    """((id of the enclosing field, name), id) of every field of every struct within a column."""
+    for field in schema.fields:
+        yield from _fields_within(field.field_id, field.field_type)
+
+
+def _fields_within(parent: int, kind: IcebergType) -> Iterator[tuple[tuple[int, str], int]]:
     if isinstance(kind, StructType):
         for field in kind.fields:
-            _add_leaves(field.field_id, field.field_type, ids)
+            yield (parent, field.name), field.field_id
+            yield from _fields_within(field.field_id, field.field_type)
     elif isinstance(kind, ListType):
-        _add_leaves(kind.element_id, kind.element_type, ids)
+        yield from _fields_within(kind.element_id, kind.element_type)
     elif isinstance(kind, MapType):
-        _add_leaves(kind.key_id, kind.key_type, ids)
-        _add_leaves(kind.value_id, kind.value_type, ids)
+        yield from _fields_within(kind.key_id, kind.key_type)
+        yield from _fields_within(kind.value_id, kind.value_type)
+
+
+def _check_names(owner: str, fields: Sequence[NestedField]) -> None:
+    seen: dict[str, str] = {}
+    for field in fields:
+        other = seen.setdefault(fold(field.name), field.name)
+        if other != field.name:
+            raise NotSupported(
+                f"{owner} has fields '{other}' and '{field.name}', which SQL cannot tell apart"
+            )
+
+
+def _leaves(field_id: int, kind: IcebergType, repeated: bool) -> Iterator[Leaf]:
+    if isinstance(kind, StructType):
+        for field in kind.fields:
+            yield from _leaves(field.field_id, field.field_type, repeated)
+    elif isinstance(kind, ListType):
+        yield from _leaves(kind.element_id, kind.element_type, repeated=True)
+    elif isinstance(kind, MapType):
+        yield from _leaves(kind.key_id, kind.key_type, repeated=True)
+        yield from _leaves(kind.value_id, kind.value_type, repeated=True)
     else:
-        ids.append(field_id)
+        yield Leaf(field_id, kind, repeated)
 
 
 def _iceberg_field(
     column: pa.Field, old: NestedField | None, field_id: int | None, next_id: Callable[[], int]
 ) -> NestedField:
-    if old is not None and _file_type(old.field_type).equals(_plain(column.type)) and old.required != column.nullable:
+    if (
+        old is not None
+        and _file_type(old.field_type).equals(_plain(column.type))
+        and old.required != column.nullable
+    ):
         return old
     return NestedField(
         field_id=next_id() if field_id is None else field_id,
@@ -190,7 +262,7 @@ def _iceberg_field(
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
-    """The type as ``_file_type`` spells it: the names of list elements and map entries are not the sender's."""
+    """The type as ``_file_type`` spells it: without the sender's names of list elements and map entries."""
     if isinstance(kind, pa.ListType):
         return pa.list_(pa.field("element", _plain(kind.value_type)))
     if isinstance(kind, pa.MapType):

@@ -1,8 +1,8 @@
 """Names of schemas and tables, and the path segments that objects of them are kept under.
 
-Names are looked up as DuckDB does it: case matters not for ASCII letters, and matters for all others. The segment
-is made from the folded name, so that two names that differ only by case compete for one and the same
-object, and a create-only put decides between them.
+Names are looked up as DuckDB does it: the case of ASCII letters does not matter, that of all others does.
+The segment is made from the folded name, so that two names that differ only by case compete for one and the
+same object, and a create-only put decides between them.
 """
 
 from __future__ import annotations

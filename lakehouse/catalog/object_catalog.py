@@ -1,16 +1,17 @@
 """An Iceberg catalog without a database: its only state is the objects of one bucket.
 
 ``<warehouse>/<schema>/_schema.json`` makes a schema exist. A table's history is a row of slots,
-``<warehouse>/<schema>/<table>/metadata/v1.metadata.json``, ``v2…``: a commit is a create-only put into the first
-free slot, so of several writers exactly one takes it and the others start again from what it wrote. The
-current version is the highest slot. A drop takes a slot too, with a tombstone in it, and so competes with
-commits on equal terms; a table created again continues after the tombstone. Slots are never removed or
-changed, which is what makes "is v(N+1) there?" a sufficient question for whether version N is still current.
+``<warehouse>/<schema>/<table>/metadata/v1.metadata.json``, ``v2…``: a commit is a create-only put into the
+first free slot, so of several writers exactly one takes it and the others start again from what it wrote.
+The current version is the highest slot. A drop takes a slot too, with a tombstone in it, and so competes
+with commits on equal terms; a table created again continues after the tombstone. Slots are never removed or
+changed, which is what makes "is v(N+1) there?" a sufficient question for whether version N is current.
 ``version-hint.text`` is written afterwards, for other engines and as a starting point for this one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import threading
@@ -97,7 +98,7 @@ class ObjectCatalog(MetastoreCatalog):
         return self._bucket.uri_of(self._table_key(schema, table))
 
     def table(self, schema: str, table: str, head: Head) -> Table:
-        """pyiceberg's object for one version of a table.
+        """The object that pyiceberg has for one version of a table.
 
         Raises:
             NoSuchTableError: The version is that of a dropped table.
@@ -111,7 +112,11 @@ class ObjectCatalog(MetastoreCatalog):
         """A table that exists in memory only, to be created by a commit. The field ids are assigned anew."""
         location = self.table_location(schema, table)
         metadata = new_table_metadata(
-            columns, UNPARTITIONED_PARTITION_SPEC, UNSORTED_SORT_ORDER, location, {**properties, NAME_PROPERTY: table}
+            columns,
+            UNPARTITIONED_PARTITION_SPEC,
+            UNSORTED_SORT_ORDER,
+            location,
+            {**properties, NAME_PROPERTY: table},
         )
         return StagedTable((schema, table), metadata, "", self._io, self)
 
@@ -134,7 +139,9 @@ class ObjectCatalog(MetastoreCatalog):
         """Create a table without rows; its location is always the catalog's choice."""
         _, table = self.identifier_to_database_and_table(identifier)
         named = {**properties, NAME_PROPERTY: table}
-        transaction = self.create_table_transaction(identifier, schema, None, partition_spec, sort_order, named)
+        transaction = self.create_table_transaction(
+            identifier, schema, None, partition_spec, sort_order, named
+        )
         try:
             return transaction.commit_transaction()
         except ValidationException as error:
@@ -147,7 +154,7 @@ class ObjectCatalog(MetastoreCatalog):
 
         Raises:
             CommitFailedException: Another writer came first; reload and try again.
-            ValidationException: The table is not the one that the updates were made for; trying again is of no use.
+            ValidationException: The table is not the one that the updates were made for.
             CommitStateUnknownException: Storage failed in a way that leaves open whether the slot was taken.
         """
         schema, name = self.identifier_to_database_and_table(table.name())
@@ -168,8 +175,8 @@ class ObjectCatalog(MetastoreCatalog):
             return CommitTableResponse(metadata=metadata, metadata_location=base.metadata_location)
         taken = self._take_slot(key, head.version + 1, metadata)
         if base is None and not self.namespace_exists(schema):
-            # The schema was dropped meanwhile. Its drop looks for tables after it removed the schema, this looks
-            # for the schema after it made the table, so one of the two always notices the other.
+            # The schema was dropped meanwhile. A drop looks for tables after it removed the schema, this
+            # looks for the schema after it made the table, so one of the two always notices the other.
             self._bury(schema, name)
             raise NoSuchNamespaceError(schema)
         location = self._bucket.uri_of(_slot(key, taken.version))
@@ -249,7 +256,9 @@ class ObjectCatalog(MetastoreCatalog):
         """Not offered: a schema's object is written once."""
         _refuse("properties of a schema cannot be changed")
 
-    def register_table(self, identifier: str | Identifier, metadata_location: str, overwrite: bool = False) -> Table:
+    def register_table(
+        self, identifier: str | Identifier, metadata_location: str, overwrite: bool = False
+    ) -> Table:
         """Not offered."""
         _refuse("a table that is kept elsewhere cannot be registered")
 
@@ -285,7 +294,8 @@ class ObjectCatalog(MetastoreCatalog):
     def _resolve_table_location(self, location: str | None, database_name: str, table_name: str) -> str:
         return self.table_location(database_name, table_name)
 
-    def _delete_old_metadata(self, io: FileIO, base: TableMetadata, metadata: TableMetadata) -> None:
+    @staticmethod
+    def _delete_old_metadata(io: FileIO, base: TableMetadata, metadata: TableMetadata) -> None:
         """Nothing: a slot that became free again could be taken by a writer that was asleep."""
 
     # -- slots ----------------------------------------------------------------------------------------
@@ -305,7 +315,7 @@ class ObjectCatalog(MetastoreCatalog):
         return self._remember(key, Head(version, metadata))
 
     def _put_slot(self, key: str, version: int, content: bytes) -> None:
-        """Take a slot. Repeating the put does no harm: it is create-only, and the content tells whose it is."""
+        """Take a slot. The put may be repeated: it is create-only, and the content tells whose it is."""
         slot = _slot(key, version)
         failure: StorageError | None = None
         for attempt in range(_PUT_ATTEMPTS):
@@ -333,10 +343,8 @@ class ObjectCatalog(MetastoreCatalog):
             raise CommitStateUnknownException(str(error)) from error
 
     def _write_hint(self, key: str, version: int) -> None:
-        try:
+        with contextlib.suppress(StorageError):  # only a hint: the commit has taken place
             self._bucket.put(f"{key}/metadata/{_HINT_OBJECT}", str(version).encode())
-        except StorageError:
-            pass  # Only a hint: the commit has taken place.
 
     def _bury(self, schema: str, table: str) -> bool:
         key = self._table_key(schema, table)

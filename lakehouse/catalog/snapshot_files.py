@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 
+import pyarrow.parquet as pq
 from pyiceberg.manifest import DataFile, DataFileContent, FileFormat, ManifestContent, ManifestFile
 from pyiceberg.table.metadata import TableMetadata
 
 from lakehouse.catalog.file_io import BucketFileIO
+from lakehouse.catalog.iceberg_types import FIELD_ID
 from lakehouse.errors import NotSupported
 from lakehouse.storage.bucket import Bucket
 from lakehouse.types import DataFileRef
 
+NAME_MAPPING_PROPERTY = "schema.name-mapping.default"
 _CACHED_FILES = 1_000_000
 
 
@@ -35,7 +38,7 @@ class SnapshotFiles:
             snapshot_id: The snapshot.
 
         Raises:
-            NotSupported: Rows of the snapshot were deleted by delete files, or it has files other than Parquet.
+            NotSupported: The snapshot has delete files, or files other than Parquet, or without field ids.
         """
         key = (metadata.table_uuid, snapshot_id)
         found = self._snapshots.get(key)
@@ -56,24 +59,43 @@ class SnapshotFiles:
         manifests = snapshot.manifests(self._io)
         if any(manifest.content == ManifestContent.DELETES for manifest in manifests):
             raise NotSupported(
-                f"table '{table}' has rows that another engine deleted by delete files, which cannot be read yet",
+                f"table '{table}' has rows that were deleted by delete files, which cannot be read yet",
                 "rewrite the table's data files with that engine",
             )
+        # Where names are mapped to ids, some files may have been made without any knowledge of Iceberg.
+        doubtful = NAME_MAPPING_PROPERTY in metadata.properties
         # A manifest list has the newest manifest first.
-        return tuple(file for manifest in reversed(manifests) for file in self._manifest(table, manifest))
+        return tuple(
+            file for manifest in reversed(manifests) for file in self._manifest(table, manifest, doubtful)
+        )
 
-    def _manifest(self, table: str, manifest: ManifestFile) -> tuple[DataFileRef, ...]:
-        found = self._manifests.get(manifest.manifest_path)
+    def _manifest(self, table: str, manifest: ManifestFile, doubtful: bool) -> tuple[DataFileRef, ...]:
+        key = (manifest.manifest_path, doubtful)
+        found = self._manifests.get(key)
         if found is None:
             entries = manifest.fetch_manifest_entry(self._io, discard_deleted=True)
             found = tuple(self._checked(table, entry.data_file) for entry in entries)
-            self._manifests.put(manifest.manifest_path, found)
+            if doubtful:
+                _check_field_ids(table, found)
+            self._manifests.put(key, found)
         return found
 
     def _checked(self, table: str, file: DataFile) -> DataFileRef:
         if file.content != DataFileContent.DATA or file.file_format != FileFormat.PARQUET:
-            raise NotSupported(f"table '{table}' has data files of the format {file.file_format}; only Parquet can be read")
+            raise NotSupported(
+                f"table '{table}' has data files of the format {file.file_format}; only Parquet can be read"
+            )
         return self.reference(file)
+
+
+def _check_field_ids(table: str, files: Sequence[DataFileRef]) -> None:
+    for file in files:
+        schema = pq.read_schema(file.path)
+        if not all(FIELD_ID in (field.metadata or {}) for field in schema):
+            raise NotSupported(
+                f"table '{table}' has data files without field ids, whose columns would be read as NULL",
+                "rewrite the table's data files, or write the rows into a new table",
+            )
 
 
 class _FilesCache:

@@ -38,7 +38,7 @@ class Table:
         name: The full name, spelled as it was when the table was created.
         metadata: The Iceberg metadata of this version.
         planner: Finds the data files of snapshots.
-        staged: Files of a transaction that is not committed, seen by nobody else; None for a committed version.
+        staged: Files of a transaction that is not committed; None for a committed version.
         replacement: Names the replacement of the whole table that is staged; empty when there is none.
     """
 
@@ -50,7 +50,7 @@ class Table:
 
     @cached_property
     def uuid(self) -> str:
-        """What tells this table from any other that had the same name; a staged replacement counts as other."""
+        """What tells this table from others that had the same name, and from a replacement that is staged."""
         return f"{self.metadata.table_uuid}{self.replacement}"
 
     @cached_property
@@ -78,11 +78,13 @@ class Table:
         """The DuckDB literal for ``read_parquet(…, schema = …)``: columns by field id.
 
         Raises:
-            NotSupported: A column cannot be read.
+            NotSupported: A column, or a field within one, cannot be read right.
         """
         key = self.schema_id if schema_id is None else schema_id
         if key not in self._read_schemas:
-            self._read_schemas[key] = iceberg_types.read_schema_sql(self._schema(key))
+            schema = self._schema(key)
+            iceberg_types.check_nested_names(schema, self.metadata.schemas)
+            self._read_schemas[key] = iceberg_types.read_schema_sql(schema)
         return self._read_schemas[key]
 
     def files(self, snapshot_id: int | None = None) -> tuple[DataFileRef, ...]:
@@ -121,8 +123,14 @@ class Table:
         log = [entry for entry in self.metadata.snapshot_log if _moment(entry.timestamp_ms) <= moment]
         if not log:
             first = self.metadata.snapshot_log[0].timestamp_ms if self.metadata.snapshot_log else None
-            since = f"its first snapshot is of {_moment(first).isoformat()}" if first else "it has no snapshot yet"
-            raise SnapshotNotFound(f"table '{self.name}' has no snapshot as old as {moment.isoformat()}; {since}")
+            since = (
+                f"its first snapshot is of {_moment(first).isoformat()}"
+                if first
+                else "it has no snapshot yet"
+            )
+            raise SnapshotNotFound(
+                f"table '{self.name}' has no snapshot as old as {moment.isoformat()}; {since}"
+            )
         return self._by_id(log[-1].snapshot_id)
 
     @cached_property
@@ -184,7 +192,8 @@ class Table:
             if snapshot.snapshot_id == snapshot_id:
                 return snapshot
         raise SnapshotNotFound(
-            f"table '{self.name}' has no snapshot {snapshot_id}", "it may have been expired, or belong to another table"
+            f"table '{self.name}' has no snapshot {snapshot_id}",
+            "it may have been expired, or belong to another table",
         )
 
     def _total(self, measure: str) -> int:
@@ -205,7 +214,11 @@ def foreign_keys_to_json(keys: Sequence[ForeignKey]) -> str:
             {
                 "name": key.name,
                 "columns": list(key.columns),
-                "references": {"schema": key.ref_schema, "table": key.ref_table, "columns": list(key.ref_columns)},
+                "references": {
+                    "schema": key.ref_schema,
+                    "table": key.ref_table,
+                    "columns": list(key.ref_columns),
+                },
             }
             for key in keys
         ],

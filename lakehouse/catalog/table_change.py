@@ -1,8 +1,8 @@
 """One attempt after another to change a table's metadata, with pyiceberg's building blocks.
 
-pyiceberg's own retry loop rebuilds snapshots only, never looks whether the schema is still the one that the files
-were written for, and deletes or keeps files by rules of its own; so the loop is here and its parts are used
-one by one. The private names that this takes are all in this module.
+pyiceberg's own retry loop rebuilds snapshots only, never looks whether the schema is still the one that the
+files were written for, and deletes or keeps files by rules of its own; so the loop is here and its parts are
+used one by one. The private names that this takes are all in this module.
 """
 
 from __future__ import annotations
@@ -145,6 +145,7 @@ def _retried(attempt: Callable[[], TableMetadata]) -> TableMetadata:
 
 def _attempt(catalog: ObjectCatalog, base: Table, transaction: Transaction, build: Build) -> TableMetadata:
     producer: _SnapshotProducer[Any] | None = None
+    rows: NewSnapshot | None = None
     try:
         rows = build(transaction)
         if rows is not None:
@@ -205,7 +206,9 @@ def _look_for(catalog: ObjectCatalog, base: Table, snapshot_id: int) -> TableMet
 
 
 def _clean_up(producer: _SnapshotProducer[Any] | None) -> None:
-    for path in (*producer._written_manifests, *producer._written_manifest_lists) if producer else ():
+    if producer is None:
+        return
+    for path in (*producer._written_manifests, *producer._written_manifest_lists):
         try:
             producer._io.delete(path)
         except (StorageError, OSError):

@@ -133,7 +133,9 @@ class Bucket:
     def open_writer(self, key: str) -> ObjectWriter:
         """A file to write an object through; the object appears, whole, when the file is closed."""
         with storage_errors(self.name, key, "written"):
-            return ObjectWriter(self, key, obstore.open_writer(self._store, key, buffer_size=_UPLOAD_PART_BYTES))
+            return ObjectWriter(
+                self, key, obstore.open_writer(self._store, key, buffer_size=_UPLOAD_PART_BYTES)
+            )
 
 
 class ObjectWriter:
@@ -142,12 +144,15 @@ class ObjectWriter:
     def __init__(self, bucket: Bucket, key: str, target: WritableFile) -> None:
         self._bucket = bucket
         self._target: WritableFile | None = target
+        self._aborted = False
         self.key = key
         self.size_bytes = 0
 
     def write(self, data: Any) -> int:
         """Append bytes (anything with the buffer protocol); gives how many."""
         if self._target is None:
+            if self._aborted:
+                return len(data)  # a writer on top of this one may still want to finish its file
             raise ValueError("the object is closed")
         with storage_errors(self._bucket.name, self.key, "written"):
             written = self._target.write(data)
@@ -171,6 +176,7 @@ class ObjectWriter:
     def abort(self) -> None:
         """Forget what was written; no object appears."""
         target, self._target = self._target, None
+        self._aborted = True
         if target is not None:
             with storage_errors(self._bucket.name, self.key, "written"):
                 aborted = StorageError("aborted")
