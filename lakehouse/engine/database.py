@@ -38,6 +38,7 @@ SESSION_SETTINGS: dict[str, str] = {
 INTERNAL_CATALOG = "~lakehouse"
 _POOL_PER_STATE = 8
 _POOL_STATES = 64
+_RELATIONS_PER_CURSOR = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,17 @@ class PooledCursor:
     connection: duckdb.DuckDBPyConnection
     state: CursorState
     bound: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    relations: dict[tuple[Any, ...], duckdb.DuckDBPyRelation] = field(default_factory=dict)
+
+    def relation(self, sql: str, bindings: Sequence[Binding]) -> duckdb.DuckDBPyRelation:
+        """The query over bound files as a relation, kept because running one again saves the parsing."""
+        key = (sql, *(binding.key for binding in bindings))
+        found = self.relations.get(key)
+        if found is None:
+            if len(self.relations) >= _RELATIONS_PER_CURSOR:
+                self.relations.clear()
+            found = self.relations[key] = self.connection.sql(sql)
+        return found
 
     def bind(self, bindings: Sequence[Binding], empty_file: str) -> None:
         """Make the views read the files of these bindings on this cursor."""

@@ -250,7 +250,10 @@ class Engine:
         try:
             with duckdb_errors():
                 cursor.bind(plan.bindings, self.database.empty_file)
-                relation = cursor.connection.sql(plan.sql, params=plan.parameters)
+                if plan.parameters is None and plan.transaction is None:
+                    relation = cursor.relation(plan.sql, plan.bindings)
+                else:
+                    relation = cursor.connection.sql(plan.sql, params=plan.parameters)
                 reader = relation.to_arrow_reader(rows_per_batch(plan.schema, settings.batch_bytes))
         except BaseException as error:
             finish()

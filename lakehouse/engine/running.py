@@ -63,8 +63,7 @@ class RunningStatements:
         self._clock = clock
         self._lock = threading.Lock()
         self._statements: set[RunningStatement] = set()
-        self._wake = threading.Event()
-        self._stop = False
+        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="statement-watch", daemon=True)
         self._thread.start()
 
@@ -82,8 +81,6 @@ class RunningStatements:
         statement = RunningStatement(session_id, sql, connection, cancelled, now, deadline, timeout_s)
         with self._lock:
             self._statements.add(statement)
-        if not self._wake.is_set():
-            self._wake.set()
         return statement
 
     def finish(self, statement: RunningStatement) -> None:
@@ -92,8 +89,6 @@ class RunningStatements:
             statement.finished = True
         with self._lock:
             self._statements.discard(statement)
-            if not self._statements:
-                self._wake.clear()
 
     def of_session(self, session_id: str) -> list[RunningStatement]:
         """The running statements of a session."""
@@ -118,15 +113,14 @@ class RunningStatements:
 
     def close(self) -> None:
         """Stop watching."""
-        self._stop = True
-        self._wake.set()
+        self._stop.set()
         self._thread.join(timeout=1)
 
     def _watch(self) -> None:
-        pause = threading.Event()
-        while not self._stop:
-            self._wake.wait()
-            pause.wait(_POLL_SECONDS)
+        """Poll rather than be woken: waking a thread for each statement would cost every short one dearly."""
+        while not self._stop.wait(_POLL_SECONDS):
+            if not self._statements:
+                continue
             with self._lock:
                 statements = list(self._statements)
             now = self._clock.monotonic()
