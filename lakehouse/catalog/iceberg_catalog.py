@@ -16,6 +16,7 @@ from pyiceberg.exceptions import (
 )
 from pyiceberg.table import Transaction
 from pyiceberg.table.metadata import TableMetadata
+from pyiceberg.types import DoubleType, FloatType, NestedField, PrimitiveType
 
 from lakehouse.catalog.iceberg_errors import iceberg_errors
 from lakehouse.catalog.names import check_name, fold
@@ -24,6 +25,7 @@ from lakehouse.catalog.snapshot_files import SnapshotFiles
 from lakehouse.catalog.table import (
     DESCRIPTION_PROPERTY,
     FOREIGN_KEYS_PROPERTY,
+    PRIMARY_KEY_PROPERTY,
     Table,
     foreign_keys_to_json,
 )
@@ -208,13 +210,19 @@ class IcebergCatalog:
 
         def build(transaction: Transaction) -> None:
             names = _Columns(transaction.table_metadata, f"{schema}.{table}")
+            key = [names.key_column(column) for column in primary_key]
             with transaction.update_schema() as update:
-                update.set_identifier_fields(*(names.spelled(column) for column in primary_key))
+                update.set_identifier_fields(*(field.name for field in key))
             keys = [
                 replace(key, columns=tuple(names.spelled(column) for column in key.columns))
                 for key in foreign_keys
             ]
-            transaction.set_properties({FOREIGN_KEYS_PROPERTY: foreign_keys_to_json(keys)})
+            transaction.set_properties(
+                {
+                    PRIMARY_KEY_PROPERTY: ",".join(str(field.field_id) for field in key),
+                    FOREIGN_KEYS_PROPERTY: foreign_keys_to_json(keys),
+                }
+            )
 
         self._change(schema, table, build)
 
@@ -367,16 +375,33 @@ class _Columns:
     """The columns of a table, found whatever the case of their letters."""
 
     def __init__(self, metadata: TableMetadata, table: str) -> None:
-        self._names = {fold(field.name): field.name for field in metadata.schema().fields}
+        self._fields = {fold(field.name): field for field in metadata.schema().fields}
         self._table = table
 
     def spelled(self, column: str) -> str:
-        found = self._names.get(fold(column))
-        if found is None:
+        """The name of a column as the table has it."""
+        return self._field(column).name
+
+    def key_column(self, column: str) -> NestedField:
+        """A column that can be in a primary key."""
+        field = self._field(column)
+        if not field.required:
             raise SchemaMismatch(
-                f"table '{self._table}' has no column '{column}'",
-                _nearest(column, list(self._names.values())),
+                f"column '{field.name}' of table '{self._table}' may be NULL, so it cannot be in a primary key"
             )
+        kind = field.field_type
+        if not isinstance(kind, PrimitiveType) or isinstance(kind, FloatType | DoubleType):
+            raise SchemaMismatch(
+                f"column '{field.name}' of table '{self._table}' is of the type {kind}, "
+                "which cannot be in a primary key"
+            )
+        return field
+
+    def _field(self, column: str) -> NestedField:
+        found = self._fields.get(fold(column))
+        if found is None:
+            names = [field.name for field in self._fields.values()]
+            raise SchemaMismatch(f"table '{self._table}' has no column '{column}'", _nearest(column, names))
         return found
 
 

@@ -18,6 +18,7 @@ from lakehouse.errors import SnapshotNotFound
 from lakehouse.types import DataFileRef, ForeignKey, TableName
 
 FOREIGN_KEYS_PROPERTY = "lakehouse.foreign-keys"
+PRIMARY_KEY_PROPERTY = "lakehouse.primary-key"
 DESCRIPTION_PROPERTY = "comment"
 
 
@@ -137,7 +138,11 @@ class Table:
     def primary_key(self) -> tuple[str, ...]:
         """The columns of the declared, not enforced, primary key."""
         schema = self.metadata.schema()
-        return tuple(field.name for field in schema.fields if field.field_id in schema.identifier_field_ids)
+        names = tuple(field.name for field in schema.fields if field.field_id in schema.identifier_field_ids)
+        # Iceberg's identifier fields are a set; the property keeps the order in which they were declared.
+        declared = self.metadata.properties.get(PRIMARY_KEY_PROPERTY, "").split(",")
+        ids = {str(field.field_id): field.name for field in schema.fields if field.name in names}
+        return tuple(ids[field_id] for field_id in declared) if set(declared) == set(ids) else names
 
     @cached_property
     def foreign_keys(self) -> tuple[ForeignKey, ...]:
