@@ -103,12 +103,14 @@ def start(settings: Settings) -> RunningServer:
     except (OSError, flight.FlightError) as error:
         lakehouse.close()
         raise ConfigError(f"cannot listen on {host}:{port}", "choose another with --port") from error
-    log.info("listening", uri=f"grpc://{host}:{server.port}", version=__version__, catalog=lakehouse.catalog.name)
+    log.info(
+        "listening", uri=f"grpc://{host}:{server.port}", version=__version__, catalog=lakehouse.catalog.name
+    )
     return RunningServer(lakehouse, server, host)
 
 
 def _check_free(host: str, port: int) -> None:
-    """gRPC would share a taken port silently (SO_REUSEPORT), so ask before."""
+    """GRPC would share a taken port silently (SO_REUSEPORT), so ask before."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -27,7 +27,7 @@ class _NoTraceback:
     """Makes an exception impossible to format with a traceback."""
 
     @property
-    def __cause__(self) -> BaseException | None:  # type: ignore[override]
+    def __cause__(self) -> BaseException | None:
         raise RuntimeError("not for clients")
 
     @__cause__.setter
@@ -35,18 +35,18 @@ class _NoTraceback:
         return None
 
 
-class InvalidArgument(_NoTraceback, pa.ArrowInvalid):
+class InvalidArgument(_NoTraceback, pa.ArrowInvalid):  # type: ignore[misc]
     """INVALID_ARGUMENT."""
 
 
-class NotFound(_NoTraceback, pa.ArrowKeyError):
+class NotFound(_NoTraceback, pa.ArrowKeyError):  # type: ignore[misc]
     """NOT_FOUND."""
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
 
 
-class Unimplemented(_NoTraceback, pa.ArrowNotImplementedError):
+class Unimplemented(_NoTraceback, pa.ArrowNotImplementedError):  # type: ignore[misc]
     """UNIMPLEMENTED."""
 
 
@@ -81,12 +81,12 @@ def wire_errors(rpc: str) -> Iterator[None]:
         yield
     except LakehouseError as error:
         if error.kind is ErrorKind.INTERNAL:
-            log.error("request failed", rpc=rpc, code=error.code, exc_info=error)
+            log.exception("request failed", rpc=rpc, code=error.code)
         wire = to_wire(error)
     except flight.FlightError as error:
         wire = error
-    except Exception as error:
-        log.error("request failed", rpc=rpc, code="INTERNAL", exc_info=error)
+    except Exception:
+        log.exception("request failed", rpc=rpc, code="INTERNAL")
         wire = to_wire(InternalError("the server failed on this request", "its log has the details"))
     else:
         return

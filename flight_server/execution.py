@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -11,9 +11,11 @@ import pyarrow as pa
 from flight_server.context import CallContext
 from flight_server.dispatch import Endpoint, FlightPlan
 from flight_server.protocol.codec import encode_statement_ticket
-from lakehouse.engine.engine import CallWatch, Plan
+from lakehouse.engine.changes import Scope
+from lakehouse.engine.engine import Plan
 from lakehouse.engine.gate import Analysis
 from lakehouse.engine.result import ResultStream
+from lakehouse.engine.running import CallWatch
 from lakehouse.engine.session import Session, StatementHandle
 from lakehouse.engine.transaction import Transaction
 from lakehouse.errors import StatementCancelled
@@ -42,21 +44,26 @@ def execute(
     seconds = ctx.lakehouse.settings.session.handle_seconds
     handle = StatementHandle(clock.token(), COUNT_SCHEMA, expires_s=clock.monotonic() + seconds)
     if analysis.is_update:
-        count = engine.update(analysis, session, transaction, watch(ctx), rows)
+        count = engine.changes.run(analysis, Scope(session, transaction, watch(ctx)), rows)
         handle.result = pa.table([pa.array([count], pa.int64())], schema=COUNT_SCHEMA)
     elif analysis.detail.get("returning"):
-        _, table = engine.modify(analysis, session, transaction, watch(ctx), rows)
+        _, table = engine.changes.modify(analysis, Scope(session, transaction, watch(ctx)), rows)
         handle.result = table if table is not None else COUNT_SCHEMA.empty_table()
         handle.schema = handle.result.schema
     else:
         handle.plans = tuple(
-            engine.plan(analysis, session, transaction, row) for row in (rows if rows is not None else (None,))
+            engine.plan(analysis, session, transaction, row)
+            for row in (rows if rows is not None else (None,))
         ) or (engine.plan(analysis, session, transaction, None),)
         handle.schema = handle.plans[0].schema
     session.add_handle(handle)
     return FlightPlan(
         handle.schema,
-        (Endpoint(encode_statement_ticket(handle.handle.encode()), clock.now() + timedelta(seconds=seconds)),),
+        (
+            Endpoint(
+                encode_statement_ticket(handle.handle.encode()), clock.now() + timedelta(seconds=seconds)
+            ),
+        ),
         total_records=handle.result.num_rows if handle.result is not None else -1,
         total_bytes=handle.result.nbytes if handle.result is not None else -1,
     )

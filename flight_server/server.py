@@ -206,7 +206,7 @@ class _Outgoing:
             raise
         except Exception as error:
             with wire_errors("do_get"):
-                raise error
+                raise error  # noqa: TRY201 - inside the mapping
             raise
 
     def __del__(self) -> None:
@@ -249,7 +249,9 @@ def _flight_info(plan: FlightPlan, descriptor: flight.FlightDescriptor) -> fligh
         flight.FlightEndpoint(
             flight.Ticket(e.ticket),
             [],
-            expiration_time=None if e.expiration is None else pa.scalar(e.expiration, pa.timestamp("ns", "UTC")),
+            expiration_time=None
+            if e.expiration is None
+            else pa.scalar(e.expiration, pa.timestamp("ns", "UTC")),
             app_metadata=e.app_metadata,
         )
         for e in plan.endpoints

@@ -16,7 +16,9 @@ from lakehouse.samples import load_sample
 class LoadRequest(Request):
     """Which sample to load."""
 
-    name: str = Field(default="nyc", description="nyc: flights from New York City in 2013, five related tables")
+    name: str = Field(
+        default="nyc", description="nyc: flights from New York City in 2013, five related tables"
+    )
 
 
 class LoadedTable(Response):
@@ -44,7 +46,7 @@ def _load(ctx: CallContext, request: LoadRequest) -> Iterator[Progress | Respons
         try:
             tables = load_sample(lakehouse.catalog, lakehouse.settings, request.name, report, ctx.cancelled)
             results.put(LoadResponse(tables=[LoadedTable(table=t.name, rows=t.rows) for t in tables]))
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that answers the client
             results.put(error)
 
     thread = threading.Thread(target=work, name="samples.load", daemon=True)

@@ -76,7 +76,12 @@ def describe(spec: ActionSpec) -> ActionDescription:
 
 
 STATUS = ActionSpec(
-    "server.status", "Version, uptime and what is open", StatusRequest, StatusResponse, _status, Permission.READ
+    "server.status",
+    "Version, uptime and what is open",
+    StatusRequest,
+    StatusResponse,
+    _status,
+    Permission.READ,
 )
 
 

@@ -15,7 +15,12 @@ from flight_server.protocol.codec import (
     encode_cancel_query,
     encode_renewed_endpoint,
 )
-from flight_server.protocol.commands import CancelFlightInfo, CancelQuery, RenewFlightEndpoint, TicketStatementQuery
+from flight_server.protocol.commands import (
+    CancelFlightInfo,
+    CancelQuery,
+    RenewFlightEndpoint,
+    TicketStatementQuery,
+)
 from lakehouse.engine.session import Session, StatementHandle
 from lakehouse.errors import InvalidRequest, LakehouseError, StatementNotFound
 

@@ -90,7 +90,7 @@ def stream(ctx: CallContext, ticket: PathTicket) -> DataStream:
 
 
 def listing(ctx: CallContext, criteria: bytes) -> Iterator[Listing]:
-    """Every table whose ``schema.table`` or ``catalog.schema.table`` matches the pattern (``*``, ``?``, ``%``).
+    """Every table whose ``[catalog.]schema.table`` matches the pattern (``*``, ``?``, ``%``).
 
     Raises:
         InvalidRequest: The pattern is not UTF-8.
@@ -131,7 +131,9 @@ def _nullable_type(kind: pa.DataType) -> pa.DataType:
 
 def _load(ctx: CallContext, path: tuple[str, ...]) -> Table:
     if not 1 <= len(path) <= 3 or not all(path):
-        raise InvalidRequest("the path of a dataset is catalog, schema, table", "the first two may be left out")
+        raise InvalidRequest(
+            "the path of a dataset is catalog, schema, table", "the first two may be left out"
+        )
     binder, catalog = ctx.lakehouse.engine.binder, ctx.lakehouse.catalog
     name: TableName = binder.locate(path, ctx.session)
     if not catalog.table_exists(name.schema, name.table):
@@ -163,7 +165,8 @@ def _groups(files: tuple[DataFileRef, ...]) -> list[tuple[int, int]]:
     if not files:
         return [(0, 0)]
     share = sum(f.size_bytes for f in files) / min(len(files), _MAX_ENDPOINTS)
-    groups, start, size = [], 0, 0
+    groups: list[tuple[int, int]] = []
+    start = size = 0
     for index, file in enumerate(files):
         size += file.size_bytes
         if size >= share * (len(groups) + 1) or index == len(files) - 1:

@@ -7,6 +7,7 @@ from flight_server.dispatch import Upload, UploadHandler
 from flight_server.execution import watch
 from flight_server.protocol.codec import encode_update_result
 from flight_server.protocol.commands import IfExists, IfNotExist, StatementIngest
+from lakehouse.engine.changes import Scope
 from lakehouse.errors import InvalidRequest
 from lakehouse.ingest import WriteMode
 
@@ -34,17 +35,16 @@ class IngestHandler:
         owner = (command.transaction_id or b"").decode("ascii", "replace")
         session = ctx.lakehouse.sessions.owner(owner, ctx.session)
         transaction = session.transaction(command.transaction_id) or session.only_transaction()
+        scope = Scope(session, transaction, watch(ctx))
         engine = ctx.lakehouse.engine
         if command.temporary:
             if command.catalog or command.schema:
                 raise InvalidRequest("a temporary table has no catalog or schema", "leave them out")
-            rows = engine.ingest_temporary(
-                session, transaction, command.table, mode, upload.schema, upload.batches, watch(ctx)
-            )
+            rows = engine.changes.ingest_temporary(scope, command.table, mode, upload.schema, upload.batches)
         else:
             path = tuple(p for p in (command.catalog, command.schema or session.schema, command.table) if p)
             target = engine.binder.locate(path, session)
-            rows = engine.ingest(transaction, target, mode, upload.schema, upload.batches, watch(ctx))
+            rows = engine.changes.ingest(scope, target, mode, upload.schema, upload.batches)
         upload.reply(encode_update_result(rows))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
+from lakehouse.engine.parameters import infer_parameters
 
 from flight_server.context import CallContext
 from flight_server.dispatch import ActionHandler, DataStream, FlightPlan, QueryHandler, Upload, UploadHandler
@@ -19,9 +20,9 @@ from flight_server.protocol.commands import (
     PreparedStatementUpdate,
     StatementSubstraitPlan,
 )
+from lakehouse.engine.changes import Scope
 from lakehouse.engine.engine import Plan
 from lakehouse.engine.gate import Analysis
-from lakehouse.engine.parameters import infer_parameters
 from lakehouse.engine.session import PreparedStatement, Session, StatementHandle
 from lakehouse.engine.transaction import Transaction
 from lakehouse.errors import InvalidRequest, NotSupported
@@ -100,15 +101,16 @@ class PreparedUpdateHandler:
     def put(self, ctx: CallContext, command: PreparedStatementUpdate, upload: Upload) -> None:
         """Run once for each row of parameters, as one unit, and reply with the rows affected."""
         session, statement = _statement(ctx, command.handle)
-        engine, transaction = ctx.lakehouse.engine, _transaction(session, statement)
+        engine = ctx.lakehouse.engine
+        scope = Scope(session, _transaction(session, statement), watch(ctx))
         rows = parameter_rows(statement.analysis, upload) if statement.analysis.parameters else None
         if rows is None:
             for _ in upload.batches:
                 pass
         if statement.analysis.is_update:
-            count = engine.update(statement.analysis, session, transaction, watch(ctx), rows)
+            count = engine.changes.run(statement.analysis, scope, rows)
         elif statement.analysis.detail.get("returning"):
-            count, _ = engine.modify(statement.analysis, session, transaction, watch(ctx), rows)
+            count, _ = engine.changes.modify(statement.analysis, scope, rows)
         else:
             raise InvalidRequest("the prepared statement is a query", "execute it as a query")
         upload.reply(encode_update_result(count))
@@ -144,7 +146,9 @@ def parameter_rows(analysis: Analysis, upload: Upload) -> Iterator[list[Any]]:
     if len(names) == 0:
         return
     if len(names) != len(expected):
-        raise InvalidRequest(f"the statement has {len(expected)} parameters, but {len(names)} columns were bound")
+        raise InvalidRequest(
+            f"the statement has {len(expected)} parameters, but {len(names)} columns were bound"
+        )
     order = [names.index(p) for p in expected] if sorted(names) == sorted(expected) else range(len(names))
     for batch in upload.batches:
         columns = [_values(batch.column(i), names[i]) for i in order]
@@ -169,9 +173,9 @@ def _statement(ctx: CallContext, handle: bytes) -> tuple[Session, PreparedStatem
 
 
 def _transaction(session: Session, statement: PreparedStatement) -> Transaction | None:
-    """The transaction a prepared statement runs in: its own while that is open, else the session's current one.
+    """The transaction to run in: the statement's own while that is open, else the session's current one.
 
-    ADBC keeps using a statement after COMMIT with the id it was prepared under; it means the one opened since.
+    ADBC keeps using a statement after COMMIT with the id it was prepared under; it means the current one.
     """
     own = statement.transaction
     if own is not None and own.open:
@@ -200,4 +204,3 @@ def action_handlers() -> dict[type, ActionHandler]:
         ClosePreparedStatement: close,
         CreatePreparedSubstraitPlan: no_substrait,
     }
-

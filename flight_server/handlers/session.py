@@ -46,9 +46,9 @@ def _set(ctx: CallContext, name: str, value: SessionOptionValue) -> SessionOptio
             if text and text.lower() != engine.catalog.name.lower():
                 return SessionOptionError.INVALID_VALUE
         elif key == "schema":
-            engine.set_schema(session, (text or ctx.lakehouse.settings.catalog.default_schema,))
+            engine.changes.set_schema(session, (text or ctx.lakehouse.settings.catalog.default_schema,))
         else:
-            engine.set_option(session, key, text)
+            engine.changes.set_option(session, key, text)
     except LakehouseError:
         return SessionOptionError.INVALID_VALUE
     return None

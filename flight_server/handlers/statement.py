@@ -9,6 +9,7 @@ from flight_server.dispatch import DataStream, FlightPlan, QueryHandler, Upload,
 from flight_server.execution import COUNT_SCHEMA, RunningHandle, execute, watch
 from flight_server.protocol.codec import encode_update_result
 from flight_server.protocol.commands import StatementQuery, StatementUpdate, TicketStatementQuery
+from lakehouse.engine.changes import Scope
 from lakehouse.engine.session import Session
 from lakehouse.errors import NotSupported
 
@@ -40,13 +41,13 @@ class StatementHandler:
     def put(self, ctx: CallContext, command: StatementUpdate, upload: Upload) -> None:
         """Run a statement and reply with the number of rows affected."""
         session = _session(ctx, command.transaction_id)
-        transaction = session.transaction(command.transaction_id)
+        scope = Scope(session, session.transaction(command.transaction_id), watch(ctx))
         engine = ctx.lakehouse.engine
         analysis = engine.gate.analyse(command.query)
         if analysis.detail.get("returning"):
-            count, _ = engine.modify(analysis, session, transaction, watch(ctx))
+            count, _ = engine.changes.modify(analysis, scope)
         else:
-            count = engine.update(analysis, session, transaction, watch(ctx))
+            count = engine.changes.run(analysis, scope)
         upload.reply(encode_update_result(count))
 
 

@@ -66,8 +66,7 @@ class SessionMiddlewareFactory(flight.ServerMiddlewareFactory):
 def _header(headers: dict[str, list[str]], name: str) -> str:
     for key, values in headers.items():
         if key.lower() == name and values:
-            value = values[0]
-            return value.decode("latin-1") if isinstance(value, bytes) else value
+            return values[0]
     return ""
 
 

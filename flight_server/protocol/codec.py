@@ -87,19 +87,21 @@ def _keys(kind: Callable[[str | None, str | None, str], Any]) -> Callable[[Any],
 _COMMANDS: dict[str, Callable[[Any], Any]] = {
     "CommandStatementQuery": lambda m: c.StatementQuery(m.query, _transaction(m)),
     "CommandStatementUpdate": lambda m: c.StatementUpdate(m.query, _transaction(m)),
-    "CommandStatementSubstraitPlan": lambda m: c.StatementSubstraitPlan(m.plan.plan, m.plan.version, _transaction(m)),
+    "CommandStatementSubstraitPlan": lambda m: c.StatementSubstraitPlan(
+        m.plan.plan, m.plan.version, _transaction(m)
+    ),
     "TicketStatementQuery": lambda m: c.TicketStatementQuery(m.statement_handle),
     "CommandPreparedStatementQuery": lambda m: c.PreparedStatementQuery(m.prepared_statement_handle),
     "CommandPreparedStatementUpdate": lambda m: c.PreparedStatementUpdate(m.prepared_statement_handle),
     "CommandStatementIngest": _ingest,
     "CommandGetSqlInfo": lambda m: c.GetSqlInfo(tuple(m.info)),
     "CommandGetXdbcTypeInfo": lambda m: c.GetXdbcTypeInfo(_optional(m, "data_type")),
-    "CommandGetCatalogs": lambda m: c.GetCatalogs(),
+    "CommandGetCatalogs": lambda _: c.GetCatalogs(),
     "CommandGetDbSchemas": lambda m: c.GetDbSchemas(
         _optional(m, "catalog"), _optional(m, "db_schema_filter_pattern")
     ),
     "CommandGetTables": _tables,
-    "CommandGetTableTypes": lambda m: c.GetTableTypes(),
+    "CommandGetTableTypes": lambda _: c.GetTableTypes(),
     "CommandGetPrimaryKeys": _keys(c.GetPrimaryKeys),
     "CommandGetExportedKeys": _keys(c.GetExportedKeys),
     "CommandGetImportedKeys": _keys(c.GetImportedKeys),
@@ -199,7 +201,7 @@ _ACTIONS: dict[str, tuple[Any, bool, Callable[[Any], Any], str]] = {
     "BeginTransaction": (
         message_class("ActionBeginTransactionRequest"),
         True,
-        lambda m: c.BeginTransaction(),
+        lambda _: c.BeginTransaction(),
         "Open a transaction",
     ),
     "EndTransaction": (
@@ -247,13 +249,13 @@ _ACTIONS: dict[str, tuple[Any, bool, Callable[[Any], Any], str]] = {
     "GetSessionOptions": (
         flight_class("GetSessionOptionsRequest"),
         False,
-        lambda m: c.GetSessionOptions(),
+        lambda _: c.GetSessionOptions(),
         "The options of the session",
     ),
     "CloseSession": (
         flight_class("CloseSessionRequest"),
         False,
-        lambda m: c.CloseSession(),
+        lambda _: c.CloseSession(),
         "Close the session: roll back, drop temporary tables",
     ),
 }
@@ -278,7 +280,9 @@ def decode_action(name: str, body: bytes) -> Any | None:
         wrapper = _parse(Any_, body, name)
         expected = kind.DESCRIPTOR.name
         if _message_name(wrapper.type_url) != expected:
-            raise InvalidRequest(f"the body of {name} should be {expected}, found {wrapper.type_url[:100] or 'nothing'}")
+            raise InvalidRequest(
+                f"the body of {name} should be {expected}, found {wrapper.type_url[:100] or 'nothing'}"
+            )
         body = wrapper.value
     return build(_parse(kind, body, name))
 
@@ -303,7 +307,11 @@ def encode_update_result(rows: int) -> bytes:
 
 
 def encode_prepared_statement(
-    handle: bytes, dataset_schema: pa.Schema | None, parameter_schema: pa.Schema | None, *, is_update: bool | None
+    handle: bytes,
+    dataset_schema: pa.Schema | None,
+    parameter_schema: pa.Schema | None,
+    *,
+    is_update: bool | None,
 ) -> bytes:
     """ActionCreatePreparedStatementResult; a schema left out is sent empty."""
     result = message_class("ActionCreatePreparedStatementResult")(prepared_statement_handle=handle)

@@ -122,7 +122,7 @@ class GetDbSchemas:
 
 @dataclass(frozen=True, slots=True)
 class GetTables:
-    """CommandGetTables; ``None`` is no filter, an empty string asks for objects without a catalog or schema."""
+    """CommandGetTables; ``None`` is no filter, an empty string asks for objects that have none."""
 
     catalog: str | None = None
     schema_pattern: str | None = None

@@ -22,7 +22,7 @@ def generated_text() -> str:
     Raises:
         RuntimeError: The .proto files do not compile.
     """
-    from grpc_tools import protoc
+    from grpc_tools import protoc  # noqa: PLC0415 - a development dependency
 
     here = Path(__file__).parent
     include = str(resources.files("grpc_tools") / "_proto")
@@ -42,7 +42,7 @@ def main() -> int:
     text = generated_text()
     if "--check" in sys.argv[1:]:
         if not target.exists() or target.read_text() != text:
-            print(f"{target.name} is stale: run python -m flight_server.protocol.generate", file=sys.stderr)
+            sys.stderr.write(f"{target.name} is stale: run python -m flight_server.protocol.generate\n")
             return 1
         return 0
     target.write_text(text)

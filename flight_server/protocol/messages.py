@@ -22,12 +22,12 @@ Any_ = any_pb2.Any
 def _load() -> descriptor_pool.DescriptorPool:
     pool = descriptor_pool.DescriptorPool()
     timestamp = descriptor_pb2.FileDescriptorProto()
-    timestamp_pb2.DESCRIPTOR.CopyToProto(timestamp)  # type: ignore[attr-defined]
-    pool.Add(timestamp)  # type: ignore[no-untyped-call]
+    timestamp_pb2.DESCRIPTOR.CopyToProto(timestamp)
+    pool.Add(timestamp)
     files = descriptor_pb2.FileDescriptorSet()
     files.ParseFromString(base64.b85decode(FILE_DESCRIPTOR_SET_B85))
     for file in files.file:
-        pool.Add(file)  # type: ignore[no-untyped-call]
+        pool.Add(file)
     return pool
 
 

@@ -48,7 +48,9 @@ class Binder:
         evaluate: Gives the value of a constant SQL expression (for AT clauses).
     """
 
-    def __init__(self, catalog: Catalog, database: DuckDatabase, evaluate: Callable[[str, Session], Any]) -> None:
+    def __init__(
+        self, catalog: Catalog, database: DuckDatabase, evaluate: Callable[[str, Session], Any]
+    ) -> None:
         self.catalog = catalog
         self.database = database
         self.evaluate = evaluate
@@ -233,7 +235,9 @@ class _Binding:
         if unit == "VERSION":
             value = self._binder.evaluate(expression, self._session)
             if not isinstance(value, int):
-                raise InvalidRequest(f"AT (VERSION => …) takes a snapshot id, a whole number, not {expression}")
+                raise InvalidRequest(
+                    f"AT (VERSION => …) takes a snapshot id, a whole number, not {expression}"
+                )
             snapshot = table.snapshot_for(version=value)
         else:
             value = self._binder.evaluate(f"epoch_us(({expression})::TIMESTAMPTZ)", self._session)
@@ -245,11 +249,14 @@ class _Binding:
     def _rewrite(self, reference: TableReference, view: str) -> None:
         if reference.span is None:
             raise NotSupported(
-                f"{'.'.join(reference.path)} cannot be read in this kind of statement here", "write SELECT … FROM it"
+                f"{'.'.join(reference.path)} cannot be read in this kind of statement here",
+                "write SELECT … FROM it",
             )
         start, end = reference.span
         text = self._analysis.sql.encode()[start:end].decode()
-        self._edits.append((start, end, rewrite_reference(text, view, reference.path[-1], reference.has_alias)))
+        self._edits.append(
+            (start, end, rewrite_reference(text, view, reference.path[-1], reference.has_alias))
+        )
 
     def result(self) -> Bound:
         text = self._analysis.sql

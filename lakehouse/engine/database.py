@@ -145,40 +145,35 @@ class DuckDatabase:
         return root
 
     def _define_internal_views(self, root: duckdb.DuckDBPyConnection) -> None:
+        """What SHOW and information_schema give: lake tables and the session's temporary ones, no internals."""
         own = "coalesce(getvariable('session_database'), '')"
         lake = "'" + self.catalog.replace("'", "''") + "'"
         schema = f"{quote(INTERNAL_CATALOG)}.main"
-        for name in ("tables", "columns"):
-            kind = (
-                f", CASE WHEN table_catalog = {own} THEN 'LOCAL TEMPORARY' ELSE 'BASE TABLE' END AS table_type"
-                if name == "tables"
-                else ""
-            )
-            root.execute(
-                f"CREATE VIEW {schema}.{name} AS SELECT * REPLACE ({lake} AS table_catalog, "
-                f"CASE WHEN table_catalog = {own} THEN 'temp' ELSE table_schema END AS table_schema{kind}) "
-                f"FROM information_schema.{name} WHERE table_catalog IN ({lake}, {own})"
-            )
-        root.execute(
-            f"CREATE VIEW {schema}.schemata AS SELECT * FROM information_schema.schemata "
-            f"WHERE catalog_name = {lake} AND schema_name NOT IN ('information_schema', 'pg_catalog')"
+        temporary = f"table_catalog = {own}"
+        renamed = f"{lake} AS table_catalog, CASE WHEN {temporary} THEN 'temp' ELSE table_schema END AS table_schema"
+        kind = f"CASE WHEN {temporary} THEN 'LOCAL TEMPORARY' ELSE 'BASE TABLE' END AS table_type"
+        lists = ", ".join(
+            f"list(c.{column} ORDER BY c.ordinal_position) AS {name}"
+            for column, name in (("column_name", "column_names"), ("data_type", "column_types"))
         )
-        root.execute(
-            f"CREATE VIEW {schema}.show_tables AS SELECT table_name AS name FROM {schema}.tables "
-            f"WHERE table_schema = getvariable('session_schema') OR table_type = 'LOCAL TEMPORARY' ORDER BY name"
-        )
-        root.execute(f"CREATE VIEW {schema}.show_databases AS SELECT {lake} AS database_name")
-        root.execute(
-            f"CREATE VIEW {schema}.show_schemas AS SELECT catalog_name AS database_name, schema_name "
-            f"FROM {schema}.schemata ORDER BY ALL"
-        )
-        root.execute(
-            f"CREATE VIEW {schema}.show_all_tables AS SELECT t.table_catalog AS database, t.table_schema AS schema, "
-            f"t.table_name AS name, list(c.column_name ORDER BY c.ordinal_position) AS column_names, "
-            f"list(c.data_type ORDER BY c.ordinal_position) AS column_types, "
-            f"t.table_type = 'LOCAL TEMPORARY' AS temporary FROM {schema}.tables t JOIN {schema}.columns c "
-            f"USING (table_catalog, table_schema, table_name) GROUP BY ALL ORDER BY ALL"
-        )
+        views = {
+            "tables": f"SELECT * REPLACE ({renamed}, {kind}) FROM information_schema.tables "
+            f"WHERE table_catalog IN ({lake}, {own})",
+            "columns": f"SELECT * REPLACE ({renamed}) FROM information_schema.columns "
+            f"WHERE table_catalog IN ({lake}, {own})",
+            "schemata": f"SELECT * FROM information_schema.schemata WHERE catalog_name = {lake} "
+            "AND schema_name NOT IN ('information_schema', 'pg_catalog')",
+            "show_tables": f"SELECT table_name AS name FROM {schema}.tables "
+            "WHERE table_schema = getvariable('session_schema') OR table_type = 'LOCAL TEMPORARY' ORDER BY name",
+            "show_databases": f"SELECT {lake} AS database_name",
+            "show_schemas": f"SELECT catalog_name AS database_name, schema_name FROM {schema}.schemata ORDER BY ALL",
+            "show_all_tables": "SELECT t.table_catalog AS database, t.table_schema AS schema, "
+            f"t.table_name AS name, {lists}, t.table_type = 'LOCAL TEMPORARY' AS temporary "
+            f"FROM {schema}.tables t JOIN {schema}.columns c "
+            "USING (table_catalog, table_schema, table_name) GROUP BY ALL ORDER BY ALL",
+        }
+        for name, body in views.items():
+            root.execute(f"CREATE VIEW {schema}.{name} AS {body}")
 
     def private_cursor(self) -> duckdb.DuckDBPyConnection:
         """A cursor outside the pool, for a caller that keeps it."""

@@ -74,7 +74,9 @@ class Analysis:
     @property
     def is_update(self) -> bool:
         """Whether the statement changes something rather than giving rows."""
-        return self.kind not in (StatementKind.QUERY, StatementKind.EXPLAIN) and not self.detail.get("returning")
+        return self.kind not in (StatementKind.QUERY, StatementKind.EXPLAIN) and not self.detail.get(
+            "returning"
+        )
 
 
 # Table functions that read nothing but their arguments.
@@ -193,7 +195,9 @@ class StatementGate:
     def _show(self, sql: str, what: str) -> Analysis:
         view = _SHOW.get(what)
         if view is None or not re.match(r"SHOW\b", sql, re.IGNORECASE):
-            raise NotSupported(f"SHOW {what.strip(chr(34))} is not supported here", "read information_schema instead")
+            raise NotSupported(
+                f"SHOW {what.strip(chr(34))} is not supported here", "read information_schema instead"
+            )
         return Analysis(StatementKind.QUERY, f'FROM "{INTERNAL_CATALOG}".main.{view}', needs_all_tables=True)
 
     def _serialise(self, sql: str) -> Any:
@@ -238,7 +242,10 @@ class StatementGate:
         if kind == "SCHEMA":
             name = _path(tree.find(exp.Table))
             return Analysis(
-                StatementKind.CREATE_SCHEMA, sql, target=name, detail={"if_not_exists": bool(tree.args.get("exists"))}
+                StatementKind.CREATE_SCHEMA,
+                sql,
+                target=name,
+                detail={"if_not_exists": bool(tree.args.get("exists"))},
             )
         match = _CREATE_TEMP.match(sql)
         if match is None or kind not in ("TABLE", "VIEW"):
@@ -320,9 +327,13 @@ class StatementGate:
         if match is None or match["name"].lower() == "variable":
             raise StatementForbidden("SET VARIABLE is not allowed")
         if (match["scope"] or "").upper() == "GLOBAL":
-            raise StatementForbidden("SET GLOBAL is not allowed", "settings hold for one session: SET name = value")
+            raise StatementForbidden(
+                "SET GLOBAL is not allowed", "settings hold for one session: SET name = value"
+            )
         value = None if match["verb"].upper() == "RESET" else (match["value"] or "").strip()
-        return Analysis(StatementKind.SET, sql, detail={"name": _split(match["name"])[0].lower(), "value": value})
+        return Analysis(
+            StatementKind.SET, sql, detail={"name": _split(match["name"])[0].lower(), "value": value}
+        )
 
     def _transaction(self, sql: str, parameters: tuple[str, ...]) -> Analysis:
         word = sql.split(None, 1)[0].upper().rstrip(";")
@@ -388,7 +399,9 @@ class _Walk:
         )
         if len(path) > 1 and path[-2].lower() == "information_schema":
             if path[-1].lower() not in _INFORMATION_SCHEMA:
-                raise NotSupported(f"information_schema.{path[-1]} is not offered", "there are tables, columns, schemata")
+                raise NotSupported(
+                    f"information_schema.{path[-1]} is not offered", "there are tables, columns, schemata"
+                )
             self.needs_all_tables = True
         start, length = int(node["query_location"]), int(node["query_location_length"])
         span = (start, start + length) if length and start + length <= len(self._text) else None
@@ -398,7 +411,9 @@ class _Walk:
             text = self._text[span[0] : span[1]].decode() if span else ""
             found = at_clause(text)
             if found is None:
-                raise NotSupported("time travel cannot be used in this place", "write FROM table AT (VERSION => …)")
+                raise NotSupported(
+                    "time travel cannot be used in this place", "write FROM table AT (VERSION => …)"
+                )
             clause = (str(at["unit"]).upper(), found[1])
         self.references.append(TableReference(path, span, bool(node.get("alias")), clause))
 
@@ -447,7 +462,9 @@ def rewrite_reference(text: str, view: str, table: str, has_alias: bool) -> str:
     return f"{view}{alias}{rest}"
 
 
-def _inspect(tree: exp.Expression, skip: exp.Expression | None = None) -> tuple[tuple[TableReference, ...], frozenset[str]]:
+def _inspect(
+    tree: exp.Expr, skip: exp.Expr | None = None
+) -> tuple[tuple[TableReference, ...], frozenset[str]]:
     """References and CTE names of a statement that sqlglot parsed; forbidden functions are refused."""
     references = []
     local_names = {cte.alias.lower() for cte in tree.find_all(exp.CTE)}
@@ -471,7 +488,7 @@ def _inspect(tree: exp.Expression, skip: exp.Expression | None = None) -> tuple[
     return tuple(references), frozenset(local_names)
 
 
-def _parse(sql: str) -> exp.Expression:
+def _parse(sql: str) -> exp.Expr:
     try:
         tree = sqlglot.parse_one(sql, dialect="duckdb")
     except (SqlglotError, RecursionError) as error:
@@ -479,7 +496,7 @@ def _parse(sql: str) -> exp.Expression:
     return tree
 
 
-def _path(table: exp.Expression | None) -> tuple[str, ...]:
+def _path(table: exp.Expr | None) -> tuple[str, ...]:
     if not isinstance(table, exp.Table):
         return ()
     return tuple(part.name for part in table.parts if part.name)
@@ -511,4 +528,6 @@ def _refusal(kind: str) -> LakehouseError:
     if kind in ("ALTER", "VACUUM", "ANALYZE", "CREATE_FUNC"):
         return NotSupported(f"{kind} statements are not supported yet")
     word = kind.replace("_", " ")
-    return StatementForbidden(f"{word} statements are not allowed", "queries, temporary tables and ingest are")
+    return StatementForbidden(
+        f"{word} statements are not allowed", "queries, temporary tables and ingest are"
+    )

@@ -87,11 +87,11 @@ def _width(kind: pa.DataType) -> float:
     if pa.types.is_struct(kind):
         return sum(_width(kind.field(i).type) for i in range(kind.num_fields))
     if pa.types.is_fixed_size_list(kind):
-        return kind.list_size * _width(kind.value_type)
+        return float(kind.list_size) * _width(kind.value_type)
     if pa.types.is_nested(kind):
         return 4 * _VARIABLE_WIDTH_BYTES
     try:
-        return kind.bit_width / 8
+        return float(kind.bit_width) / 8
     except ValueError:
         return _VARIABLE_WIDTH_BYTES
 
@@ -163,7 +163,7 @@ class ResultStream:
                 batch = self._reader.read_next_batch()
         except StopIteration:
             return None
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - whatever ends the stream frees its cursor
             self.close()
             if isinstance(error, StatementCancelled) and self._statement.reason is not None:
                 raise self._statement.reason from None

@@ -14,6 +14,18 @@ from lakehouse.errors import LakehouseError, StatementCancelled, StatementTimeou
 _POLL_SECONDS = 0.02
 
 
+def _never() -> bool:
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class CallWatch:
+    """How a running statement learns that it should stop."""
+
+    cancelled: Callable[[], bool] = _never
+    timeout_s: float | None = None
+
+
 @dataclass(eq=False)
 class RunningStatement:
     """A statement at work on one DuckDB connection.

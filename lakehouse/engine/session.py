@@ -97,12 +97,15 @@ class Session:
             return {}
         found = self._temp_objects
         if found is None:
-            found = self._temp_objects = self.engine.list_temporary(self)
+            found = self._temp_objects = self.engine.changes.list_temporary(self)
         return found
 
     def temp_tables(self) -> list[tuple[str, pa.Schema]]:
         """Name and schema of every temporary table and view, sorted by name."""
-        return [(name, self.engine.temporary_schema(self, name)) for name in sorted(self.temp_objects().values())]
+        return [
+            (name, self.engine.changes.temporary_schema(self, name))
+            for name in sorted(self.temp_objects().values())
+        ]
 
     # -- prepared statements and handles ------------------------------------------------------------
 
@@ -158,7 +161,9 @@ class Session:
         """
         found = self._handles.get(handle)
         if found is None or found.expires_s <= self.clock.monotonic():
-            raise StatementNotFound("the statement handle is unknown or expired", "execute the statement again")
+            raise StatementNotFound(
+                "the statement handle is unknown or expired", "execute the statement again"
+            )
         return found
 
     # -- transactions -------------------------------------------------------------------------------
@@ -214,7 +219,9 @@ class Session:
         """
         with self.lock:
             if self.sql_transaction is not None:
-                raise TransactionStateError("a transaction is already open in this session", "COMMIT or ROLLBACK first")
+                raise TransactionStateError(
+                    "a transaction is already open in this session", "COMMIT or ROLLBACK first"
+                )
             self.sql_transaction = self.begin()
 
     def end_sql(self, *, commit: bool) -> None:
@@ -256,7 +263,11 @@ class SessionRegistry:
     """
 
     def __init__(
-        self, create: Callable[[str, dict[str, Session]], Session], clock: Clock, idle_seconds: float, max_sessions: int
+        self,
+        create: Callable[[str, dict[str, Session]], Session],
+        clock: Clock,
+        idle_seconds: float,
+        max_sessions: int,
     ) -> None:
         self._create = create
         self._clock = clock
@@ -298,7 +309,8 @@ class SessionRegistry:
                 if session is None or session.closed:
                     if len(self._by_token) >= self._max_sessions:
                         raise LimitExceeded(
-                            f"{self._max_sessions} sessions are open", "close some, or raise session.max_sessions"
+                            f"{self._max_sessions} sessions are open",
+                            "close some, or raise session.max_sessions",
                         )
                     session = self._by_token[token] = self._create(self._clock.token(), self._owners)
         session.last_used_s = self._clock.monotonic()

@@ -1,0 +1,397 @@
+"""Statements and uploads that change something: temporary tables, lake tables, schemas, settings."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import pyarrow as pa
+
+from lakehouse.engine.database import SESSION_SETTINGS, Binding
+from lakehouse.engine.errors import duckdb_errors
+from lakehouse.engine.gate import Analysis, StatementKind
+from lakehouse.engine.running import CallWatch
+from lakehouse.engine.session import Session
+from lakehouse.engine.transaction import Transaction
+from lakehouse.errors import (
+    InvalidRequest,
+    NotSupported,
+    SchemaNotFound,
+    StatementCancelled,
+    StatementForbidden,
+    TableAlreadyExists,
+    TableNotFound,
+)
+from lakehouse.ingest import WriteMode, commit, stage
+from lakehouse.types import TableName, quote
+
+if TYPE_CHECKING:
+    from lakehouse.engine.engine import Engine
+
+# RETURNING has to go through execute(): a relation would run the statement a second time.
+warnings.filterwarnings("ignore", message="Arrow output on a DB-API result")
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """On whose behalf a statement runs: session, transaction if any, and how it learns to stop."""
+
+    session: Session
+    transaction: Transaction | None
+    watch: CallWatch
+
+
+class Changes:
+    """Runs what is not a query.
+
+    Args:
+        engine: The engine whose catalog, database and gate are used.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._catalog = engine.catalog
+        self._database = engine.database
+        self._settings = engine.settings
+
+    def run(self, analysis: Analysis, scope: Scope, rows: Iterable[Sequence[Any]] | None = None) -> int:
+        """Run a statement that changes something, once or for each row of parameters.
+
+        Returns:
+            The number of rows affected; 0 for statements that affect none.
+
+        Raises:
+            LakehouseError: The statement failed; nothing of it remains.
+        """
+        kind, detail = analysis.kind, analysis.detail
+        if kind is StatementKind.BEGIN:
+            scope.session.begin_sql()
+        elif kind in (StatementKind.COMMIT, StatementKind.ROLLBACK):
+            scope.session.end_sql(commit=kind is StatementKind.COMMIT)
+        elif kind is StatementKind.SET:
+            self._set(analysis, scope.session)
+        elif kind is StatementKind.CREATE_SCHEMA:
+            self._create_schema(analysis, scope.transaction, detail["if_not_exists"])
+        elif kind is StatementKind.DROP_SCHEMA:
+            self._catalog.drop_schema(_schema_name(analysis.target), if_exists=detail["if_exists"])
+            self._database.sync_schemas(self._catalog.schemas())
+        elif kind is StatementKind.DROP:
+            self._drop(analysis, scope)
+        elif kind is StatementKind.CREATE_TEMP:
+            self._create_temporary(analysis, scope, rows)
+        elif kind is StatementKind.TEMP_DML:
+            return self.modify(analysis, scope, rows)[0]
+        else:
+            raise NotSupported("this statement gives rows", "send it as a query")
+        return 0
+
+    def _set(self, analysis: Analysis, session: Session) -> None:
+        detail = analysis.detail
+        if "use" in detail:
+            self.set_schema(session, detail["use"])
+            return
+        name, value = detail["name"], detail["value"]
+        if name in ("schema", "search_path"):
+            default = self._settings.catalog.default_schema
+            self.set_schema(session, tuple(_unquoted(value).split(".")) if value else (default,))
+        else:
+            self.set_option(session, name, _unquoted(value) if value is not None else None)
+
+    def _create_schema(
+        self, analysis: Analysis, transaction: Transaction | None, if_not_exists: bool
+    ) -> None:
+        name = _schema_name(analysis.target)
+        existed = self._catalog.schema_exists(name)
+        self._catalog.create_schema(name, if_not_exists=if_not_exists)
+        self._database.sync_schemas(self._catalog.schemas())
+        if transaction is not None and not existed:
+            transaction.created_schemas.append(name)
+
+    def _drop(self, analysis: Analysis, scope: Scope) -> None:
+        session, transaction = scope.session, scope.transaction
+        path, if_exists = analysis.target, bool(analysis.detail["if_exists"])
+        if len(path) == 2 and path[0].lower() == "temp":
+            path = path[1:]
+        temporary = session.temp_objects().get(path[-1].lower()) if len(path) == 1 else None
+        if temporary is not None:
+            what = "VIEW" if path[-1].lower() in session.temp_views else "TABLE"
+            name = f"{quote(session.temporary)}.main.{quote(temporary)}"
+            self._run_temporary(scope, f"DROP {what} {name}", None, ())
+            session.temp_views.pop(path[-1].lower(), None)
+            return
+        target = self._engine.binder.locate(path, session)
+        try:
+            if transaction is not None:
+                with transaction.lock:
+                    transaction.drop(target, if_exists=if_exists)
+                return
+            known = self._catalog.load(target.schema, target.table).name
+            self._catalog.drop_table(known.schema, known.table, if_exists=if_exists)
+            self._database.drop_view(known)
+        except (TableNotFound, SchemaNotFound):
+            if not if_exists:
+                raise self._engine.binder.missing(target) from None
+
+    def _create_temporary(
+        self, analysis: Analysis, scope: Scope, rows: Iterable[Sequence[Any]] | None
+    ) -> None:
+        path = analysis.target
+        if len(path) > 2 or (len(path) == 2 and path[0].lower() != "temp"):
+            raise InvalidRequest(
+                "a temporary table has no catalog or schema", f"CREATE TEMP TABLE {path[-1]} …"
+            )
+        if len(path) == 2:
+            raise NotSupported("write the temporary table's name without temp.")
+        session = scope.session
+        self.ensure_temporary(session)
+        bound = self._engine.binder.bind(analysis, session, scope.transaction)
+        if analysis.detail["view"] and any(r.at for r in analysis.references):
+            raise NotSupported("a temporary view cannot use time travel")
+        self._run_temporary(scope, bound.sql, rows, bound.bindings)
+        if analysis.detail["view"]:
+            session.temp_views[path[-1].lower()] = analysis.references
+
+    def modify(
+        self, analysis: Analysis, scope: Scope, rows: Iterable[Sequence[Any]] | None = None
+    ) -> tuple[int, pa.Table | None]:
+        """Run DML on a temporary table; gives the count, and the rows that RETURNING asked for.
+
+        Raises:
+            NotSupported: The table is a lake table.
+        """
+        path, session = analysis.target, scope.session
+        name = path[-1] if len(path) == 1 else ""
+        if not name or name.lower() not in session.temp_objects():
+            target = self._engine.binder.locate(path, session)
+            if not self._catalog.table_exists(target.schema, target.table):
+                raise self._engine.binder.missing(target)
+            raise NotSupported(
+                f"{target} is a lake table: only temporary tables take INSERT, UPDATE, DELETE and MERGE so far",
+                "load rows with ADBC bulk ingest",
+            )
+        bound = self._engine.binder.bind(analysis, session, scope.transaction)
+        returning = bool(analysis.detail["returning"])
+        return self._run_temporary(scope, bound.sql, rows, bound.bindings, returning)
+
+    def _run_temporary(
+        self,
+        scope: Scope,
+        sql: str,
+        rows: Iterable[Sequence[Any]] | None,
+        bindings: Sequence[Binding],
+        returning: bool = False,
+    ) -> tuple[int, pa.Table | None]:
+        session, transaction = scope.session, scope.transaction
+        self._begin(scope)
+        with self._engine.cursor(session.state(), transaction) as cursor:
+            connection = cursor.connection
+            statement = self._engine.running.start(
+                session.id, sql, connection, scope.watch.cancelled, scope.watch.timeout_s
+            )
+            try:
+                with duckdb_errors():
+                    cursor.bind(bindings, self._database.empty_file)
+                    return _execute_all(connection, sql, rows, returning, own=transaction is None)
+            except StatementCancelled:
+                raise statement.reason or StatementCancelled("the statement was cancelled") from None
+            finally:
+                self._engine.running.finish(statement)
+                session.changed()
+
+    def _begin(self, scope: Scope) -> None:
+        """Open DuckDB's own transaction for the first change to temporary tables in a transaction."""
+        transaction = scope.transaction
+        if transaction is not None and transaction.cursor is None:
+            transaction.cursor = self._database.acquire(scope.session.state())
+            transaction.cursor.connection.execute("BEGIN TRANSACTION").fetchall()
+
+    # -- settings of a session ----------------------------------------------------------------------
+
+    def set_schema(self, session: Session, path: tuple[str, ...]) -> None:
+        """Make ``[catalog.]schema`` the session's default.
+
+        Raises:
+            CatalogNotFound, SchemaNotFound: There is none of that name.
+        """
+        if len(path) > 2:
+            raise InvalidRequest(f"expected a schema or catalog.schema, found {'.'.join(path)}")
+        if (
+            len(path) == 1
+            and path[0].lower() == self._catalog.name.lower()
+            and not self._catalog.schema_exists(path[0])
+        ):
+            path = (path[0], self._settings.catalog.default_schema)
+        name = self._engine.binder.locate((*path, "x"), session) if len(path) == 2 else None
+        wanted = name.schema if name else path[0]
+        stored = {s.lower(): s for s in self._catalog.schemas()}.get(wanted.lower())
+        if stored is None:
+            raise SchemaNotFound(f"schema {wanted} does not exist in catalog {self._catalog.name}")
+        self._database.sync_schemas(self._catalog.schemas())
+        session.schema = stored
+        session.changed()
+
+    def set_option(self, session: Session, name: str, value: str | None) -> None:
+        """Change an engine setting of the session; ``None`` puts it back to the default.
+
+        Raises:
+            StatementForbidden: The setting is not one that sessions may change.
+            SqlBindError, SqlExecutionError: The value does not fit.
+        """
+        key = name.lower()
+        if key not in SESSION_SETTINGS:
+            allowed = ", ".join(sorted(SESSION_SETTINGS.values()))
+            raise StatementForbidden(f"the setting {name} cannot be changed", f"these can: {allowed}")
+        if value is None:
+            session.settings.pop(key, None)
+        else:
+            cursor = self._database.private_cursor()
+            try:
+                with duckdb_errors():
+                    cursor.execute(f"SET SESSION {SESSION_SETTINGS[key]} = ?", [value]).fetchall()
+            finally:
+                cursor.close()
+            session.settings[key] = value
+        session.changed()
+
+    # -- temporary tables ---------------------------------------------------------------------------
+
+    def ensure_temporary(self, session: Session) -> None:
+        """Give the session its own database, if it has none yet."""
+        with session.lock:
+            if not session.temporary:
+                name = "~" + self._engine.clock.token()
+                self._database.attach_temporary(name)
+                session.temporary = name
+                session.changed()
+
+    def list_temporary(self, session: Session) -> dict[str, str]:
+        """Temporary tables and views of a session: lower-case name → name."""
+        with self._engine.cursor(session.state(), session.only_transaction()) as cursor, duckdb_errors():
+            rows = cursor.connection.execute(
+                "SELECT table_name FROM duckdb_tables() WHERE database_name = $1 UNION ALL "
+                "SELECT view_name FROM duckdb_views() WHERE database_name = $1 AND NOT internal",
+                [session.temporary],
+            ).fetchall()
+        return {str(name).lower(): str(name) for (name,) in rows}
+
+    def temporary_schema(self, session: Session, name: str) -> pa.Schema:
+        """The Arrow schema of a temporary table."""
+        analysis = self._engine.gate.analyse(f"SELECT * FROM {quote(name)}")
+        return self._engine.plan(analysis, session, session.only_transaction()).schema
+
+    def ingest_temporary(
+        self, scope: Scope, table: str, mode: WriteMode, schema: pa.Schema, batches: Iterable[pa.RecordBatch]
+    ) -> int:
+        """Load batches into a temporary table; gives the number of rows.
+
+        Raises:
+            TableAlreadyExists, TableNotFound: The table does not fit the mode.
+        """
+        session, transaction = scope.session, scope.transaction
+        exists = table.lower() in session.temp_objects()
+        if exists and mode is WriteMode.CREATE:
+            raise TableAlreadyExists(f"temporary table {table} exists already")
+        if not exists and mode is WriteMode.APPEND:
+            raise TableNotFound(f"temporary table {table} does not exist in this session")
+        self.ensure_temporary(session)
+        target = f"{quote(session.temporary)}.main.{quote(table)}"
+        append = exists and mode is not WriteMode.REPLACE
+        verb = f"INSERT INTO {target} BY NAME" if append else f"CREATE OR REPLACE TABLE {target} AS"
+        self._begin(scope)
+        with self._engine.cursor(session.state(), transaction) as cursor, duckdb_errors():
+            reader = pa.RecordBatchReader.from_batches(schema, batches)
+            cursor.connection.register("incoming", reader)
+            try:
+                rows = cursor.connection.execute(f"{verb} SELECT * FROM incoming").fetchall()
+            finally:
+                cursor.connection.unregister("incoming")
+                session.changed()
+        return int(rows[0][0]) if rows else 0
+
+    # -- lake tables --------------------------------------------------------------------------------
+
+    def ingest(
+        self,
+        scope: Scope,
+        target: TableName,
+        mode: WriteMode,
+        schema: pa.Schema,
+        batches: Iterable[pa.RecordBatch],
+    ) -> int:
+        """Load batches into a lake table, in one commit or within a transaction; gives the number of rows.
+
+        Raises:
+            LakehouseError: The load failed; nothing of it is visible.
+        """
+        transaction, cancelled = scope.transaction, scope.watch.cancelled
+        if transaction is None:
+            staged = stage(self._catalog, target, mode, schema, batches, cancelled)
+            commit(self._catalog, staged)
+            return staged.rows
+        with transaction.lock:
+            known = transaction.known(target.schema, target.table)
+            earlier = transaction.writes.get(known)
+            if earlier is None and known in transaction.drops:
+                if mode is WriteMode.APPEND:
+                    raise TableNotFound(f"table {known} was dropped in this transaction")
+                mode = WriteMode.REPLACE
+            before = earlier.rows if earlier is not None and mode is not WriteMode.REPLACE else 0
+            staged = stage(self._catalog, target, mode, schema, batches, cancelled, on=earlier)
+            transaction.writes[staged.target] = staged
+            return staged.rows - before
+
+
+def _execute_all(
+    connection: duckdb.DuckDBPyConnection,
+    sql: str,
+    rows: Iterable[Sequence[Any]] | None,
+    returning: bool,
+    own: bool,
+) -> tuple[int, pa.Table | None]:
+    """Run a statement once, or for each row of parameters in one transaction."""
+    if rows is None:
+        return _execute(connection, sql, None, returning)
+    count, tables = 0, []
+    if own:
+        connection.execute("BEGIN TRANSACTION").fetchall()
+    try:
+        for row in rows:
+            changed, table = _execute(connection, sql, list(row), returning)
+            count += changed
+            if table is not None:
+                tables.append(table)
+        if own:
+            connection.execute("COMMIT").fetchall()
+    except BaseException:
+        if own:
+            connection.execute("ROLLBACK").fetchall()
+        raise
+    return count, pa.concat_tables(tables) if tables else None
+
+
+def _execute(
+    connection: duckdb.DuckDBPyConnection, sql: str, row: list[Any] | None, returning: bool
+) -> tuple[int, pa.Table | None]:
+    result = connection.execute(sql, row) if row is not None else connection.execute(sql)
+    if returning:
+        table: pa.Table = result.to_arrow_table()
+        return int(table.num_rows), table
+    answer = result.fetchall()
+    is_count = len(answer) == 1 and len(answer[0]) == 1 and isinstance(answer[0][0], int)
+    return (answer[0][0] if is_count else 0), None
+
+
+def _schema_name(path: tuple[str, ...]) -> str:
+    if not path:
+        raise InvalidRequest("expected the name of a schema")
+    return path[-1]
+
+
+def _unquoted(value: str) -> str:
+    value = value.strip()
+    if len(value) >= 2 and value[0] == value[-1] and value[0] in "'\"":
+        return value[1:-1].replace(value[0] * 2, value[0])
+    return value
