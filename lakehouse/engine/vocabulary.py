@@ -28,7 +28,8 @@ _SYSTEM = frozenset(
 # Per name: whether it is a macro, the types of each overload, all categories.
 _FUNCTIONS_SQL = """
 SELECT lower(function_name), bool_or(function_type = 'macro'),
-       list(list_append(list_transform(parameter_types, lambda t: coalesce(t, '')), coalesce(return_type, ''))),
+       list(list_append(list_transform(parameter_types, lambda t: coalesce(t, '')),
+                        coalesce(return_type, ''))),
        flatten(list(coalesce(categories, [])))
 FROM duckdb_functions() WHERE function_type IN ('scalar', 'macro') GROUP BY 1 ORDER BY 1
 """

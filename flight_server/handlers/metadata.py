@@ -1,0 +1,219 @@
+"""GetCatalogs, GetDbSchemas, GetTables, GetTableTypes.
+
+Names and patterns are compared as SQL compares names: whatever the case of ASCII letters. The catalog is
+matched as a name, schemas and tables as LIKE patterns (``%``, ``_``, escaped by a backslash); clients also
+pass plain names unescaped, so a name always matches itself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+
+import pyarrow as pa
+
+from flight_server.context import CallContext
+from flight_server.dispatch import QueryHandler
+from flight_server.metadata_query import MetadataQuery, Row, of_rows, to_table
+from flight_server.protocol.column_metadata import described
+from flight_server.protocol.commands import GetCatalogs, GetDbSchemas, GetTables, GetTableTypes
+from flight_server.protocol.result_schemas import (
+    GET_CATALOGS,
+    GET_DB_SCHEMAS,
+    GET_TABLE_TYPES,
+    GET_TABLES,
+    GET_TABLES_WITH_SCHEMA,
+)
+from lakehouse.catalog import Table
+from lakehouse.catalog.iceberg_types import duckdb_type
+from lakehouse.catalog.names import fold
+from lakehouse.engine.transaction import Transaction
+from lakehouse.errors import NotSupported, SchemaNotFound, TableNotFound
+from lakehouse.types import TableName
+
+TEMPORARY_SCHEMA = "temp"
+_TABLE, _TEMPORARY = "TABLE", "LOCAL TEMPORARY"
+# What clients call the same types besides.
+_SYNONYMS = {"BASE TABLE": _TABLE, "TEMPORARY": _TEMPORARY}
+
+
+def matcher(pattern: str | None) -> Callable[[str], bool]:
+    r"""Whether a name fits a LIKE pattern (``%``, ``_``, ``\`` escapes) or is, letter by letter, the pattern.
+
+    Args:
+        pattern: None fits every name, an empty one none: every object here has a name.
+    """
+    if pattern is None:
+        return lambda _: True
+    if not pattern:
+        return lambda _: False
+    literal = fold(pattern)
+    expression = re.compile(_regex(literal), re.DOTALL)
+    return lambda name: fold(name) == literal or expression.fullmatch(fold(name)) is not None
+
+
+def _regex(pattern: str) -> str:
+    parts: list[str] = []
+    escaped = False
+    for char in pattern:
+        if escaped or char not in "\\%_":
+            parts.append(re.escape(char))
+            escaped = False
+        elif char == "\\":
+            escaped = True
+        elif char == "_":
+            parts.append(".")
+        elif not parts or parts[-1] != ".*":
+            parts.append(".*")
+    return "".join(parts) + (re.escape("\\") if escaped else "")
+
+
+def catalogs(ctx: CallContext, command: GetCatalogs) -> list[Row]:
+    """The one catalog."""
+    return [{"catalog_name": ctx.lakehouse.catalog.name}]
+
+
+def db_schemas(ctx: CallContext, command: GetDbSchemas) -> list[Row]:
+    """Schemas that fit; the session's temporary tables make one more."""
+    fits = matcher(command.schema_pattern)
+    names = [name for name in _schemas(ctx) if fits(name)] if _has_catalog(ctx, command.catalog) else []
+    return [{"catalog_name": ctx.lakehouse.catalog.name, "db_schema_name": name} for name in names]
+
+
+def table_types(ctx: CallContext, command: GetTableTypes) -> list[Row]:
+    """The types of table that there can be."""
+    return [{"table_type": kind} for kind in (_TEMPORARY, _TABLE)]
+
+
+def tables_schema(command: GetTables) -> pa.Schema:
+    """The schema of GetTables: one column more where the tables' own schemas are asked for."""
+    return GET_TABLES_WITH_SCHEMA if command.include_schema else GET_TABLES
+
+
+def tables(ctx: CallContext, command: GetTables) -> pa.Table:
+    """Tables that fit, sorted."""
+    rows: list[Row] = []
+    if _has_catalog(ctx, command.catalog):
+        wanted = {_SYNONYMS.get(kind.upper(), kind.upper()) for kind in command.table_types}
+        if not wanted or _TABLE in wanted:
+            rows += _lake_tables(ctx, command)
+        if not wanted or _TEMPORARY in wanted:
+            rows += _temporary_tables(ctx, command)
+    rows.sort(key=lambda row: (row["db_schema_name"], row["table_name"], row["table_type"]))
+    return to_table(tables_schema(command), rows)
+
+
+def _has_catalog(ctx: CallContext, catalog: str | None) -> bool:
+    return catalog is None or fold(catalog) == fold(ctx.lakehouse.catalog.name)
+
+
+def _schemas(ctx: CallContext) -> list[str]:
+    names = ctx.lakehouse.catalog.schemas()
+    return sorted([*names, TEMPORARY_SCHEMA]) if ctx.session.temp_objects() else names
+
+
+def _lake_tables(ctx: CallContext, command: GetTables) -> Iterator[Row]:
+    schema_fits, table_fits = matcher(command.schema_pattern), matcher(command.table_pattern)
+    transaction = ctx.session.only_transaction()
+    for schema in filter(schema_fits, ctx.lakehouse.catalog.schemas()):
+        for name in _names(ctx, schema, transaction):
+            if not table_fits(name):
+                continue
+            row = _row(ctx, schema, name, _TABLE)
+            if command.include_schema:
+                table = _load(ctx, schema, name, transaction)
+                if table is None:
+                    continue
+                row["table_schema"] = _serialised(_columns(table))
+            yield row
+
+
+def _names(ctx: CallContext, schema: str, transaction: Transaction | None) -> list[str]:
+    """The tables of a schema, as the session's open transaction sees them."""
+    try:
+        names = {fold(name): name for name in ctx.lakehouse.catalog.tables(schema)}
+    except SchemaNotFound:
+        return []
+    if transaction is not None:
+        names = {key: name for key, name in names.items() if not _dropped(transaction, schema, name)}
+        created = [
+            written.table for written in list(transaction.writes) if fold(written.schema) == fold(schema)
+        ]
+        names = {**{fold(name): name for name in created}, **names}
+    return list(names.values())
+
+
+def _dropped(transaction: Transaction, schema: str, name: str) -> bool:
+    known: TableName = transaction.known(schema, name)
+    return known in transaction.drops and known not in transaction.writes
+
+
+def _load(ctx: CallContext, schema: str, name: str, transaction: Transaction | None) -> Table | None:
+    """A table; None where it has gone since it was listed."""
+    if transaction is not None:
+        staged = transaction.writes.get(transaction.known(schema, name))
+        if staged is not None:
+            return staged.table
+    try:
+        return ctx.lakehouse.catalog.load(schema, name)
+    except (SchemaNotFound, TableNotFound):
+        return None
+
+
+def _columns(table: Table) -> pa.Schema:
+    """The columns of a lake table, described; none where the table is of a kind that cannot be read."""
+    name = table.name
+    try:
+        types = {field.name: duckdb_type(field.field_type) for field in table.metadata.schema().fields}
+        return pa.schema(
+            [
+                described(
+                    field,
+                    name.catalog,
+                    name.schema,
+                    name.table,
+                    type_name=types[field.name],
+                    remarks=table.column_docs.get(field.name),
+                )
+                for field in table.arrow_schema()
+            ]
+        )
+    except NotSupported:
+        return pa.schema([])
+
+
+def _temporary_tables(ctx: CallContext, command: GetTables) -> Iterator[Row]:
+    if not matcher(command.schema_pattern)(TEMPORARY_SCHEMA):
+        return
+    fits, catalog = matcher(command.table_pattern), ctx.lakehouse.catalog.name
+    for name, schema in ctx.session.temp_tables():
+        if fits(name):
+            row = _row(ctx, TEMPORARY_SCHEMA, name, _TEMPORARY)
+            if command.include_schema:
+                fields = [described(field, catalog, TEMPORARY_SCHEMA, name) for field in schema]
+                row["table_schema"] = _serialised(pa.schema(fields))
+            yield row
+
+
+def _row(ctx: CallContext, schema: str, name: str, kind: str) -> dict[str, str | bytes]:
+    return {
+        "catalog_name": ctx.lakehouse.catalog.name,
+        "db_schema_name": schema,
+        "table_name": name,
+        "table_type": kind,
+    }
+
+
+def _serialised(schema: pa.Schema) -> bytes:
+    text: bytes = schema.serialize().to_pybytes()
+    return text
+
+
+def query_handlers() -> dict[type, QueryHandler]:
+    """Who answers GetFlightInfo, GetSchema and DoGet."""
+    return {
+        GetCatalogs: of_rows(GET_CATALOGS, catalogs),
+        GetDbSchemas: of_rows(GET_DB_SCHEMAS, db_schemas),
+        GetTables: MetadataQuery(tables_schema, tables),
+        GetTableTypes: of_rows(GET_TABLE_TYPES, table_types),
+    }
