@@ -30,13 +30,15 @@ _SYSTEM_SCHEMAS = frozenset({"information_schema", "pg_catalog"})
 class Bound:
     """A statement whose names are settled: text for DuckDB, files to read, tables it depends on.
 
-    ``fresh`` is false where the answer must not be reused for a later statement of the same text.
+    ``fresh`` is false where the answer must not be reused for a later statement of the same text;
+    ``temporary`` is true where it reads the session's temporary tables.
     """
 
     sql: str
     bindings: tuple[Binding, ...]
     tables: tuple[tuple[str, str, Table], ...]
     fresh: bool
+    temporary: bool
 
 
 class Binder:
@@ -158,7 +160,8 @@ class _Binding:
         self._bindings: dict[str, Binding] = {}
         self._slots: dict[tuple[Any, ...], int] = {}
         self._tables: list[tuple[str, str, Table]] = []
-        self._fresh = transaction is None
+        self._fresh = True
+        self._reads_temporary = False
 
     def reference(self, reference: TableReference) -> None:
         path = reference.path
@@ -188,7 +191,7 @@ class _Binding:
             self._rewrite(reference, f"{quote(self._session.temporary)}.main.{quote(name)}")
         elif len(path) != 1 or path[0].lower() not in self._temporary:
             return False
-        self._fresh = False
+        self._fresh, self._reads_temporary = False, True
         for nested in self._session.temp_views.get(path[-1].lower(), ()):
             self.reference(TableReference(nested.path))
         return True
@@ -203,6 +206,8 @@ class _Binding:
     def _lake(self, reference: TableReference) -> None:
         name = self._binder.locate(reference.path, self._session)
         source = self._transaction or self._binder.catalog
+        if self._transaction is not None:
+            self._fresh = False
         try:
             table = source.load(name.schema, name.table)
         except (TableNotFound, SchemaNotFound) as error:
@@ -265,4 +270,5 @@ class _Binding:
             for start, end, replacement in sorted(self._edits, reverse=True):
                 raw = raw[:start] + replacement.encode() + raw[end:]
             text = raw.decode()
-        return Bound(text, tuple(self._bindings.values()), tuple(self._tables), self._fresh)
+        bindings, tables = tuple(self._bindings.values()), tuple(self._tables)
+        return Bound(text, bindings, tables, self._fresh, self._reads_temporary)

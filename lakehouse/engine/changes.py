@@ -169,7 +169,7 @@ class Changes:
             if not self._catalog.table_exists(target.schema, target.table):
                 raise self._engine.binder.missing(target)
             raise NotSupported(
-                f"{target} is a lake table: only temporary tables take INSERT, UPDATE, DELETE and MERGE so far",
+                f"{target} is a lake table: only temporary tables take INSERT, UPDATE, DELETE and MERGE",
                 "load rows with ADBC bulk ingest",
             )
         bound = self._engine.binder.bind(analysis, session, scope.transaction)

@@ -145,12 +145,13 @@ class DuckDatabase:
         return root
 
     def _define_internal_views(self, root: duckdb.DuckDBPyConnection) -> None:
-        """What SHOW and information_schema give: lake tables and the session's temporary ones, no internals."""
+        """What SHOW and information_schema give: lake tables and the session's own temporary ones."""
         own = "coalesce(getvariable('session_database'), '')"
         lake = "'" + self.catalog.replace("'", "''") + "'"
         schema = f"{quote(INTERNAL_CATALOG)}.main"
         temporary = f"table_catalog = {own}"
-        renamed = f"{lake} AS table_catalog, CASE WHEN {temporary} THEN 'temp' ELSE table_schema END AS table_schema"
+        place = f"CASE WHEN {temporary} THEN 'temp' ELSE table_schema END AS table_schema"
+        renamed = f"{lake} AS table_catalog, {place}"
         kind = f"CASE WHEN {temporary} THEN 'LOCAL TEMPORARY' ELSE 'BASE TABLE' END AS table_type"
         lists = ", ".join(
             f"list(c.{column} ORDER BY c.ordinal_position) AS {name}"
@@ -164,9 +165,11 @@ class DuckDatabase:
             "schemata": f"SELECT * FROM information_schema.schemata WHERE catalog_name = {lake} "
             "AND schema_name NOT IN ('information_schema', 'pg_catalog')",
             "show_tables": f"SELECT table_name AS name FROM {schema}.tables "
-            "WHERE table_schema = getvariable('session_schema') OR table_type = 'LOCAL TEMPORARY' ORDER BY name",
+            "WHERE table_type = 'LOCAL TEMPORARY' OR table_schema = getvariable('session_schema') "
+            "ORDER BY name",
             "show_databases": f"SELECT {lake} AS database_name",
-            "show_schemas": f"SELECT catalog_name AS database_name, schema_name FROM {schema}.schemata ORDER BY ALL",
+            "show_schemas": "SELECT catalog_name AS database_name, schema_name "
+            f"FROM {schema}.schemata ORDER BY ALL",
             "show_all_tables": "SELECT t.table_catalog AS database, t.table_schema AS schema, "
             f"t.table_name AS name, {lists}, t.table_type = 'LOCAL TEMPORARY' AS temporary "
             f"FROM {schema}.tables t JOIN {schema}.columns c "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from pathlib import Path
@@ -41,7 +41,10 @@ _PLAN_CACHE_ENTRIES = 2048
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A query ready to run: bound to snapshots, with the schema of its result."""
+    """A query ready to run: bound to snapshots, with the schema of its result.
+
+    ``transaction`` is set where the query reads temporary tables that a transaction may have changed.
+    """
 
     sql: str
     state: CursorState
@@ -49,7 +52,7 @@ class Plan:
     schema: pa.Schema
     parameters: tuple[Any, ...] | dict[str, Any] | None = None
     transaction: Transaction | None = None
-    tables: tuple[Any, ...] = field(default=(), compare=False)
+    tables: tuple[Any, ...] = ()
 
 
 class Engine:
@@ -106,13 +109,13 @@ class Engine:
         """
         values = _parameters(analysis, parameters)
         key = (analysis.sql, session.state(), None if values is None else tuple(map(type, _listed(values))))
-        if transaction is None:
-            cached = self._plans.get(key)
-            if cached is not None and self._is_current(cached):
-                return cached if values is None else _with_parameters(cached, values)
+        cached = self._plans.get(key)
+        if cached is not None and self._is_current(cached, transaction):
+            return cached if values is None else _with_parameters(cached, values)
         bound = self.binder.bind(analysis, session, transaction)
-        schema = self._schema(analysis, bound, session, transaction, values)
-        plan = Plan(bound.sql, session.state(), bound.bindings, schema, values, transaction, bound.tables)
+        owner = transaction if bound.temporary else None
+        schema = self._schema(analysis, bound, session, owner, values)
+        plan = Plan(bound.sql, session.state(), bound.bindings, schema, values, owner, bound.tables)
         if bound.fresh and len(analysis.sql) < 100_000:
             with self._plans_lock:
                 self._plans[key] = plan
@@ -120,8 +123,10 @@ class Engine:
                     self._plans.popitem(last=False)
         return plan
 
-    def _is_current(self, plan: Plan) -> bool:
+    def _is_current(self, plan: Plan, transaction: Transaction | None) -> bool:
         """Whether every table of a cached plan is still at the snapshot that was bound."""
+        if transaction is not None and plan.tables:
+            return False
         try:
             return all(self.catalog.load(schema, name) is table for schema, name, table in plan.tables)
         except (TableNotFound, SchemaNotFound):
@@ -291,7 +296,7 @@ _SPECIMENS: tuple[tuple[Callable[[pa.DataType], bool], Any], ...] = (
 
 
 def _specimen(kind: pa.DataType) -> Any:
-    """Some value of an Arrow type, to find the type of a result with; ``None`` where there is no simple one."""
+    """Some value of an Arrow type, to find a result's type with; ``None`` where there is no simple one."""
     value = next((value for test, value in _SPECIMENS if test(kind)), None)
     return value.replace(tzinfo=None) if isinstance(value, datetime) and not kind.tz else value
 

@@ -21,6 +21,7 @@ from lakehouse.errors import (
     StatementForbidden,
     StorageError,
     TableNotFound,
+    TransactionStateError,
 )
 
 _CLASSES: tuple[tuple[type[Exception], type[LakehouseError]], ...] = (
@@ -87,6 +88,8 @@ def translate(error: BaseException) -> LakehouseError:
         return TableNotFound(message)
     if isinstance(error, duckdb.OutOfMemoryException) or "Out of Memory Error" in text[:200]:
         return LimitExceeded("the statement needs more memory than the server allows", "engine.memory_limit")
+    if "Current transaction is aborted" in text:
+        return TransactionStateError("an earlier error ended this transaction", "ROLLBACK, then begin again")
     if isinstance(error, duckdb.InternalException | duckdb.FatalException):
         return InternalError("the SQL engine failed on this statement")
     for foreign, domain in _CLASSES:

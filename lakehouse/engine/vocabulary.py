@@ -22,8 +22,9 @@ _NUMERIC_MACROS = frozenset("fmod fdiv geomean geometric_mean".split())
 _STRING_MACROS = frozenset("split_part array_to_string md5_number_lower md5_number_upper".split())
 _DATETIME_MACROS = frozenset("ago date_add days_in_month".split())
 _SYSTEM = frozenset(
-    "current_catalog current_database current_role current_schema current_schemas current_user if nullif "
-    "pg_typeof session_user txid_current typeof user version".split()
+    "current_catalog current_connection_id current_database current_query_id current_role current_schema "
+    "current_schemas current_transaction_id current_user if nullif pg_typeof session_user txid_current "
+    "typeof user version".split()
 )
 # Per name: whether it is a macro, the types of each overload, all categories.
 _FUNCTIONS_SQL = """
@@ -59,7 +60,7 @@ class _Function:
         """Whether it makes numbers of numbers."""
         if self.is_macro:
             return self.name in _NUMERIC_MACROS
-        return all(_NUMBERS.issuperset(types) for types in self.overloads)
+        return self.name not in _SYSTEM and all(_NUMBERS.issuperset(types) for types in self.overloads)
 
     def is_string(self) -> bool:
         """Whether it works on text."""
