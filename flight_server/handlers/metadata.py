@@ -7,8 +7,8 @@ pass plain names unescaped, so a name always matches itself.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from enum import Enum
 
 import pyarrow as pa
 
@@ -37,6 +37,14 @@ _TABLE, _TEMPORARY = "TABLE", "LOCAL TEMPORARY"
 _SYNONYMS = {"BASE TABLE": _TABLE, "TEMPORARY": _TEMPORARY}
 
 
+class _Wildcard(Enum):
+    ONE = "_"
+    MANY = "%"
+
+
+_WILDCARDS = {wildcard.value: wildcard for wildcard in _Wildcard}
+
+
 def matcher(pattern: str | None) -> Callable[[str], bool]:
     r"""Whether a name fits a LIKE pattern (``%``, ``_``, ``\`` escapes) or is, letter by letter, the pattern.
 
@@ -48,24 +56,40 @@ def matcher(pattern: str | None) -> Callable[[str], bool]:
     if not pattern:
         return lambda _: False
     literal = fold(pattern)
-    expression = re.compile(_regex(literal), re.DOTALL)
-    return lambda name: fold(name) == literal or expression.fullmatch(fold(name)) is not None
+    tokens = _tokens(literal)
+    return lambda name: fold(name) == literal or _like(fold(name), tokens)
 
 
-def _regex(pattern: str) -> str:
-    parts: list[str] = []
+def _tokens(pattern: str) -> list[str | _Wildcard]:
+    """The characters of a pattern, with its wildcards told apart from escaped ones."""
+    tokens: list[str | _Wildcard] = []
     escaped = False
     for char in pattern:
-        if escaped or char not in "\\%_":
-            parts.append(re.escape(char))
-            escaped = False
-        elif char == "\\":
+        if not escaped and char == "\\":
             escaped = True
-        elif char == "_":
-            parts.append(".")
-        elif not parts or parts[-1] != ".*":
-            parts.append(".*")
-    return "".join(parts) + (re.escape("\\") if escaped else "")
+            continue
+        tokens.append(char if escaped else _WILDCARDS.get(char, char))
+        escaped = False
+    return [*tokens, "\\"] if escaped else tokens
+
+
+def _like(name: str, tokens: Sequence[str | _Wildcard]) -> bool:
+    """Whether a name fits. Goes back to the last ``%`` only, so the time stays within name × pattern."""
+    at = token = 0
+    retry: tuple[int, int] | None = None
+    while at < len(name):
+        wanted = tokens[token] if token < len(tokens) else None
+        if wanted is _Wildcard.MANY:
+            retry = (at, token)
+            token += 1
+        elif wanted is _Wildcard.ONE or wanted == name[at]:
+            at, token = at + 1, token + 1
+        elif retry is not None:
+            retry = (retry[0] + 1, retry[1])
+            at, token = retry[0], retry[1] + 1
+        else:
+            return False
+    return all(rest is _Wildcard.MANY for rest in tokens[token:])
 
 
 def catalogs(ctx: CallContext, command: GetCatalogs) -> list[Row]:
@@ -186,13 +210,17 @@ def _temporary_tables(ctx: CallContext, command: GetTables) -> Iterator[Row]:
     if not matcher(command.schema_pattern)(TEMPORARY_SCHEMA):
         return
     fits, catalog = matcher(command.table_pattern), ctx.lakehouse.catalog.name
-    for name, schema in ctx.session.temp_tables():
-        if fits(name):
-            row = _row(ctx, TEMPORARY_SCHEMA, name, _TEMPORARY)
-            if command.include_schema:
-                fields = [described(field, catalog, TEMPORARY_SCHEMA, name) for field in schema]
-                row["table_schema"] = _serialised(pa.schema(fields))
-            yield row
+    transaction = ctx.session.only_transaction()
+    for name in filter(fits, ctx.session.temp_objects().values()):
+        row = _row(ctx, TEMPORARY_SCHEMA, name, _TEMPORARY)
+        if command.include_schema:
+            # None: a view over a table that is gone.
+            columns = (
+                ctx.lakehouse.engine.columns_of((TEMPORARY_SCHEMA, name), ctx.session, transaction) or ()
+            )
+            fields = [described(field, catalog, TEMPORARY_SCHEMA, name) for field in columns]
+            row["table_schema"] = _serialised(pa.schema(fields))
+        yield row
 
 
 def _row(ctx: CallContext, schema: str, name: str, kind: str) -> dict[str, str | bytes]:
