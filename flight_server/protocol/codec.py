@@ -132,8 +132,13 @@ def decode_command(data: bytes) -> Any:
     name = _message_name(wrapper.type_url)
     build = _COMMANDS.get(name)
     if build is None:
-        raise UnknownCommand(f"the message {name[:100] or '(none)'} is no Flight SQL command")
+        raise UnknownCommand(f"the message {_shown(name)} is no Flight SQL command")
     return build(_parse(_COMMAND_CLASSES[name], wrapper.value, name))
+
+
+def _shown(name: str) -> str:
+    """What a client sent as a name, fit for one line of an error message."""
+    return ascii(name[:100])[1:-1] or "(none)"
 
 
 def _message_name(type_url: str) -> str:
@@ -280,9 +285,7 @@ def decode_action(name: str, body: bytes) -> Any | None:
         wrapper = _parse(Any_, body, name)
         expected = kind.DESCRIPTOR.name
         if _message_name(wrapper.type_url) != expected:
-            raise InvalidRequest(
-                f"the body of {name} should be {expected}, found {wrapper.type_url[:100] or 'nothing'}"
-            )
+            raise InvalidRequest(f"the body of {name} should be {expected}, found {_shown(wrapper.type_url)}")
         body = wrapper.value
     return build(_parse(kind, body, name))
 
