@@ -51,7 +51,7 @@ _CASTS: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = (
     (_DATES, (*_DATES, *_TIMESTAMPS, *_STRINGS)),
     (_TIMES, (*_TIMES, *_STRINGS)),
     (_TIMESTAMPS, (*_TIMESTAMPS, *_DATES, *_TIMES, *_STRINGS)),
-    (_INTERVALS, (*_INTERVALS, *_TIMES, *_STRINGS)),
+    (_INTERVALS, (*_INTERVALS, *_STRINGS)),
 )
 
 
