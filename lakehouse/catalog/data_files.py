@@ -137,7 +137,8 @@ def _comparable(kind: IcebergType, values: list[Any]) -> list[Any]:
 def _encoded(kind: IcebergType, value: Any) -> bytes:
     """A value in Iceberg's single-value serialisation (table specification, appendix D)."""
     if isinstance(kind, DecimalType):
-        return int(value).to_bytes(max(1, (value.bit_length() + 8) // 8), "big", signed=True)
+        number = int(value)
+        return number.to_bytes((number if number >= 0 else ~number).bit_length() // 8 + 1, "big", signed=True)
     if kind in _FORMATS:
         return struct.pack(_FORMATS[kind], value)
     return bytes(value)

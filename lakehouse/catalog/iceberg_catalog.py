@@ -387,7 +387,7 @@ class _Columns:
         field = self._field(column)
         if not field.required:
             raise SchemaMismatch(
-                f"column '{field.name}' of table '{self._table}' may be NULL, so it cannot be in a primary key"
+                f"column '{field.name}' of table '{self._table}' may be NULL, so no primary key can have it"
             )
         kind = field.field_type
         if not isinstance(kind, PrimitiveType) or isinstance(kind, FloatType | DoubleType):

@@ -143,9 +143,10 @@ class ObjectCatalog(MetastoreCatalog):
             identifier, schema, None, partition_spec, sort_order, named
         )
         try:
-            return transaction.commit_transaction()
+            transaction.commit_transaction()
         except ValidationException as error:
             raise TableAlreadyExistsError(str(identifier)) from error
+        return self.load_table(identifier)
 
     def commit_table(
         self, table: Table, requirements: tuple[TableRequirement, ...], updates: tuple[TableUpdate, ...]
@@ -161,7 +162,7 @@ class ObjectCatalog(MetastoreCatalog):
         key = self._table_key(schema, name)
         head = self.head(schema, name)
         base = self.table(schema, name, head) if head.metadata else None
-        if base is None and not self.namespace_exists(schema):
+        if base is None and not self.namespace_exists((schema,)):
             raise NoSuchNamespaceError(schema)
         for requirement in requirements:
             _check(requirement, head.metadata)
@@ -174,7 +175,7 @@ class ObjectCatalog(MetastoreCatalog):
         if base is not None and metadata == base.metadata:
             return CommitTableResponse(metadata=metadata, metadata_location=base.metadata_location)
         taken = self._take_slot(key, head.version + 1, metadata)
-        if base is None and not self.namespace_exists(schema):
+        if base is None and not self.namespace_exists((schema,)):
             # The schema was dropped meanwhile. A drop looks for tables after it removed the schema, this
             # looks for the schema after it made the table, so one of the two always notices the other.
             self._bury(schema, name)
@@ -191,7 +192,7 @@ class ObjectCatalog(MetastoreCatalog):
     def list_tables(self, namespace: str | Identifier) -> list[Identifier]:
         """The tables of a schema, as (schema, table) pairs."""
         schema = self.identifier_to_database(namespace, NoSuchNamespaceError)
-        if not self.namespace_exists(schema):
+        if not self.namespace_exists((schema,)):
             raise NoSuchNamespaceError(schema)
         return sorted((schema, name) for name in self._table_names(segment_of(schema)))
 

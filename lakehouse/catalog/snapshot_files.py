@@ -12,7 +12,7 @@ from pyiceberg.table.metadata import TableMetadata
 
 from lakehouse.catalog.file_io import BucketFileIO
 from lakehouse.catalog.iceberg_types import FIELD_ID
-from lakehouse.errors import NotSupported
+from lakehouse.errors import NotSupported, SnapshotNotFound
 from lakehouse.storage.bucket import Bucket
 from lakehouse.types import DataFileRef
 
@@ -38,6 +38,7 @@ class SnapshotFiles:
             snapshot_id: The snapshot.
 
         Raises:
+            SnapshotNotFound: The table has none of that id.
             NotSupported: The snapshot has delete files, or files other than Parquet, or without field ids.
         """
         key = (metadata.table_uuid, snapshot_id)
@@ -55,7 +56,7 @@ class SnapshotFiles:
     def _plan(self, table: str, metadata: TableMetadata, snapshot_id: int) -> tuple[DataFileRef, ...]:
         snapshot = metadata.snapshot_by_id(snapshot_id)
         if snapshot is None:
-            return ()
+            raise SnapshotNotFound(f"table '{table}' has no snapshot {snapshot_id}")
         manifests = snapshot.manifests(self._io)
         if any(manifest.content == ManifestContent.DELETES for manifest in manifests):
             raise NotSupported(

@@ -92,6 +92,7 @@ class Table:
         """The data files of a snapshot, by default of the current one with what is staged on top.
 
         Raises:
+            SnapshotNotFound: The table has none of that id.
             NotSupported: The snapshot has delete files, or files other than Parquet.
         """
         if snapshot_id is not None:

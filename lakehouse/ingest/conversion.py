@@ -153,24 +153,32 @@ def _list(array: pa.Array, target: pa.ListType, column: str) -> pa.Array:
     # flatten() leaves out what is hidden under NULL lists and outside of the slice.
     values = _column(array.flatten(), target.value_field, f"{column}.element")
     mask = array.is_null() if array.null_count else None
-    return pa.ListArray.from_arrays(_offsets(array), values, type=target, mask=mask)
+    offsets = _ends(pc.fill_null(pc.list_value_length(array), 0))
+    return pa.ListArray.from_arrays(offsets, values, type=target, mask=mask)
 
 
 def _map(array: pa.MapArray, target: pa.MapType, column: str) -> pa.Array:
-    mask = None
-    if array.null_count:
-        mask = array.is_null()
-        array = array.take(pa.array(range(len(array))))  # leaves out what is hidden under NULL maps
+    mask = array.is_null() if array.null_count else None
     offsets = pc.add(array.offsets, 0)
-    start, length = offsets[0].as_py(), offsets[-1].as_py() - offsets[0].as_py()
-    keys = _column(array.keys.slice(start, length), target.key_field, f"{column}.key")
-    items = _column(array.items.slice(start, length), target.item_field, f"{column}.value")
-    return pa.MapArray.from_arrays(pc.subtract(offsets, start), keys, items, type=target, mask=mask)
+    start, end = offsets[0].as_py(), offsets[-1].as_py()
+    keys, items = array.keys.slice(start, end - start), array.items.slice(start, end - start)
+    offsets = pc.subtract(offsets, start)
+    if mask is not None:
+        lengths = pc.if_else(mask, 0, pc.subtract(offsets[1:], offsets[:-1]))
+        if pc.sum(lengths).as_py() != len(keys):
+            visible = list(zip(offsets[:-1].to_pylist(), lengths.to_pylist(), strict=True))
+            keys, items = (
+                pa.concat_arrays([part.slice(*place) for place in visible]) for part in (keys, items)
+            )
+            offsets = _ends(lengths)
+    keys = _column(keys, target.key_field, f"{column}.key")
+    items = _column(items, target.item_field, f"{column}.value")
+    return pa.MapArray.from_arrays(offsets, keys, items, type=target, mask=mask)
 
 
-def _offsets(array: pa.Array) -> pa.Array:
-    lengths = pc.fill_null(pc.cast(pc.list_value_length(array), pa.int64()), 0)
-    ends = pc.cumulative_sum(lengths)
+def _ends(lengths: pa.Array) -> pa.Array:
+    """The offsets of lists of these lengths."""
+    ends = pc.cumulative_sum(pc.cast(lengths, pa.int64()))
     return pc.cast(pa.concat_arrays([pa.array([0], pa.int64()), ends]), pa.int32())
 
 
