@@ -35,18 +35,18 @@ class _NoTraceback:
         return None
 
 
-class InvalidArgument(_NoTraceback, pa.ArrowInvalid):  # type: ignore[misc]
+class InvalidArgument(_NoTraceback, pa.ArrowInvalid):
     """INVALID_ARGUMENT."""
 
 
-class NotFound(_NoTraceback, pa.ArrowKeyError):  # type: ignore[misc]
+class NotFound(_NoTraceback, pa.ArrowKeyError):
     """NOT_FOUND."""
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
 
 
-class Unimplemented(_NoTraceback, pa.ArrowNotImplementedError):  # type: ignore[misc]
+class Unimplemented(_NoTraceback, pa.ArrowNotImplementedError):
     """UNIMPLEMENTED."""
 
 

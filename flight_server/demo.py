@@ -1,0 +1,144 @@
+"""``lakehouse demo``: a server with sample data, first answers, and how to connect."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from dataclasses import dataclass
+
+import adbc_driver_flightsql.dbapi as adbc
+from lakehouse_client import connect
+from rich.console import Console
+from rich.syntax import Syntax
+
+from flight_server import app
+from flight_server.cli import call_with_progress
+from flight_server.logs import configure_logging
+from flight_server.output import table_of
+from lakehouse.config import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A question and the SQL that answers it."""
+
+    question: str
+    sql: str
+
+
+EXAMPLES: tuple[Example, ...] = (
+    Example(
+        "How much is there?",
+        """SELECT (SELECT count(*) FROM nyc.flights) AS flights,
+       (SELECT count(*) FROM nyc.airlines) AS airlines,
+       (SELECT count(*) FROM nyc.airports) AS airports, (SELECT count(*) FROM nyc.planes) AS planes,
+       (SELECT count(*) FROM nyc.weather) AS weather""",
+    ),
+    Example(
+        "Where did New York fly to in 2013?",
+        """SELECT a.name AS airport, count(*) AS flights, round(avg(f.air_time)) AS minutes
+FROM nyc.flights f JOIN nyc.airports a ON a.faa = f.dest
+GROUP BY a.name ORDER BY flights DESC LIMIT 5""",
+    ),
+    Example(
+        "Which airlines were late?",
+        """SELECT l.name AS airline, count(*) AS flights, round(avg(f.arr_delay), 1) AS arrival_delay,
+       round(100.0 * count(*) FILTER (f.arr_delay > 60) / count(*), 1) AS percent_over_an_hour
+FROM nyc.flights f JOIN nyc.airlines l USING (carrier)
+GROUP BY l.name ORDER BY arrival_delay DESC LIMIT 5""",
+    ),
+    Example(
+        "Does the wind matter?",
+        """SELECT CASE WHEN w.wind_speed < 10 THEN '1 calm'
+            WHEN w.wind_speed < 20 THEN '2 breeze' ELSE '3 wind' END AS weather,
+       count(*) AS flights, round(avg(f.dep_delay), 1) AS departure_delay
+FROM nyc.flights f JOIN nyc.weather w USING (origin, time_hour)
+WHERE w.wind_speed IS NOT NULL GROUP BY ALL ORDER BY weather""",
+    ),
+    Example(
+        "Which planes flew most?",
+        """SELECT p.tailnum, p.manufacturer, p.model, p.seats, count(*) AS flights, sum(f.distance)::BIGINT AS miles
+FROM nyc.flights f JOIN nyc.planes p USING (tailnum)
+GROUP BY ALL ORDER BY flights DESC LIMIT 5""",
+    ),
+)
+
+
+def run_demo(settings: Settings, *, stay: bool) -> int:
+    """Start a server in this process, load the sample on first start, ask and answer, and keep serving.
+
+    Args:
+        settings: The configuration; the embedded defaults do.
+        stay: Whether to serve on until Ctrl-C.
+
+    Raises:
+        ConfigError: The port is taken.
+    """
+    console = Console(highlight=False)
+    configure_logging(settings.log.model_copy(update={"level": "warning"}))
+    asked = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: asked.set())
+    server = app.start(settings)
+    try:
+        console.print(f"\n[bold]Lakehouse Flight SQL server[/bold] on [cyan]{server.uri}[/cyan]")
+        _load(console, server.uri)
+        _answer(console, server.uri, asked)
+        _explain(console, server.uri)
+        if stay and not asked.is_set():
+            console.print("\nServing until Ctrl-C …")
+            asked.wait()
+    finally:
+        server.stop(settings.server.drain_seconds if stay else 1.0)
+    return 0
+
+
+def _load(console: Console, uri: str) -> None:
+    with connect(uri) as client:
+        present = {flight.path[2] for flight in client.flights("nyc.*")}
+        started = time.perf_counter()
+        loaded = call_with_progress(client, "samples.load", {"name": "nyc"})["tables"]
+    rows = sum(table["rows"] for table in loaded)
+    if len(present) == len(loaded):
+        console.print(
+            f"Sample data is there from an earlier start: {rows:,} rows in {len(loaded)} tables of nyc."
+        )
+    else:
+        seconds = time.perf_counter() - started
+        console.print(
+            f"Loaded the sample: {rows:,} rows in {len(loaded)} tables of schema nyc, {seconds:.1f} s."
+        )
+
+
+def _answer(console: Console, uri: str, asked: threading.Event) -> None:
+    console.print("\nSome questions, over ADBC (the driver of Python, R, Go and many BI tools):")
+    with adbc.connect(uri, autocommit=True) as connection, connection.cursor() as cursor:
+        for example in EXAMPLES:
+            if asked.is_set():
+                return
+            started = time.perf_counter()
+            cursor.execute(example.sql)
+            table = cursor.fetch_arrow_table()
+            seconds = time.perf_counter() - started
+            console.print(f"\n[bold]{example.question}[/bold]")
+            console.print(
+                Syntax(example.sql, "sql", theme="ansi_dark", background_color="default", word_wrap=True)
+            )
+            console.print(table_of(table))
+            console.print(f"[dim]{table.num_rows} rows in {seconds * 1000:.1f} ms[/dim]")
+
+
+def _explain(console: Console, uri: str) -> None:
+    address = uri.removeprefix("grpc://")
+    console.print("\n[bold]Connect[/bold]")
+    lines = (
+        ("DBeaver, JDBC", f"jdbc:arrow-flight-sql://{address}?useEncryption=false"),
+        ("Python, ADBC", f'adbc_driver_flightsql.dbapi.connect("{uri}")'),
+        ("Python, client", f'lakehouse_client.connect("{uri}")'),
+        ("polars", f'pl.read_database_uri("SELECT …", "{uri}", engine="adbc")'),
+        ("command line", f'.venv/bin/lakehouse sql --uri {uri} "SELECT * FROM nyc.airlines"'),
+    )
+    for name, text in lines:
+        console.print(f"  {name:<15} ", end="")
+        console.print(text, markup=False, style="cyan", soft_wrap=True)
