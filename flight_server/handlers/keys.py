@@ -20,7 +20,7 @@ from flight_server.protocol.commands import (
 from flight_server.protocol.result_schemas import GET_KEYS, GET_PRIMARY_KEYS
 from lakehouse.catalog import Table
 from lakehouse.catalog.names import fold
-from lakehouse.errors import SchemaNotFound, TableNotFound
+from lakehouse.errors import InvalidRequest, SchemaNotFound, TableNotFound
 from lakehouse.types import ForeignKey
 
 _NO_ACTION = 3
@@ -140,9 +140,10 @@ def _all(ctx: CallContext) -> Iterator[Table]:
 
 
 def _load(ctx: CallContext, schema: str, table: str) -> Table | None:
+    """A table; None where there is none, or could be none of that name."""
     try:
         return ctx.lakehouse.catalog.load(schema, table)
-    except (SchemaNotFound, TableNotFound):
+    except (SchemaNotFound, TableNotFound, InvalidRequest):
         return None
 
 

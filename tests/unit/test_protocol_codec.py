@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flight_server.protocol import codec
@@ -404,6 +404,7 @@ def decodes_or_refuses(decode: Callable[[], Any]) -> None:
         assert len(str(refusal)) < 1500
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=400))
 def test_garbage_never_breaks_the_decoder(data: bytes) -> None:
     decodes_or_refuses(lambda: codec.decode_command(data))
@@ -411,6 +412,7 @@ def test_garbage_never_breaks_the_decoder(data: bytes) -> None:
         decodes_or_refuses(lambda name=action: codec.decode_action(name, data))
 
 
+@settings(deadline=None)
 @given(st.sampled_from([*codec._COMMANDS]), st.binary(max_size=200))
 def test_garbage_in_a_message_never_breaks_the_decoder(name: str, body: bytes) -> None:
     decodes_or_refuses(lambda: codec.decode_command(any_of(name, body)))
