@@ -14,7 +14,6 @@ from typing import NoReturn
 import pyarrow.flight as flight
 import structlog
 
-from flight_server import __version__
 from flight_server.actions.all import all_actions
 from flight_server.dispatch import Dispatcher
 from flight_server.handlers import (
@@ -107,9 +106,6 @@ def start(settings: Settings) -> RunningServer:
     except (OSError, flight.FlightError) as error:
         lakehouse.close()
         raise ConfigError(f"cannot listen on {host}:{port}", "choose another with --port") from error
-    log.info(
-        "listening", uri=f"grpc://{host}:{server.port}", version=__version__, catalog=lakehouse.catalog.name
-    )
     return RunningServer(lakehouse, server, host)
 
 

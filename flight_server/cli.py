@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import structlog
 from lakehouse_client import DEFAULT_URI, Client, LakehouseClientError, connect
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -90,7 +91,10 @@ def serve(config: Path | None, host: str | None, port: int | None) -> int:
 
     settings = _settings(config, host, port)
     configure_logging(settings.log)
-    return app.serve(settings, ready=lambda uri: click.echo(f"listening on {uri}"))
+    log = structlog.get_logger(__name__)
+    # At a quieter level than info the line would be lost, and with it the port.
+    say = log.info if settings.log.level in ("debug", "info") else log.error
+    return app.serve(settings, ready=lambda uri: say("listening", uri=uri, version=__version__))
 
 
 @cli.command()

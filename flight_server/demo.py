@@ -58,7 +58,8 @@ WHERE w.wind_speed IS NOT NULL GROUP BY ALL ORDER BY weather""",
     ),
     Example(
         "Which planes flew most?",
-        """SELECT p.tailnum, p.manufacturer, p.model, p.seats, count(*) AS flights, sum(f.distance)::BIGINT AS miles
+        """SELECT p.tailnum, p.manufacturer, p.model, p.seats,
+       count(*) AS flights, sum(f.distance)::BIGINT AS miles
 FROM nyc.flights f JOIN nyc.planes p USING (tailnum)
 GROUP BY ALL ORDER BY flights DESC LIMIT 5""",
     ),

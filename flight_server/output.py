@@ -13,7 +13,7 @@ from datetime import date, datetime, timedelta
 from datetime import time as time_of_day
 from decimal import Decimal
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 from uuid import UUID
 
 import pyarrow as pa
@@ -22,10 +22,12 @@ import pyarrow.parquet as pq
 from lakehouse_client import Result
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 FORMATS = ("table", "csv", "json", "parquet", "arrow")
 Advance = Callable[[int], None]
+_UNBOUNDED = 10_000
 
 
 def write_result(result: Result, form: str, output: Path | None, max_rows: int, advance: Advance) -> str:
@@ -178,13 +180,28 @@ def _print_table(
         if take > 0:
             kept.append(batch.slice(0, take))
             shown += take
-    table = table_of(pa.Table.from_batches(kept, schema))
-    if output is None:
-        Console().print(table)
-    else:
+    rows = pa.Table.from_batches(kept, schema)
+    if output is not None:
         with output.open("w", encoding="utf-8") as file:
-            Console(file=file, width=10_000).print(table)
+            Console(file=file, width=_UNBOUNDED).print(table_of(rows))
+    elif sys.stdout.isatty():
+        print_fitting(Console(), rows)
+    else:
+        Console(width=_UNBOUNDED).print(table_of(rows))
     return shown
+
+
+def print_fitting(console: Console, rows: pa.Table) -> None:
+    """Print as many of the leading columns as the terminal is wide, and say how many are left out."""
+    count = rows.num_columns
+    table = table_of(rows)
+    while count > 1 and Measurement.get(console, console.options, table).maximum > console.width:
+        count -= 1
+        table = table_of(rows.select(range(count)))
+    console.print(table)
+    if count < rows.num_columns:
+        names = ", ".join(rows.schema.names[count:])
+        console.print(f"[dim]not shown: {_escaped(names)} (widen the terminal, or --format csv)[/dim]")
 
 
 def table_of(rows: pa.Table) -> Table:
@@ -196,9 +213,8 @@ def table_of(rows: pa.Table) -> Table:
             or pa.types.is_floating(field.type)
             or pa.types.is_decimal(field.type)
         )
-        table.add_column(
-            f"{_escaped(field.name)}\n[dim]{field.type}[/dim]", justify="right" if number else "left"
-        )
+        justify: Literal["right", "left"] = "right" if number else "left"
+        table.add_column(f"{_escaped(field.name)}\n[dim]{field.type}[/dim]", justify=justify)
     columns = [column.to_pylist() for column in rows.columns]
     for values in zip(*columns, strict=True):
         table.add_row(*(_cell(value) for value in values))

@@ -72,6 +72,8 @@ class Session:
     sql_transaction: Transaction | None = None
     temp_views: dict[str, tuple[TableReference, ...]] = field(default_factory=dict)
     closed: bool = False
+    home_schema: str = ""
+    tokens: list[str] = field(default_factory=list)
     aliases: deque[str] = field(default_factory=deque)
     _prepared: OrderedDict[str, PreparedStatement] = field(default_factory=OrderedDict)
     _handles: OrderedDict[str, StatementHandle] = field(default_factory=OrderedDict)
@@ -106,6 +108,9 @@ class Session:
             (name, self.engine.changes.temporary_schema(self, name))
             for name in sorted(self.temp_objects().values())
         ]
+
+    def __post_init__(self) -> None:
+        self.home_schema = self.schema
 
     # -- prepared statements and handles ------------------------------------------------------------
 
@@ -235,6 +240,15 @@ class Session:
             raise TransactionStateError("no transaction is open in this session")
         self.end(transaction, commit=commit)
 
+    def is_running(self) -> bool:
+        """Whether a statement of this session is at work."""
+        return bool(self.engine.running.of_session(self.id))
+
+    def is_disposable(self) -> bool:
+        """Whether nothing would be lost by closing this session."""
+        held = (self.temporary, self.settings, self.transactions, self._prepared)
+        return not any(held) and self.schema == self.home_schema and not self.is_running()
+
     def close(self) -> None:
         """Stop what runs, roll back what is open, drop the temporary tables. Harmless when repeated."""
         with self.lock:
@@ -274,6 +288,7 @@ class SessionRegistry:
         self._idle_seconds = idle_seconds
         self._max_sessions = max_sessions
         self._lock = threading.Lock()
+        self._sessions: dict[str, Session] = {}
         self._by_token: dict[str, Session] = {}
         self._owners: dict[str, Session] = {}
 
@@ -291,6 +306,8 @@ class SessionRegistry:
     def alias(self, token: str, session: Session) -> None:
         """Let a further token stand for a session; the oldest such tokens are forgotten."""
         with self._lock:
+            if session.closed:
+                return
             self._by_token[token] = session
             session.aliases.append(token)
             if len(session.aliases) > _MAX_ALIASES:
@@ -304,39 +321,62 @@ class SessionRegistry:
         """
         session = self._by_token.get(token)
         if session is None or session.closed:
-            with self._lock:
-                session = self._by_token.get(token)
-                if session is None or session.closed:
-                    if len(self._by_token) >= self._max_sessions:
-                        raise LimitExceeded(
-                            f"{self._max_sessions} sessions are open",
-                            "close some, or raise session.max_sessions",
-                        )
-                    session = self._by_token[token] = self._create(self._clock.token(), self._owners)
+            session = self._open(token)
         session.last_used_s = self._clock.monotonic()
         return session
+
+    def _open(self, token: str) -> Session:
+        evicted: list[Session] = []
+        with self._lock:
+            session = self._by_token.get(token)
+            if session is None or session.closed:
+                if len(self._sessions) >= self._max_sessions:
+                    evicted = self._evict()
+                session = self._create(self._clock.token(), self._owners)
+                session.last_used_s = self._clock.monotonic()
+                session.tokens.append(token)
+                self._sessions[session.id] = self._by_token[token] = session
+        for old in evicted:
+            old.close()
+        return session
+
+    def _evict(self) -> list[Session]:
+        """Make room: forget a tenth of the sessions, those idle longest among them that hold nothing.
+
+        Clients without cookies leave such sessions behind with every connection that they drop.
+        """
+        idle = sorted((s for s in self._sessions.values() if s.is_disposable()), key=lambda s: s.last_used_s)
+        if not idle:
+            raise LimitExceeded(
+                f"{self._max_sessions} sessions are open", "close some, or raise session.max_sessions"
+            )
+        chosen = idle[: max(1, self._max_sessions // 10)]
+        for session in chosen:
+            self._forget(session)
+        return chosen
+
+    def _forget(self, session: Session) -> None:
+        self._sessions.pop(session.id, None)
+        for token in (*session.tokens, *session.aliases):
+            self._by_token.pop(token, None)
 
     def close(self, session: Session) -> None:
         """Close a session and forget its tokens."""
         with self._lock:
-            for token in [t for t, s in self._by_token.items() if s is session]:
-                del self._by_token[token]
+            self._forget(session)
         session.close()
 
     def sweep(self) -> int:
         """Close the sessions that were idle for too long and have nothing running; gives their number."""
         limit = self._clock.monotonic() - self._idle_seconds
-        idle = {s.id: s for s in list(self._by_token.values()) if s.last_used_s < limit}
-        closed = 0
-        for session in idle.values():
-            if not session.engine.running.of_session(session.id):
-                self.close(session)
-                closed += 1
-        return closed
+        idle = [s for s in self.sessions() if s.last_used_s < limit and not s.is_running()]
+        for session in idle:
+            self.close(session)
+        return len(idle)
 
     def sessions(self) -> list[Session]:
         """The open sessions."""
-        return list({s.id: s for s in list(self._by_token.values())}.values())
+        return list(self._sessions.values())
 
     def close_all(self) -> None:
         """Close every session."""
