@@ -125,7 +125,7 @@ class LakehouseFlightServer(flight.FlightServerBase):
             writer.write(pa.py_buffer(metadata))
 
         self._dispatcher.put(
-            ctx, decode_command(descriptor.command), Upload(reader.schema, _incoming(ctx, reader), reply)
+            ctx, decode_command(descriptor.command), Upload(_schema(reader), _incoming(ctx, reader), reply)
         )
 
     @_rpc
@@ -213,6 +213,16 @@ class _Outgoing:
         close = getattr(self._batches, "close", None)
         if close is not None:
             close()
+
+
+def _schema(reader: flight.MetadataRecordBatchReader) -> pa.Schema:
+    """The schema of an upload; without columns where a client (Go) sends a command and nothing after it."""
+    try:
+        return reader.schema
+    except OSError as error:
+        if "never sent a data message" not in str(error):
+            raise
+        return pa.schema([])
 
 
 def _incoming(ctx: CallContext, reader: flight.MetadataRecordBatchReader) -> Iterable[pa.RecordBatch]:
