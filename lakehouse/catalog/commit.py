@@ -18,17 +18,18 @@ from pyiceberg.table.update import (
     AddSchemaUpdate,
     SetCurrentSchemaUpdate,
     TableUpdate,
-    update_table_metadata,
 )
 
 from lakehouse.catalog import iceberg_types
 from lakehouse.catalog.catalog import Catalog
 from lakehouse.catalog.iceberg_catalog import IcebergCatalog
 from lakehouse.catalog.iceberg_errors import iceberg_errors
+from lakehouse.catalog.metadata_update import updated_metadata
 from lakehouse.catalog.names import check_name
 from lakehouse.catalog.table import Table
 from lakehouse.catalog.table_change import (
     COMMIT_ID_PROPERTY,
+    MERGE_PROPERTY,
     NewSnapshot,
     change_table,
     create_table,
@@ -38,9 +39,12 @@ from lakehouse.errors import CommitConflict, NotSupported, ObjectNotFound, Stora
 from lakehouse.types import TableName
 
 _log = logging.getLogger(__name__)
-# For other programs that write to our tables through pyiceberg or Spark; our own commits have their own loop.
+# The number of retries and the codec are for other programs that write to our tables.
 _PROPERTIES = {
     "format-version": "2",
+    # Every hundredth commit puts the manifests of those before into one, so that planning does not take
+    # longer with every commit that there was.
+    MERGE_PROPERTY: "true",
     "commit.retry.num-retries": "10",
     "write.parquet.compression-codec": "zstd",
 }
@@ -241,7 +245,7 @@ def _to_replace(base: Table, columns: pa.Schema, replacement: str) -> Target:
     next_id = itertools.count(metadata.last_column_id + 1).__next__
     wanted = iceberg_types.iceberg_schema(columns, next_id, metadata.schema())
     with iceberg_errors(f"table '{base.name}'"):
-        after = update_table_metadata(metadata, _schema_updates(metadata, wanted))
+        after = updated_metadata(metadata, _schema_updates(metadata, wanted))
     view = replace(base, metadata=after, staged=(), replacement=f"-{replacement}")
     return Target(WriteMode.REPLACE, after.schema(), view, base)
 

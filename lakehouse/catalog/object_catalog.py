@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import re
 import threading
 import time
@@ -43,6 +44,7 @@ from pyiceberg.table.update import AssertRefSnapshotId, TableRequirement, TableU
 from pyiceberg.typedef import EMPTY_DICT, Identifier, Properties
 
 from lakehouse.catalog.file_io import BucketFileIO
+from lakehouse.catalog.metadata_update import updated_metadata
 from lakehouse.catalog.names import name_of, segment_of
 from lakehouse.errors import ObjectAlreadyExists, ObjectNotFound, StorageError
 from lakehouse.storage.bucket import Bucket
@@ -54,6 +56,9 @@ _SLOT = re.compile(r"v(\d+)\.metadata\.json")
 _DROPPED = "dropped"
 _PUT_ATTEMPTS = 3
 _PUT_PAUSE_S = 0.05
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,19 +171,14 @@ class ObjectCatalog(MetastoreCatalog):
             raise NoSuchNamespaceError(schema)
         for requirement in requirements:
             _check(requirement, head.metadata)
-        metadata = update_table_metadata(
-            base_metadata=base.metadata if base else self._empty_table_metadata(),
-            updates=updates,
-            enforce_validation=base is None,
-            metadata_location=base.metadata_location if base else None,
-        )
-        if base is not None and metadata == base.metadata:
+        if base is not None:
+            metadata = updated_metadata(base.metadata, updates, base.metadata_location)
+        else:
+            metadata = update_table_metadata(self._empty_table_metadata(), updates, enforce_validation=True)
+        if base is not None and metadata is base.metadata:
             return CommitTableResponse(metadata=metadata, metadata_location=base.metadata_location)
         taken = self._take_slot(key, head.version + 1, metadata)
-        if base is None and not self.namespace_exists((schema,)):
-            # The schema was dropped meanwhile. A drop looks for tables after it removed the schema, this
-            # looks for the schema after it made the table, so one of the two always notices the other.
-            self._bury(schema, name)
+        if base is None and self._lost_its_schema(schema, name):
             raise NoSuchNamespaceError(schema)
         location = self._bucket.uri_of(_slot(key, taken.version))
         return CommitTableResponse(metadata=taken.metadata, metadata_location=location)
@@ -342,6 +342,22 @@ class ObjectCatalog(MetastoreCatalog):
             return False
         except StorageError as error:
             raise CommitStateUnknownException(str(error)) from error
+
+    def _lost_its_schema(self, schema: str, table: str) -> bool:
+        """Whether the schema of a table that was just made is gone; then the table goes as well.
+
+        A drop looks for tables after it removed the schema, this looks for the schema after the table was
+        made, so one of the two always notices the other.
+        """
+        try:
+            if self.namespace_exists((schema,)):
+                return False
+            self._bury(schema, table)
+        except (StorageError, CommitStateUnknownException):
+            # The table is there. Whoever is told otherwise would delete its files.
+            _log.warning("it could not be checked whether a new table's schema still exists", exc_info=True)
+            return False
+        return True
 
     def _write_hint(self, key: str, version: int) -> None:
         with contextlib.suppress(StorageError):  # only a hint: the commit has taken place

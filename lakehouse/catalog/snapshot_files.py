@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
+from typing import Generic, TypeVar
 
 import pyarrow.parquet as pq
 from pyiceberg.manifest import DataFile, DataFileContent, FileFormat, ManifestContent, ManifestFile
@@ -18,6 +19,9 @@ from lakehouse.types import DataFileRef
 
 NAME_MAPPING_PROPERTY = "schema.name-mapping.default"
 _CACHED_FILES = 1_000_000
+T = TypeVar("T")
+# The number of the commit that brought a file, and the file.
+_Entry = tuple[int, DataFileRef]
 
 
 class SnapshotFiles:
@@ -26,8 +30,8 @@ class SnapshotFiles:
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
         self._io = BucketFileIO(bucket)
-        self._snapshots = _FilesCache(_CACHED_FILES)
-        self._manifests = _FilesCache(_CACHED_FILES)
+        self._snapshots: _FilesCache[DataFileRef] = _FilesCache(_CACHED_FILES)
+        self._manifests: _FilesCache[_Entry] = _FilesCache(_CACHED_FILES)
 
     def files(self, table: str, metadata: TableMetadata, snapshot_id: int) -> tuple[DataFileRef, ...]:
         """The data files of a snapshot, oldest commit first.
@@ -65,19 +69,20 @@ class SnapshotFiles:
             )
         # Where names are mapped to ids, some files may have been made without any knowledge of Iceberg.
         doubtful = NAME_MAPPING_PROPERTY in metadata.properties
-        # A manifest list has the newest manifest first.
-        return tuple(
-            file for manifest in reversed(manifests) for file in self._manifest(table, manifest, doubtful)
-        )
+        entries = [entry for manifest in manifests for entry in self._manifest(table, manifest, doubtful)]
+        entries.sort(key=_sequence_number)
+        return tuple(file for _, file in entries)
 
-    def _manifest(self, table: str, manifest: ManifestFile, doubtful: bool) -> tuple[DataFileRef, ...]:
+    def _manifest(self, table: str, manifest: ManifestFile, doubtful: bool) -> tuple[_Entry, ...]:
         key = (manifest.manifest_path, doubtful)
         found = self._manifests.get(key)
         if found is None:
             entries = manifest.fetch_manifest_entry(self._io, discard_deleted=True)
-            found = tuple(self._checked(table, entry.data_file) for entry in entries)
+            found = tuple(
+                (entry.sequence_number or 0, self._checked(table, entry.data_file)) for entry in entries
+            )
             if doubtful:
-                _check_field_ids(table, found)
+                _check_field_ids(table, [file for _, file in found])
             self._manifests.put(key, found)
         return found
 
@@ -99,23 +104,27 @@ def _check_field_ids(table: str, files: Sequence[DataFileRef]) -> None:
             )
 
 
-class _FilesCache:
+def _sequence_number(entry: _Entry) -> int:
+    return entry[0]
+
+
+class _FilesCache(Generic[T]):
     """Least recently used lists of files go first when more than ``limit`` files are held in all."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._held = 0
-        self._entries: OrderedDict[Hashable, tuple[DataFileRef, ...]] = OrderedDict()
+        self._entries: OrderedDict[Hashable, tuple[T, ...]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, key: Hashable) -> tuple[DataFileRef, ...] | None:
+    def get(self, key: Hashable) -> tuple[T, ...] | None:
         with self._lock:
             found = self._entries.get(key)
             if found is not None:
                 self._entries.move_to_end(key)
             return found
 
-    def put(self, key: Hashable, files: tuple[DataFileRef, ...]) -> None:
+    def put(self, key: Hashable, files: tuple[T, ...]) -> None:
         with self._lock:
             if key in self._entries:
                 return

@@ -26,12 +26,14 @@ from pyiceberg.table import CreateTableTransaction, StagedTable, Table, Transact
 from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.snapshots import Operation
 from pyiceberg.table.update import AddSnapshotUpdate, AssertCreate, AssertTableUUID, TableUpdate
-from pyiceberg.table.update.snapshot import _FastAppendFiles, _SnapshotProducer
+from pyiceberg.table.update.snapshot import _FastAppendFiles, _MergeAppendFiles, _SnapshotProducer
 
+from lakehouse.catalog.metadata_update import SharingTransaction
 from lakehouse.catalog.object_catalog import ObjectCatalog
 from lakehouse.errors import StorageError
 
 COMMIT_ID_PROPERTY = "lakehouse.commit-id"
+MERGE_PROPERTY = "commit.manifest-merge.enabled"
 _ATTEMPTS = 20
 _FIRST_PAUSE_S = 0.01
 _LONGEST_PAUSE_S = 1.0
@@ -112,7 +114,7 @@ def change_table(catalog: ObjectCatalog, schema: str, table: str, build: Build) 
 
     def attempt() -> TableMetadata:
         base = catalog.load_table((schema, table))
-        return _attempt(catalog, base, Transaction(base), build)
+        return _attempt(catalog, base, SharingTransaction(base), build)
 
     return _retried(attempt)
 
@@ -167,7 +169,11 @@ def _attempt(catalog: ObjectCatalog, base: Table, transaction: Transaction, buil
 
 
 def _producer(transaction: Transaction, rows: NewSnapshot) -> _SnapshotProducer[Any]:
-    kind = _ReplaceAll if rows.replaces_all else _FastAppendFiles
+    kind: type[_SnapshotProducer[Any]] = _FastAppendFiles
+    if rows.replaces_all:
+        kind = _ReplaceAll
+    elif transaction.table_metadata.properties.get(MERGE_PROPERTY) == "true":
+        kind = _MergeAppendFiles
     operation = Operation.OVERWRITE if rows.replaces_all else Operation.APPEND
     io = transaction._table.io
     producer = kind(operation, transaction, io, snapshot_properties=dict(rows.properties))

@@ -330,6 +330,26 @@ def test_a_table_cannot_be_created_in_a_schema_that_was_dropped_meanwhile(catalo
     assert catalog.tables("main") == []
 
 
+def test_many_appends_keep_rows_in_order_and_manifests_few(catalog: IcebergCatalog, tmp_path: Path) -> None:
+    write(catalog, WriteMode.CREATE, pa.table({"n": [0]}))
+    with catalog.objects.load_table(("main", "t")).transaction() as transaction:
+        transaction.set_properties({"commit.manifest.min-count-to-merge": "5"})
+    for number in range(1, 18):
+        table = write(catalog, WriteMode.APPEND, pa.table({"n": [number]}))
+    assert [row["n"] for row in read(table)] == list(range(18))
+    snapshot = table.metadata.current_snapshot()
+    assert snapshot is not None
+    assert len(snapshot.manifests(catalog.objects.load_table(("main", "t")).io)) < 5
+    afresh = opened(tmp_path).load("main", "t")
+    assert afresh.files() == table.files()
+    assert [sum(file.rows for file in afresh.files(s.snapshot_id)) for s in afresh.snapshots()] == [
+        *range(1, 19)
+    ]
+    assert catalog.objects.load_table(("main", "t")).scan().to_arrow().num_rows == 18
+    write(catalog, WriteMode.REPLACE, pa.table({"n": [99]}))
+    assert read(catalog.load("main", "t")) == [{"n": 99}]
+
+
 def test_small_batches_become_full_row_groups(tmp_path: Path) -> None:
     catalog = opened(tmp_path, FileLimits(rows_per_group=100))
     catalog.create_schema("main")
