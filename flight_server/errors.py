@@ -66,9 +66,13 @@ _CLASSES: dict[ErrorKind, type[Exception]] = {
 }
 
 
-def to_wire(error: LakehouseError) -> Exception:
+def to_wire(error: LakehouseError, rpc: str) -> Exception:
     """The exception to raise in a pyarrow handler for a domain error."""
-    return _CLASSES[error.kind](str(error))
+    kind = _CLASSES[error.kind]
+    if rpc == "get_schema" and issubclass(kind, flight.FlightError):
+        # pyarrow does not convert its own errors there: it would send UNKNOWN and a traceback.
+        kind = InvalidArgument
+    return kind(str(error))
 
 
 @contextmanager
@@ -82,12 +86,12 @@ def wire_errors(rpc: str) -> Iterator[None]:
     except LakehouseError as error:
         if error.kind is ErrorKind.INTERNAL:
             log.exception("request failed", rpc=rpc, code=error.code)
-        wire = to_wire(error)
+        wire = to_wire(error, rpc)
     except flight.FlightError as error:
         wire = error
     except Exception:
         log.exception("request failed", rpc=rpc, code="INTERNAL")
-        wire = to_wire(InternalError("the server failed on this request", "its log has the details"))
+        wire = to_wire(InternalError("the server failed on this request", "its log has the details"), rpc)
     else:
         return
     raise wire from None

@@ -183,8 +183,6 @@ class LakehouseFlightServer(flight.FlightServerBase):
         sessions = self._lakehouse.sessions
         if middleware.presented:
             return sessions.get(middleware.presented)
-        if middleware.user:
-            return sessions.get(middleware.offered)
         session = sessions.get("peer:" + context.peer())
         sessions.alias(middleware.offered, session)
         return session

@@ -29,6 +29,7 @@ class Server:
     port: int
     directory: Path
     log: list[str]
+    reader: threading.Thread
 
     @property
     def uri(self) -> str:
@@ -51,12 +52,19 @@ class Server:
     def kill(self) -> None:
         """kill -9."""
         self.process.kill()
-        self.process.wait()
+        self._ended()
 
     def stop(self) -> int:
         """SIGTERM, then the exit status."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=30)
+        return self._ended()
+
+    def _ended(self) -> int:
+        status = self.process.wait(timeout=30)
+        self.reader.join(timeout=5)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return status
 
 
 def start_server(directory: Path, config: str = "", **environment: str) -> Server:
@@ -74,11 +82,11 @@ def start_server(directory: Path, config: str = "", **environment: str) -> Serve
         env={**os.environ, "LAKEHOUSE__LOG__FORMAT": "json", **environment},
     )
     log: list[str] = []
-    port = _await_port(process, log)
-    return Server(process, port, directory, log)
+    port, reader = _await_port(process, log)
+    return Server(process, port, directory, log, reader)
 
 
-def _await_port(process: subprocess.Popen[str], log: list[str]) -> int:
+def _await_port(process: subprocess.Popen[str], log: list[str]) -> tuple[int, threading.Thread]:
     found = threading.Event()
     ports: list[int] = []
 
@@ -92,11 +100,12 @@ def _await_port(process: subprocess.Popen[str], log: list[str]) -> int:
                 found.set()
         found.set()
 
-    threading.Thread(target=read, daemon=True).start()
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
     if not found.wait(_START_SECONDS) or not ports:
         process.kill()
         raise RuntimeError("the server did not start:\n" + "".join(log))
-    return ports[0]
+    return ports[0], reader
 
 
 @pytest.fixture(scope="session")

@@ -191,6 +191,10 @@ class _Binding:
             self._rewrite(reference, f"{quote(self._session.temporary)}.main.{quote(name)}")
         elif len(path) != 1 or path[0].lower() not in self._temporary:
             return False
+        elif self._binder.database.has_view(TableName(self._session.catalog, self._session.schema, path[0])):
+            # DuckDB would find the lake table of the same name first.
+            name = self._temporary[path[0].lower()]
+            self._rewrite(reference, f"{quote(self._session.temporary)}.main.{quote(name)}")
         self._fresh, self._reads_temporary = False, True
         for nested in self._session.temp_views.get(path[-1].lower(), ()):
             self.reference(TableReference(nested.path))

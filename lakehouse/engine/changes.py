@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from lakehouse.engine.database import SESSION_SETTINGS, Binding
 from lakehouse.engine.errors import duckdb_errors
-from lakehouse.engine.gate import Analysis, StatementKind
+from lakehouse.engine.gate import Analysis, StatementKind, retarget
 from lakehouse.engine.running import CallWatch
 from lakehouse.engine.session import Session
 from lakehouse.engine.transaction import Transaction
@@ -143,14 +143,13 @@ class Changes:
             raise InvalidRequest(
                 "a temporary table has no catalog or schema", f"CREATE TEMP TABLE {path[-1]} …"
             )
-        if len(path) == 2:
-            raise NotSupported("write the temporary table's name without temp.")
         session = scope.session
         self.ensure_temporary(session)
         bound = self._engine.binder.bind(analysis, session, scope.transaction)
         if analysis.detail["view"] and any(r.at for r in analysis.references):
             raise NotSupported("a temporary view cannot use time travel")
-        self._run_temporary(scope, bound.sql, rows, bound.bindings)
+        sql = retarget(bound.sql, f"{quote(session.temporary)}.main.{quote(path[-1])}")
+        self._run_temporary(scope, sql, rows, bound.bindings)
         if analysis.detail["view"]:
             session.temp_views[path[-1].lower()] = analysis.references
 
@@ -338,10 +337,9 @@ class Changes:
                 if mode is WriteMode.APPEND:
                     raise TableNotFound(f"table {known} was dropped in this transaction")
                 mode = WriteMode.REPLACE
-            before = earlier.rows if earlier is not None and mode is not WriteMode.REPLACE else 0
             staged = stage(self._catalog, target, mode, schema, batches, cancelled, on=earlier)
             transaction.writes[staged.target] = staged
-            return staged.rows - before
+            return staged.rows
 
 
 def _execute_all(

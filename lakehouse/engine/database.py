@@ -193,7 +193,7 @@ class DuckDatabase:
     def _prepare(self, state: CursorState) -> PooledCursor:
         connection = self._root.cursor()
         lake = f"{quote(state.catalog)}.{quote(state.schema)}"
-        path = f"{quote(state.temporary)}.main,{lake}" if state.temporary else lake
+        path = f"{lake},{quote(state.temporary)}.main" if state.temporary else lake
         with duckdb_errors():
             connection.execute("SET search_path = ?", [path]).fetchall()
             connection.execute("SET VARIABLE session_schema = ?", [state.schema]).fetchall()
@@ -237,6 +237,11 @@ class DuckDatabase:
             self._ensure_schema(name.schema)
             self._root.cursor().execute(f"CREATE OR REPLACE VIEW {name.sql} AS {body}")
             self.main_views[name] = identity
+
+    def has_view(self, name: TableName) -> bool:
+        """Whether DuckDB knows a lake table of that name, in whatever case."""
+        wanted = (name.schema.lower(), name.table.lower())
+        return any((n.schema.lower(), n.table.lower()) == wanted for n in self.main_views)
 
     def has_hidden_view(self, name: str) -> bool:
         """Whether an internal view of that name exists."""

@@ -101,6 +101,10 @@ _CREATE_TEMP = re.compile(
 )
 _NAME = r'(?:"(?:[^"]|"")+"|[^\W\d][\w$]*)'
 _PATH = rf"{_NAME}(?:\s*\.\s*{_NAME})*"
+_CREATE = re.compile(
+    rf"(?P<head>CREATE\s+(?:OR\s+REPLACE\s+)?(?:TABLE|VIEW)\s+(?:IF\s+NOT\s+EXISTS\s+)?){_PATH}",
+    re.IGNORECASE,
+)
 _SET = re.compile(
     rf"(?P<verb>SET|RESET)\s+(?:(?P<scope>SESSION|LOCAL|GLOBAL)\s+)?(?P<name>{_NAME})\s*(?:(?:=|TO\b)\s*(?P<value>.+))?\Z",
     re.IGNORECASE | re.DOTALL,
@@ -258,7 +262,7 @@ class StatementGate:
         shift, inner = 0, None
         if query is not None:
             shift, inner = self._trailing_query(sql)
-        # The session's own database comes first on the search path, so the plain form creates it there.
+        # Without TEMP and under the name of the session's own database it lives as long as the session.
         plain = sql[: match.start("temp")] + sql[match.end("temp") :].lstrip()
         if inner is not None:
             moved = shift - (len(sql.encode()) - len(plain.encode()))
@@ -460,6 +464,12 @@ def rewrite_reference(text: str, view: str, table: str, has_alias: bool) -> str:
     rest = text[name.end() :] if name else ""
     alias = "" if has_alias else " AS " + '"' + table.replace('"', '""') + '"'
     return f"{view}{alias}{rest}"
+
+
+def retarget(create: str, target: str) -> str:
+    """The text of CREATE TABLE or CREATE VIEW with the name of what is created replaced."""
+    head = _CREATE.match(create)
+    return create if head is None else f"{head['head']}{target}{create[head.end() :]}"
 
 
 def _inspect(
