@@ -186,7 +186,6 @@ class LimitSettings(Section):
     statement_timeout_seconds: float = Field(
         0, ge=0, description="A statement that runs longer is stopped. 0 lets it run."
     )
-    concurrent_statements: int = Field(64, ge=1, description="Most statements running at once.")
 
 
 class Settings(BaseSettings):
