@@ -36,6 +36,10 @@ _FORWARD_ONLY = 1 << 1
 _READ_ONLY = 1 << 1
 _NO_LIMIT = 0
 
+# Bulk ingestion and its transactions joined the protocol later than the rest. JDBC drivers before 17 ask for
+# everything and fail on numbers they do not know, so these two are told only where they are asked for.
+_LATER_CODES = frozenset({10, 11})
+
 # Types in the numbering of SqlSupportsConvert.
 _NUMBERS = (0, 5, 6, 7, 12, 13, 14, 17)
 _BOOLEAN = (2,)
@@ -202,9 +206,12 @@ class SqlInfoSource:
         self._known: WeakKeyDictionary[Lakehouse, dict[int, Value]] = WeakKeyDictionary()
 
     def table(self, ctx: CallContext, command: GetSqlInfo) -> pa.Table:
-        """The codes asked for, in that order, those unknown left out; all of them where none is named."""
+        """The codes asked for, in that order, those unknown left out.
+
+        Where none is named: all of them, except those that old clients stumble over.
+        """
         known = self._values(ctx.lakehouse)
-        wanted = dict.fromkeys(command.info) if command.info else known
+        wanted = dict.fromkeys(command.info or (code for code in known if code not in _LATER_CODES))
         return info_table((code, known[code]) for code in wanted if code in known)
 
     def _values(self, lakehouse: Lakehouse) -> dict[int, Value]:
