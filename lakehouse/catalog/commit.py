@@ -161,6 +161,7 @@ def resolve(
     """
     schema = catalog.spelled_schema(check_name(name.schema, "schema"))
     check_name(name.table, "table")
+    catalog.refresh(schema, name.table)
     exists = earlier is not None or catalog.table_exists(schema, name.table)
     if exists and mode is WriteMode.CREATE:
         raise TableAlreadyExists(f"table '{catalog.name}.{schema}.{name.table}' exists already")

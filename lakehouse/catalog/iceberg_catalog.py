@@ -53,6 +53,14 @@ class _Known:
 
 
 @dataclass(frozen=True, slots=True)
+class _Asked:
+    """When storage was asked, and how many changes this process had made until then."""
+
+    at: float
+    changes: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Names:
     """Names by their folded form."""
 
@@ -103,6 +111,7 @@ class IcebergCatalog:
         self._refresh_s = refresh_s
         self._lock = threading.Lock()
         self._version = 0
+        self._changes = 0
         self._known: dict[tuple[str, str], _Known] = {}
         self._schemas: _Names | None = None
         self._tables: dict[str, _Names] = {}
@@ -264,10 +273,9 @@ class IcebergCatalog:
             finally:
                 with self._lock:
                     self._version += 1
+                    self._changes += 1
                     self._tables.pop(key[0], None)
-                    known = self._known.get(key)
-                    if known is not None:
-                        self._known[key] = replace(known, fresh_until=0.0)
+                self.refresh(schema, table)
 
     def view(self, name: TableName, metadata: TableMetadata) -> Table:
         """A table as one version of its metadata describes it."""
@@ -281,8 +289,19 @@ class IcebergCatalog:
         """
         name = self._schema_names().get(fold(schema))
         if name is None:
+            self._schemas = None  # another process may have made it a moment ago
+            name = self._schema_names().get(fold(schema))
+        if name is None:
             raise self._no_schema(schema)
         return name
+
+    def refresh(self, schema: str, table: str) -> None:
+        """Ask storage at the next look at a table, however young what is known about it."""
+        key = (fold(schema), fold(table))
+        with self._lock:
+            known = self._known.get(key)
+            if known is not None:
+                self._known[key] = replace(known, fresh_until=0.0)
 
     def _change(self, schema: str, table: str, build: Callable[[Transaction], None]) -> None:
         self.load(schema, table)
@@ -298,26 +317,30 @@ class IcebergCatalog:
             return known
         check_name(schema, "schema")
         check_name(table, "table")
-        fresh_until = self.clock.monotonic() + self._refresh_s
+        asked = self._ask()
         with iceberg_errors(f"table '{self.name}.{schema}.{table}'"):
             head = self.objects.head(schema, table)
-        if known is None or known.head is not head:
-            return self._learn(key, _Known(head, self._view_of(schema, table, head), fresh_until))
-        known = replace(known, fresh_until=fresh_until)
-        self._known[key] = known
-        return known
+        view = known.table if known and known.head is head else self._view_of(schema, table, head)
+        with self._lock:
+            return self._learn(key, _Known(head, view, self._fresh_until(asked)))
 
     def _learn(self, key: tuple[str, str], found: _Known) -> _Known:
-        with self._lock:
-            known = self._known.get(key)
-            if known is not None and known.head.version > found.head.version:
-                return known
-            if len(self._known) >= _REMEMBERED_TABLES:
-                self._known.clear()
-            if known is None or known.head.version != found.head.version:
-                self._version += 1
-            self._known[key] = found
-            return found
+        known = self._known.get(key)
+        if known is not None and known.head.version > found.head.version:
+            return known
+        if len(self._known) >= _REMEMBERED_TABLES:
+            self._known.clear()
+        if known is None or known.head is not found.head:
+            self._version += 1
+        self._known[key] = found
+        return found
+
+    def _ask(self) -> _Asked:
+        return _Asked(self.clock.monotonic(), self._changes)
+
+    def _fresh_until(self, asked: _Asked) -> float:
+        """Until when an answer may be used; not at all if this process changed something meanwhile."""
+        return asked.at + self._refresh_s if asked.changes == self._changes else 0.0
 
     def _view_of(self, schema: str, table: str, head: Head) -> Table | None:
         if head.metadata is None:
@@ -328,13 +351,13 @@ class IcebergCatalog:
     def _schema_names(self) -> Mapping[str, str]:
         known = self._schemas
         if known is None or self.clock.monotonic() >= known.fresh_until:
-            fresh_until = self.clock.monotonic() + self._refresh_s
+            asked = self._ask()
             with iceberg_errors(f"catalog '{self.name}'"):
                 names = {fold(name): name for (name,) in self.objects.list_namespaces()}
             with self._lock:
                 if known is None or known.names != names:
                     self._version += 1
-                known = self._schemas = _Names(names, fresh_until)
+                known = self._schemas = _Names(names, self._fresh_until(asked))
         return known.names
 
     def _forget_schemas(self) -> None:
@@ -342,16 +365,17 @@ class IcebergCatalog:
             self._schemas = None
             self._tables.clear()
             self._version += 1
+            self._changes += 1
 
     def _list_tables(self, schema: str) -> _Names:
-        fresh_until = self.clock.monotonic() + self._refresh_s
+        asked = self._ask()
         try:
             with iceberg_errors(f"schema '{self.name}.{schema}'"):
                 names = {fold(name): name for _, name in self.objects.list_tables((schema,))}
         except SchemaNotFound as error:
             raise self._no_schema(schema) from error
-        known = _Names(names, fresh_until)
         with self._lock:
+            known = _Names(names, self._fresh_until(asked))
             previous = self._tables.get(fold(schema))
             if previous is None or previous.names != names:
                 self._version += 1

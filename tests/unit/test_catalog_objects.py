@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 
@@ -10,11 +11,12 @@ import pyarrow as pa
 import pytest
 
 from lakehouse.catalog import IcebergCatalog, Table, open_catalog
-from lakehouse.clock import FixedClock
+from lakehouse.clock import FixedClock, SystemClock
 from lakehouse.config import load_settings
 from lakehouse.errors import (
     ConfigError,
     InvalidRequest,
+    LakehouseError,
     SchemaAlreadyExists,
     SchemaNotEmpty,
     SchemaNotFound,
@@ -222,6 +224,84 @@ def test_own_changes_are_seen_at_once(catalog: IcebergCatalog) -> None:
     assert count(write(catalog, "t", WriteMode.APPEND)) == 4
     catalog.drop_table("main", "t")
     assert not catalog.table_exists("main", "t")
+
+
+def test_own_commits_are_seen_at_once_while_others_ask_for_the_same_table(tmp_path: Path) -> None:
+    catalog = IcebergCatalog(
+        "lake", open_local_bucket("primary", tmp_path), "warehouse", SystemClock(), refresh_s=0.002
+    )
+    catalog.create_schema("main")
+    over = threading.Event()
+    errors: list[BaseException] = []
+
+    def look() -> None:
+        try:
+            while not over.is_set():
+                catalog.table_exists("main", "t")
+                catalog.tables("main")
+        except LakehouseError as error:
+            errors.append(error)
+
+    readers = [threading.Thread(target=look) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    try:
+        for _ in range(5):
+            assert write(catalog, "t").record_count == 2
+            assert catalog.tables("main") == ["t"]
+            assert write(catalog, "t", WriteMode.APPEND).record_count == 4
+            catalog.drop_table("main", "t")
+            assert not catalog.table_exists("main", "t")
+            assert catalog.tables("main") == []
+    finally:
+        over.set()
+        for reader in readers:
+            reader.join()
+    assert errors == []
+
+
+@pytest.mark.parametrize("question", ["exists", "load", "list"])
+def test_an_answer_that_a_commit_overtook_is_not_kept(
+    catalog: IcebergCatalog, monkeypatch: pytest.MonkeyPatch, question: str
+) -> None:
+    if question == "load":
+        write(catalog, "t")
+    catalog.refresh("main", "t")
+    overtaken: list[bool] = []
+    name = "list_tables" if question == "list" else "head"
+    ask = getattr(catalog.objects, name)
+
+    def slow(*arguments: str) -> object:
+        answer = ask(*arguments)
+        if not overtaken:
+            overtaken.append(True)
+            mode = WriteMode.APPEND if question == "load" else WriteMode.CREATE
+            other = threading.Thread(target=write, args=(catalog, "t", mode))
+            other.start()
+            other.join()
+        return answer
+
+    monkeypatch.setattr(catalog.objects, name, slow)
+    if question == "list":
+        catalog.tables("main")
+        assert catalog.tables("main") == ["t"]
+    else:
+        catalog.table_exists("main", "t")
+        assert catalog.load("main", "t").record_count == (4 if question == "load" else 2)
+
+
+def test_a_write_asks_for_what_others_did_however_young_the_known_state(
+    tmp_path: Path, catalog: IcebergCatalog
+) -> None:
+    other = opened(tmp_path, FixedClock())
+    assert not catalog.table_exists("main", "t")
+    assert not catalog.schema_exists("late")
+    write(other, "t")
+    other.create_schema("late")
+    assert count(write(catalog, "t", WriteMode.APPEND)) == 4
+    write(catalog, "t", schema="late")
+    with pytest.raises(TableAlreadyExists):
+        write(catalog, "t")
 
 
 def test_nothing_is_loaded_again_while_nothing_changes(catalog: IcebergCatalog, clock: FixedClock) -> None:
