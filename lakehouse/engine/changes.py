@@ -326,6 +326,8 @@ class Changes:
             LakehouseError: The load failed; nothing of it is visible.
         """
         transaction, cancelled = scope.transaction, scope.watch.cancelled
+        if mode is WriteMode.REPLACE and not self._exists(transaction, target):
+            mode = WriteMode.CREATE
         if transaction is None:
             staged = stage(self._catalog, target, mode, schema, batches, cancelled)
             commit(self._catalog, staged)
@@ -340,6 +342,15 @@ class Changes:
             staged = stage(self._catalog, target, mode, schema, batches, cancelled, on=earlier)
             transaction.writes[staged.target] = staged
             return staged.rows
+
+    def _exists(self, transaction: Transaction | None, target: TableName) -> bool:
+        if transaction is None:
+            return self._catalog.table_exists(target.schema, target.table)
+        try:
+            transaction.load(target.schema, target.table)
+        except (TableNotFound, SchemaNotFound):
+            return transaction.known(target.schema, target.table) in transaction.drops
+        return True
 
 
 def _execute_all(

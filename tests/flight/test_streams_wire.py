@@ -27,7 +27,8 @@ select true as b, 1::tinyint as i8, 1::smallint as i16, 1::int as i32, 1::bigint
   1.5::float as f, 1.5::double as d, 1.25::decimal(9, 2) as dec,
   'é💡' as s, 'x'::blob as bin, date '2020-01-01' as day, time '01:02:03' as clock,
   timestamp '2020-01-01 01:02:03.456789' as ts, timestamptz '2020-01-01 00:00:00+00' as tstz,
-  timestamp_ns '2020-01-01 00:00:00' as ns, interval 1 month as iv, [1, null] as l, {'a': 1, 'b': [null]} as st,
+  timestamp_ns '2020-01-01 00:00:00' as ns, interval 1 month as iv,
+  [1, null] as l, {'a': 1, 'b': [null]} as st,
   map {'k': 1} as m, [1, 2]::int[2] as arr, uuid '00000000-0000-0000-0000-000000000001' as u,
   'a'::enum('a', 'b') as e, ['a'::enum('a', 'b')] as el, '{"x": 1}'::json as j, null as n, '101'::bit as bits
 """
