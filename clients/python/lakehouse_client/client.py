@@ -1,26 +1,32 @@
-"""The connection: SQL goes over ADBC, flights and actions over pyarrow.flight."""
+"""The connection: SQL goes over ADBC, flights and actions over pyarrow.flight, all in one session."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from os import PathLike
+from typing import Any, Literal, Self, TypeAlias, TypeVar
 
 import adbc_driver_flightsql.dbapi as adbc
 import pyarrow as pa
 import pyarrow.flight as flight
-from adbc_driver_flightsql import DatabaseOptions
 
 from lakehouse_client.actions import Actions
+from lakehouse_client.blocking import interruptible
+from lakehouse_client.channel import Access, Channel, open_channel
+from lakehouse_client.data_frames import to_record_batches
 from lakehouse_client.errors import LakehouseClientError, client_errors
+from lakehouse_client.messages import OnProgress, decode, encode
 from lakehouse_client.result import Result
 
 DEFAULT_URI = "grpc://127.0.0.1:31337"
 Mode = Literal["create", "append", "replace", "create_append"]
-OnProgress = Callable[[float, str], None]
+Parameters: TypeAlias = Sequence[Any] | Mapping[str, Any] | pa.RecordBatch | pa.Table
+R = TypeVar("R")
+_MAX_READERS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,99 +46,112 @@ def connect(
     token: str | None = None,
     user: str | None = None,
     password: str | None = None,
+    catalog: str | None = None,
     schema: str | None = None,
-    tls_root_certs: bytes | None = None,
+    tls_root_certs: bytes | str | PathLike[str] | None = None,
+    timeout_s: float | None = None,
 ) -> Client:
-    """Connect to a server.
+    """Connect to a server and open a session.
 
     Args:
         uri: ``grpc://host:port``, or ``grpc+tls://host:port``.
         token: A bearer token.
         user: User name, with ``password``.
         password: Password, with ``user``.
+        catalog: The catalog that names without one refer to.
         schema: The schema that names without one refer to.
-        tls_root_certs: PEM certificates to trust instead of the system's.
+        tls_root_certs: PEM certificates to trust instead of the system's: their bytes, or a file.
+        timeout_s: How long any one call may take, in seconds, the reading of its result included.
 
     Raises:
         LakehouseClientError: The server cannot be reached or refuses.
     """
-    return Client(uri, token, user, password, schema, tls_root_certs)
+    channel = open_channel(uri, Access(token, user, password, tls_root_certs, timeout_s))
+    try:
+        channel.enter(catalog, schema)
+    except BaseException:
+        channel.close()
+        raise
+    return Client(channel)
 
 
 class Client:
     """A session with a server; use it as a context manager. Made by ``connect``.
 
+    A client is for one thread at a time.
+
     Attributes:
         actions: The server's actions as typed methods: ``client.actions.samples.load(name="nyc")``.
     """
 
-    def __init__(
-        self,
-        uri: str,
-        token: str | None,
-        user: str | None,
-        password: str | None,
-        schema: str | None,
-        tls_root_certs: bytes | None,
-    ) -> None:
-        options: dict[str, str] = {DatabaseOptions.WITH_COOKIE_MIDDLEWARE.value: "true"}
-        if token is not None:
-            options[DatabaseOptions.AUTHORIZATION_HEADER.value] = f"Bearer {token}"
-        if user is not None:
-            options.update(username=user, password=password or "")
-        if tls_root_certs is not None:
-            options[DatabaseOptions.TLS_ROOT_CERTS.value] = tls_root_certs.decode()
-        self._schema = schema
-        with client_errors():
-            self._adbc = adbc.connect(uri, db_kwargs=options, autocommit=True)
-            try:
-                if schema is not None:
-                    self._adbc.adbc_current_db_schema = schema
-                tls = {} if tls_root_certs is None else {"tls_root_certs": tls_root_certs}
-                self._flight = flight.connect(uri, **tls)
-                self._call = self._call_options(token, user, password)
-            except BaseException:
-                self._adbc.close()
-                raise
-        self.actions = Actions(self.call)
-
-    def _call_options(
-        self, token: str | None, user: str | None, password: str | None
-    ) -> flight.FlightCallOptions:
-        if user is not None:
-            return flight.FlightCallOptions(
-                headers=[self._flight.authenticate_basic_token(user, password or "")]
-            )
-        headers = [(b"authorization", b"Bearer " + token.encode())] if token is not None else []
-        return flight.FlightCallOptions(headers=headers)
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self.actions = Actions(self._act)
 
     # -- SQL ----------------------------------------------------------------------------------------
 
-    def sql(self, query: str, parameters: Sequence[Any] | None = None) -> Result:
-        """Run a query; its rows stream.
+    def sql(self, query: str, parameters: Parameters | None = None) -> Result:
+        """Run a statement and stream its rows.
+
+        Args:
+            query: The statement.
+            parameters: Values for ``?`` or ``$1`` in order, for ``$name`` by name, or an Arrow table with a
+                row for each execution.
 
         Raises:
             LakehouseClientError: The statement is wrong or failed.
         """
-        cursor = self._adbc.cursor()
+        cursor = self._channel.sql.cursor()
         try:
             with client_errors():
-                cursor.execute(query, parameters)
-                reader = cursor.fetch_record_batch()
+                reader, rows = _run(cursor, query, parameters)
         except BaseException:
             cursor.close()
             raise
-        return Result(reader, cursor.rowcount, cursor.close)
+        return Result(reader, rows, cursor.adbc_cancel, cursor.close)
 
-    def execute(self, statement: str, parameters: Sequence[Any] | None = None) -> int:
-        """Run a statement that gives no rows; gives the number of rows affected, or -1.
+    def execute(self, statement: str, parameters: Parameters | None = None) -> int:
+        """Run a statement for its effect; gives the number of rows affected, or -1 where it is unknown.
+
+        Args:
+            statement: The statement.
+            parameters: As in ``sql``; with a table of several rows the statement runs once for each.
 
         Raises:
-            LakehouseClientError: The statement is wrong or failed.
+            LakehouseClientError: The statement is wrong or failed; nothing has changed.
         """
-        with self._adbc.cursor() as cursor, client_errors():
-            cursor.execute(statement, parameters)
+        with self._channel.sql.cursor() as cursor, client_errors():
+            if parameters is None:
+                update = cursor.adbc_statement
+                update.set_sql_query(statement)
+                return int(interruptible(update.execute_update, update.cancel))
+            cursor.executemany(statement, _rows_of(parameters))
             return int(cursor.rowcount)
+
+    def begin(self) -> None:
+        """Open a transaction; from now on the session sees one state of every table, and its own changes.
+
+        Raises:
+            LakehouseClientError: One is open already.
+        """
+        self.execute("BEGIN")
+
+    def commit(self) -> None:
+        """Make the changes of the transaction visible to all, and end it.
+
+        Raises:
+            LakehouseClientError: The commit failed (``COMMIT_CONFLICT``: someone else was first); nothing
+                has changed, and the transaction has ended.
+        """
+        self.execute("COMMIT")
+
+    def rollback(self) -> None:
+        """Forget the changes of the transaction, and end it.
+
+        Raises:
+            LakehouseClientError: None is open.
+        """
+        self.execute("ROLLBACK")
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -141,20 +160,20 @@ class Client:
         Raises:
             LakehouseClientError: The commit failed; nothing has changed.
         """
-        with client_errors():
-            self._adbc.adbc_connection.set_autocommit(False)
+        self.begin()
         try:
             yield
         except BaseException:
-            with client_errors():
-                self._adbc.rollback()
+            self._give_up()
             raise
-        else:
-            with client_errors():
-                self._adbc.commit()
-        finally:
-            with client_errors():
-                self._adbc.adbc_connection.set_autocommit(True)
+        self.commit()
+
+    def _give_up(self) -> None:
+        """Roll back for an error's sake, which is not to be hidden by another one."""
+        try:
+            self.rollback()
+        except LakehouseClientError:
+            return
 
     # -- data in ------------------------------------------------------------------------------------
 
@@ -171,33 +190,31 @@ class Client:
 
         Args:
             table: Name of the table.
-            data: An Arrow table, batch or reader, a pandas or polars data frame, or a dict of columns.
+            data: An Arrow table, record batch or reader, a pandas or polars data frame (of pandas a named
+                index becomes a column, an unnamed one is dropped), or a dict of columns.
             mode: ``create`` (fails if it exists), ``append``, ``replace`` or ``create_append``.
             schema: Schema of the table; the session's own when left out.
             temporary: Make a table that lives as long as this session.
 
         Raises:
             LakehouseClientError: The server refused; nothing was stored.
+            TypeError: The data is of another kind.
         """
-        with self._adbc.cursor() as cursor, client_errors():
+        batches = to_record_batches(data)
+        with self._channel.sql.cursor() as cursor, client_errors():
             return int(
-                cursor.adbc_ingest(
-                    table,
-                    _arrow(data),
-                    mode=mode,
-                    db_schema_name=None if temporary else schema or self._schema,
-                    temporary=temporary,
-                )
+                cursor.adbc_ingest(table, batches, mode=mode, db_schema_name=schema, temporary=temporary)
             )
 
     # -- flights ------------------------------------------------------------------------------------
 
-    def flights(self, pattern: str = "") -> list[Flight]:
+    def flights(self, pattern: str | None = None) -> list[Flight]:
         """The server's datasets whose name matches a pattern (``nyc.*``), all when left out.
 
         Raises:
             LakehouseClientError: The server refused.
         """
+        criteria = (pattern or "").encode()
         with client_errors():
             return [
                 Flight(
@@ -207,12 +224,12 @@ class Client:
                     info.total_bytes,
                     len(info.endpoints),
                 )
-                for info in self._flight.list_flights(pattern.encode(), self._call)
+                for info in self._channel.flight.list_flights(criteria, self._channel.call)
             ]
 
     def read_flight(
         self,
-        path: Sequence[str],
+        path: Sequence[str] | str,
         *,
         columns: Sequence[str] | None = None,
         filter: str | None = None,  # noqa: A002 - the ticket's own word
@@ -221,7 +238,8 @@ class Client:
         """Read a dataset by its path; without a limit its endpoints are read in parallel.
 
         Args:
-            path: ``[catalog, schema, table]``; the first two may be left out.
+            path: Catalog, schema and table, the first two of which may be left out; or these with dots
+                between them, ``nyc.flights``.
             columns: Which columns to read, all when left out.
             filter: A SQL predicate.
             limit: The most rows to read.
@@ -229,18 +247,35 @@ class Client:
         Raises:
             LakehouseClientError: There is no such dataset, or the ticket is wrong.
         """
-        wish = {"columns": list(columns) if columns is not None else None, "filter": filter, "limit": limit}
+        parts = path.split(".") if isinstance(path, str) else list(path)
+        wish = {"columns": None if columns is None else list(columns), "filter": filter, "limit": limit}
         wish = {key: value for key, value in wish.items() if value is not None}
         with client_errors():
             if limit is not None:
-                return self._read(json.dumps({"path": list(path), **wish}).encode())
-            info = self._flight.get_flight_info(flight.FlightDescriptor.for_path(*path), self._call)
-            tickets = [json.dumps({**json.loads(e.ticket.ticket), **wish}).encode() for e in info.endpoints]
-            with ThreadPoolExecutor(max_workers=min(8, len(tickets))) as pool:
-                return pa.concat_tables(pool.map(self._read, tickets))
+                return self._read_all([json.dumps({"path": parts, **wish}).encode()])
+            descriptor = flight.FlightDescriptor.for_path(*parts)
+            info = self._channel.flight.get_flight_info(descriptor, self._channel.call)
+            return self._read_all(
+                [json.dumps({**json.loads(end.ticket.ticket), **wish}).encode() for end in info.endpoints]
+            )
 
-    def _read(self, ticket: bytes) -> pa.Table:
-        return self._flight.do_get(flight.Ticket(ticket), self._call).read_all()
+    def _read_all(self, tickets: Sequence[bytes]) -> pa.Table:
+        """The rows of all tickets, in their order; an error or interrupt ends the other reads too."""
+        readers: list[flight.FlightStreamReader] = []
+
+        def read(ticket: bytes) -> pa.Table:
+            reader = self._channel.flight.do_get(flight.Ticket(ticket), self._channel.call)
+            readers.append(reader)
+            return reader.read_all()
+
+        with ThreadPoolExecutor(min(_MAX_READERS, len(tickets))) as pool:
+            try:
+                return pa.concat_tables(pool.map(read, tickets))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                for reader in readers:
+                    reader.cancel()
+                raise
 
     # -- actions ------------------------------------------------------------------------------------
 
@@ -258,24 +293,33 @@ class Client:
             LakehouseClientError: The action failed.
         """
         final: dict[str, Any] | None = None
-        with client_errors():
-            action = flight.Action(name, json.dumps(dict(request or {})).encode())
-            for result in self._flight.do_action(action, self._call):
-                body = json.loads(result.body.to_pybytes())
-                if set(body) == {"progress", "message"}:
-                    if on_progress is not None:
-                        on_progress(body["progress"], body["message"])
-                else:
-                    final = body
+        for body in self._results(flight.Action(name, json.dumps(dict(request or {})).encode())):
+            if set(body) != {"progress", "message"}:
+                final = body
+            elif on_progress is not None:
+                on_progress(body["progress"], body["message"])
         if final is None:
             raise LakehouseClientError("FAILED", f"{name} ended without a result")
         return final
 
+    def _results(self, action: flight.Action) -> Iterator[dict[str, Any]]:
+        with client_errors():
+            results = iter(self._channel.flight.do_action(action, self._channel.call))
+        while True:
+            with client_errors():
+                result = next(results, None)
+            if result is None:
+                return
+            yield json.loads(result.body.to_pybytes())
+
+    def _act(self, name: str, request: Any, response: type[R], on_progress: OnProgress | None = None) -> R:
+        return decode(response, self.call(name, encode(request), on_progress))
+
+    # -- the end ------------------------------------------------------------------------------------
+
     def close(self) -> None:
         """End the session: open transactions are rolled back, temporary tables dropped."""
-        with client_errors():
-            self._adbc.close()
-            self._flight.close()
+        self._channel.close()
 
     def __enter__(self) -> Self:
         return self
@@ -284,12 +328,23 @@ class Client:
         self.close()
 
 
-def _arrow(data: Any) -> Any:
-    """The data in a form that ADBC takes."""
-    if isinstance(data, Mapping):
-        return pa.table(dict(data))
-    if hasattr(data, "__arrow_c_stream__") or isinstance(data, pa.RecordBatch | pa.RecordBatchReader):
-        return data
-    if hasattr(data, "to_arrow"):
-        return data.to_arrow()
-    return pa.Table.from_pandas(data, preserve_index=False)
+def _run(cursor: adbc.Cursor, query: str, parameters: Parameters | None) -> tuple[pa.RecordBatchReader, int]:
+    """The rows of a statement and their number; one without parameters needs no preparation."""
+    if parameters is not None:
+        cursor.execute(query, _row_of(parameters))
+        return cursor.fetch_record_batch(), int(cursor.rowcount)
+    statement = cursor.adbc_statement
+    statement.set_sql_query(query)
+    stream, rows = interruptible(statement.execute_query, statement.cancel)
+    return pa.RecordBatchReader.from_stream(stream), int(rows)
+
+
+def _row_of(parameters: Parameters) -> Any:
+    if isinstance(parameters, Mapping):
+        return pa.RecordBatch.from_pylist([dict(parameters)])
+    return parameters
+
+
+def _rows_of(parameters: Parameters) -> Any:
+    row = _row_of(parameters)
+    return row if isinstance(row, pa.RecordBatch | pa.Table) else [row]

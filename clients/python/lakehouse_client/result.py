@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
 
-from lakehouse_client.errors import client_errors
+from lakehouse_client.blocking import interruptible
+from lakehouse_client.errors import LakehouseClientError, client_errors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,31 +21,52 @@ class Result:
     Args:
         reader: The stream.
         rows: How many rows there will be, or -1 where the server did not say.
+        cancel: Stops the query while a batch is awaited.
         close: Called when the stream has ended or is given up.
+
+    Attributes:
+        schema: The columns.
+        rows: How many rows there will be, or -1 where the server did not say.
     """
 
-    def __init__(self, reader: pa.RecordBatchReader, rows: int, close: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        reader: pa.RecordBatchReader,
+        rows: int,
+        cancel: Callable[[], None],
+        close: Callable[[], None],
+    ) -> None:
         self.rows = rows
         self.schema: pa.Schema = reader.schema
         self._reader = reader
+        self._cancel = cancel
         self._close = close
+        self._begun = False
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         """The record batches as they arrive.
 
         Raises:
-            LakehouseClientError: The statement failed.
+            LakehouseClientError: The statement failed, or the rows were read before.
         """
+        if self._begun:
+            raise LakehouseClientError("RESULT_READ", "the rows of this result were read or given up before")
+        self._begun = True
+        return self._batches()
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
         try:
-            while True:
-                with client_errors():
-                    try:
-                        batch = self._reader.read_next_batch()
-                    except StopIteration:
-                        return
+            while (batch := self._next()) is not None:
                 yield batch
         finally:
-            self.close()
+            self._close()
+
+    def _next(self) -> pa.RecordBatch | None:
+        with client_errors():
+            try:
+                return interruptible(self._reader.read_next_batch, self._cancel)
+            except StopIteration:
+                return None
 
     def reader(self) -> pa.RecordBatchReader:
         """The stream as a record batch reader."""
@@ -63,7 +85,7 @@ class Result:
         try:
             import pandas as _  # noqa: F401, ICN001, PLC0415 - optional
         except ImportError as error:
-            raise ImportError("pandas is not installed: pip install pandas") from error
+            raise ImportError("pandas is not installed: pip install 'lakehouse-client[pandas]'") from error
         return self.table().to_pandas(**options)
 
     def polars(self) -> pl.DataFrame:
@@ -75,10 +97,17 @@ class Result:
         try:
             import polars as pl  # noqa: PLC0415 - optional
         except ImportError as error:
-            raise ImportError("polars is not installed: pip install polars") from error
+            raise ImportError("polars is not installed: pip install 'lakehouse-client[polars]'") from error
         frame = pl.from_arrow(self.table())
         return frame if isinstance(frame, pl.DataFrame) else frame.to_frame()
 
     def close(self) -> None:
-        """Give the rest up. Harmless when repeated."""
+        """Give up what has not been read; the server stops the query. Harmless when repeated."""
+        self._begun = True
         self._close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
