@@ -137,7 +137,7 @@ def _explain(console: Console, uri: str) -> None:
         ("DBeaver, JDBC", f"jdbc:arrow-flight-sql://{address}?useEncryption=false"),
         ("Python, ADBC", f'adbc_driver_flightsql.dbapi.connect("{uri}")'),
         ("Python, client", f'lakehouse_client.connect("{uri}")'),
-        ("polars", f'pl.read_database_uri("SELECT …", "{uri}", engine="adbc")'),
+        ("polars", f'pl.read_database_uri("SELECT …", "flightsql://{address}?transport=tcp", engine="adbc")'),
         ("command line", f'.venv/bin/lakehouse sql --uri {uri} "SELECT * FROM nyc.airlines"'),
     )
     for name, text in lines:
