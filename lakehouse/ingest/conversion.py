@@ -83,7 +83,11 @@ def convert(array: pa.Array, target: pa.DataType, column: str) -> pa.Array:
     if types.is_null(kind):
         return pa.nulls(len(array), target)
     if types.is_dictionary(kind):
-        return convert(array.dictionary_decode(), target, column)
+        # The values first: a dictionary of string views, as polars sends, cannot be decoded.
+        values = convert(array.dictionary, target, column)
+        return convert(
+            pa.DictionaryArray.from_arrays(array.indices, values).dictionary_decode(), target, column
+        )
     if types.is_run_end_encoded(kind):
         return convert(pc.run_end_decode(array), target, column)
     if isinstance(kind, pa.BaseExtensionType) and kind != target:

@@ -356,3 +356,10 @@ def test_a_null_in_a_required_column_is_refused() -> None:
     source = pa.schema([("id", pa.int64())])
     with pytest.raises(SchemaMismatch, match="'Id' must not be NULL"):
         Conversion(source, TABLE, "t").batch(pa.record_batch([pa.array([1, None])], schema=source))
+
+
+def test_a_categorical_column_of_polars_is_stored_as_text():
+    views = pa.array(["x", "y"], pa.string_view())
+    column = pa.DictionaryArray.from_arrays(pa.array([0, None, 1], pa.uint32()), views)
+    assert convert(column, pa.string(), "c").to_pylist() == ["x", None, "y"]
+    assert convert(column.slice(1), pa.string(), "c").to_pylist() == [None, "y"]
