@@ -68,7 +68,10 @@ class RunningServer:
 
     def _sweep(self) -> None:
         while not self._stopped.wait(_SWEEP_SECONDS):
-            self._lakehouse.sessions.sweep()
+            try:
+                self._lakehouse.sessions.sweep()
+            except Exception:
+                log.exception("closing idle sessions failed")
 
     def stop(self, drain_seconds: float) -> None:
         """Take no new work, let running statements finish for so long, then interrupt them and close."""

@@ -184,7 +184,7 @@ def _plan(ctx: CallContext, ticket: PathTicket) -> Plan:
     at = f" AT (VERSION => {ticket.snapshot})" if ticket.snapshot is not None else ""
     sql = f"SELECT {columns} FROM {table.name.sql}{at}"
     if ticket.filter:
-        engine.gate.analyse(f"SELECT ({ticket.filter}\n)")
+        engine.gate.check_expression(ticket.filter)
         sql += f" WHERE ({ticket.filter}\n)"
     if ticket.limit is not None:
         sql += f" LIMIT {ticket.limit}"

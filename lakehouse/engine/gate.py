@@ -152,6 +152,26 @@ class StatementGate:
                     self._cache.popitem(last=False)
         return analysis
 
+    def check_expression(self, text: str) -> None:
+        """Refuse a text that is anything but one expression, so that it can be put into a statement.
+
+        Raises:
+            SqlSyntaxError: The text does not parse, or goes on after the expression.
+            StatementForbidden: A function in it is not allowed.
+        """
+        self.analyse(f"SELECT ({text}\n)")
+        with self._lock:
+            tree = self._serialise(f"SELECT ({text}\n)")
+        node = tree["statements"][0]["node"] if tree is not None else {}
+        plain = (
+            node.get("type") == "SELECT_NODE"
+            and len(node["select_list"]) == 1
+            and node["from_table"]["type"] == "EMPTY"
+            and not (node["modifiers"] or node["where_clause"] or node["group_expressions"] or node["having"])
+        )
+        if not plain:
+            raise SqlSyntaxError("expected one SQL expression, but the text goes on after it")
+
     def _analyse(self, sql: str) -> Analysis:
         with duckdb_errors():
             statements = self._connection.extract_statements(sql)

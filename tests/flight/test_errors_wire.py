@@ -85,6 +85,8 @@ def test_an_error_in_the_middle_of_a_stream_is_as_clean(server):
         (b'{"path": ["nyc", "airlines"], "columns": ["x"]}', pa.ArrowInvalid, "SQL_INVALID"),
         (b'{"path": ["nyc", "airlines"], "filter": "nope ="}', pa.ArrowInvalid, "SQL_SYNTAX"),
         (b'{"path": ["nyc", "nope"]}', KeyError, "TABLE_NOT_FOUND"),
+        (b'{"path": ["nyc", "airlines"], "filter": "1) union (select 1"}', pa.ArrowInvalid, "SQL_SYNTAX"),
+        (b'{"path": ["nyc", "airlines"], "filter": "1) limit (1"}', pa.ArrowInvalid, "SQL_SYNTAX"),
         (
             b'{"path": ["nyc", "airlines"], "filter": "1 = 1) union select * from read_csv(\'x\'"}',
             Exception,
