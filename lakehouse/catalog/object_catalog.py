@@ -40,7 +40,7 @@ from pyiceberg.schema import Schema
 from pyiceberg.table import CommitTableResponse, StagedTable, Table
 from pyiceberg.table.metadata import TableMetadata, TableMetadataUtil, new_table_metadata
 from pyiceberg.table.sorting import UNSORTED_SORT_ORDER, SortOrder
-from pyiceberg.table.update import AssertRefSnapshotId, TableRequirement, TableUpdate, update_table_metadata
+from pyiceberg.table.update import AssertCreate, TableRequirement, TableUpdate, update_table_metadata
 from pyiceberg.typedef import EMPTY_DICT, Identifier, Properties
 
 from lakehouse.catalog.file_io import BucketFileIO
@@ -160,7 +160,8 @@ class ObjectCatalog(MetastoreCatalog):
 
         Raises:
             CommitFailedException: Another writer came first; reload and try again.
-            ValidationException: The table is not the one that the updates were made for.
+            ValidationException: A table that is to be created exists.
+            NoSuchTableError, NoSuchNamespaceError: The table or its schema was dropped.
             CommitStateUnknownException: Storage failed in a way that leaves open whether the slot was taken.
         """
         schema, name = self.identifier_to_database_and_table(table.name())
@@ -170,7 +171,7 @@ class ObjectCatalog(MetastoreCatalog):
         if base is None and not self.namespace_exists((schema,)):
             raise NoSuchNamespaceError(schema)
         for requirement in requirements:
-            _check(requirement, head.metadata)
+            _check(requirement, head.metadata, f"{schema}.{name}")
         if base is not None:
             metadata = updated_metadata(base.metadata, updates, base.metadata_location)
         else:
@@ -361,7 +362,7 @@ class ObjectCatalog(MetastoreCatalog):
 
     def _write_hint(self, key: str, version: int) -> None:
         with contextlib.suppress(StorageError):  # only a hint: the commit has taken place
-            self._bucket.put(f"{key}/metadata/{_HINT_OBJECT}", str(version).encode())
+            self._bucket.put(f"{key}/metadata/{_HINT_OBJECT}", str(version).encode(), durable=False)
 
     def _bury(self, schema: str, table: str) -> bool:
         key = self._table_key(schema, table)
@@ -392,6 +393,9 @@ class ObjectCatalog(MetastoreCatalog):
 
     def _read_slot(self, key: str, version: int) -> TableMetadata | None:
         content = self._bucket.get(_slot(key, version))
+        if not content.strip(b"\0"):
+            # A power failure can leave an empty file of a commit that was not confirmed to anybody.
+            return self._read_slot(key, version - 1) if version > 1 else None
         if content.startswith(b"{") and _DROPPED in json.loads(content):
             return None
         return TableMetadataUtil.parse_raw(content.decode())
@@ -437,13 +441,16 @@ def _slot(key: str, version: int) -> str:
     return f"{key}/metadata/v{version}.metadata.json"
 
 
-def _check(requirement: TableRequirement, metadata: TableMetadata | None) -> None:
+def _check(requirement: TableRequirement, metadata: TableMetadata | None, table: str) -> None:
+    creates = isinstance(requirement, AssertCreate)
+    if metadata is None and not creates:
+        raise NoSuchTableError(table)
     try:
         requirement.validate(metadata)
     except CommitFailedException as error:
-        if isinstance(requirement, AssertRefSnapshotId) and metadata is not None:
-            raise
-        raise ValidationException(str(error)) from error
+        if creates:
+            raise ValidationException(str(error)) from error  # trying again is of no use
+        raise
 
 
 def _refuse(reason: str) -> NoReturn:

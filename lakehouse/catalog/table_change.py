@@ -14,7 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException, ValidationException
+from pyiceberg.exceptions import (
+    CommitFailedException,
+    CommitStateUnknownException,
+    NoSuchTableError,
+    ValidationException,
+)
 from pyiceberg.manifest import (
     DataFile,
     ManifestContent,
@@ -163,7 +168,7 @@ def _attempt(catalog: ObjectCatalog, base: Table, transaction: Transaction, buil
         if rows is None:
             raise
         return _look_for(catalog, base, rows.snapshot_id)
-    except (CommitFailedException, ValidationException, StorageError):
+    except (CommitFailedException, ValidationException, NoSuchTableError, StorageError):
         _clean_up(producer)
         raise
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -32,13 +32,22 @@ class Bucket:
         store: The object store, already narrowed to the bucket.
         uri: Prefix of the objects' URIs, without a slash at the end.
         root: The directory that holds the objects, where the bucket is one of this machine.
+        persist: Makes an object that was written survive a power failure; None where the store does that.
     """
 
-    def __init__(self, name: str, store: ObjectStore, uri: str, root: Path | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        store: ObjectStore,
+        uri: str,
+        root: Path | None = None,
+        persist: Callable[[str], None] | None = None,
+    ) -> None:
         self.name = name
         self.uri = uri
         self._store = store
         self._root = root
+        self._persist = persist
 
     def uri_of(self, key: str) -> str:
         """The URI of an object, as Iceberg metadata names it."""
@@ -77,10 +86,18 @@ class Bucket:
         with storage_errors(self.name, key, "read"):
             return bytes(obstore.get(self._store, key).bytes())
 
-    def put(self, key: str, content: bytes) -> None:
-        """Write an object whole, replacing what is there."""
+    def put(self, key: str, content: bytes, durable: bool = True) -> None:
+        """Write an object whole, replacing what is there.
+
+        Args:
+            key: The object's key.
+            content: What it is to hold.
+            durable: Whether it has to survive a power failure from the moment that this returns.
+        """
         with storage_errors(self.name, key, "written"):
             obstore.put(self._store, key, content, mode="overwrite", use_multipart=False)
+            if durable and self._persist:
+                self._persist(key)
 
     def put_new(self, key: str, content: bytes) -> None:
         """Write an object whole, if there is none of that key. Of several writers exactly one succeeds.
@@ -91,6 +108,8 @@ class Bucket:
         with storage_errors(self.name, key, "written"):
             # A multipart upload would silently ignore the create-only mode.
             obstore.put(self._store, key, content, mode="create", use_multipart=False)
+            if self._persist:
+                self._persist(key)
 
     def exists(self, key: str) -> bool:
         """Whether there is an object of that key."""
@@ -133,16 +152,18 @@ class Bucket:
     def open_writer(self, key: str) -> ObjectWriter:
         """A file to write an object through; the object appears, whole, when the file is closed."""
         with storage_errors(self.name, key, "written"):
-            return ObjectWriter(
-                self, key, obstore.open_writer(self._store, key, buffer_size=_UPLOAD_PART_BYTES)
-            )
+            target = obstore.open_writer(self._store, key, buffer_size=_UPLOAD_PART_BYTES)
+        return ObjectWriter(self, key, target, self._persist)
 
 
 class ObjectWriter:
     """A writable binary file whose content becomes an object on ``close`` and vanishes on ``abort``."""
 
-    def __init__(self, bucket: Bucket, key: str, target: WritableFile) -> None:
+    def __init__(
+        self, bucket: Bucket, key: str, target: WritableFile, persist: Callable[[str], None] | None
+    ) -> None:
         self._bucket = bucket
+        self._persist = persist
         self._target: WritableFile | None = target
         self._aborted = False
         self.key = key
@@ -172,6 +193,8 @@ class ObjectWriter:
         if target is not None:
             with storage_errors(self._bucket.name, self.key, "written"):
                 target.close()
+                if self._persist:
+                    self._persist(self.key)
 
     def abort(self) -> None:
         """Forget what was written; no object appears."""

@@ -36,4 +36,30 @@ def open_local_bucket(name: str, path: Path | str) -> Bucket:
         raise ConfigError(f"the directory of bucket '{name}' cannot be used: {reason}") from error
     if not os.access(root, os.R_OK | os.W_OK | os.X_OK):
         raise ConfigError(f"the directory of bucket '{name}' cannot be written to by this user")
-    return Bucket(name, store, f"file://{root}", root)
+    return Bucket(name, store, f"file://{root}", root, _Persistence(root))
+
+
+class _Persistence:
+    """Flushes objects, and the directories that lead to them, from the system's memory to the disk."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._reachable = {root}
+
+    def __call__(self, key: str) -> None:
+        path = self._root / key
+        _flush(path)
+        parent = path.parent
+        _flush(parent)
+        while parent not in self._reachable:
+            self._reachable.add(parent)
+            parent = parent.parent
+            _flush(parent)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

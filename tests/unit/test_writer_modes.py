@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -311,6 +312,32 @@ def test_rows_for_a_table_that_was_dropped_meanwhile_are_not_committed(catalog: 
     with pytest.raises(CommitConflict):
         commit(catalog, late)
     assert read(catalog.load("main", "t")) == ROWS.to_pylist()
+
+
+@pytest.mark.parametrize(("again", "error"), [(False, TableNotFound), (True, CommitConflict)])
+def test_a_drop_in_the_middle_of_a_commit_is_noticed(
+    catalog: IcebergCatalog,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    again: bool,
+    error: type[Exception],
+) -> None:
+    write(catalog, WriteMode.CREATE)
+    late = staged(catalog, WriteMode.APPEND, ROWS)
+    real = catalog.objects.commit_table
+
+    def overtaken(*arguments: Any) -> Any:
+        monkeypatch.setattr(catalog.objects, "commit_table", real)
+        other = opened(tmp_path)
+        other.drop_table("main", "t")
+        if again:
+            write(other, WriteMode.CREATE)
+        return real(*arguments)
+
+    monkeypatch.setattr(catalog.objects, "commit_table", overtaken)
+    with pytest.raises(error):
+        commit(catalog, late)
+    assert len(list(tmp_path.rglob("snap-*.avro"))) == (2 if again else 1)
 
 
 def test_of_two_creations_one_fails_and_stores_nothing(catalog: IcebergCatalog) -> None:
