@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
-from lakehouse.engine.parameters import infer_parameters
 
 from flight_server.context import CallContext
 from flight_server.dispatch import ActionHandler, DataStream, FlightPlan, QueryHandler, Upload, UploadHandler
@@ -35,9 +34,7 @@ def create(ctx: CallContext, command: CreatePreparedStatement) -> Iterator[bytes
     session = ctx.lakehouse.sessions.owner(owner, ctx.session)
     transaction = session.transaction(command.transaction_id)
     analysis = engine.gate.analyse(command.query)
-    parameter_schema = infer_parameters(
-        analysis.sql, analysis.parameters, lambda path: engine.columns_of(path, session, transaction)
-    )
+    parameter_schema = engine.parameter_schema(analysis, session, transaction)
     dataset_schema = None
     if not analysis.is_update and not analysis.detail.get("returning"):
         dataset_schema = engine.typed_schema(analysis, session, transaction, parameter_schema)

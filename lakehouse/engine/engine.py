@@ -21,6 +21,7 @@ from lakehouse.engine.changes import Changes
 from lakehouse.engine.database import Binding, CursorState, DuckDatabase, PooledCursor
 from lakehouse.engine.errors import duckdb_errors
 from lakehouse.engine.gate import Analysis, StatementGate, StatementKind
+from lakehouse.engine.parameters import infer_parameters
 from lakehouse.engine.result import ResultStream, relation_schema, rows_per_batch, split
 from lakehouse.engine.running import CallWatch, RunningStatement, RunningStatements
 from lakehouse.engine.session import Session
@@ -30,6 +31,7 @@ from lakehouse.errors import (
     LakehouseError,
     NotSupported,
     SchemaNotFound,
+    SqlBindError,
     SqlExecutionError,
     StatementCancelled,
     TableNotFound,
@@ -75,6 +77,9 @@ class Engine:
         self.binder = Binder(catalog, self.database, self._evaluate)
         self.changes = Changes(self)
         self._plans: OrderedDict[Any, Plan] = OrderedDict()
+        self._parameter_schemas: OrderedDict[
+            str, tuple[dict[tuple[str, ...], pa.Schema | None], pa.Schema]
+        ] = OrderedDict()
         self._plans_lock = threading.Lock()
         self.database.sync_schemas(catalog.schemas())
 
@@ -161,6 +166,30 @@ class Engine:
         except LakehouseError:
             return None
 
+    def parameter_schema(
+        self, analysis: Analysis, session: Session, transaction: Transaction | None
+    ) -> pa.Schema:
+        """The types of a statement's parameters, kept for as long as the tables it names keep their columns."""
+        if not analysis.parameters:
+            return pa.schema([])
+        kept = self._parameter_schemas.get(analysis.sql)
+        if kept is not None:
+            columns, found = kept
+            if all(self.columns_of(path, session, transaction) == schema for path, schema in columns.items()):
+                return found
+        columns = {}
+
+        def columns_of(path: tuple[str, ...]) -> pa.Schema | None:
+            columns[path] = self.columns_of(path, session, transaction)
+            return columns[path]
+
+        found = infer_parameters(analysis.sql, analysis.parameters, columns_of)
+        with self._plans_lock:
+            self._parameter_schemas[analysis.sql] = (columns, found)
+            if len(self._parameter_schemas) > _PLAN_CACHE_ENTRIES:
+                self._parameter_schemas.popitem(last=False)
+        return found
+
     def typed_schema(
         self, analysis: Analysis, session: Session, transaction: Transaction | None, parameters: pa.Schema
     ) -> pa.Schema:
@@ -170,7 +199,7 @@ class Engine:
         specimens = [_specimen(field.type) for field in parameters]
         try:
             return self.plan(analysis, session, transaction, specimens).schema
-        except SqlExecutionError:
+        except (SqlExecutionError, SqlBindError):
             return self.plan(analysis, session, transaction, [None] * len(specimens)).schema
 
     def open(self, plan: Plan, session: Session, watch: CallWatch) -> ResultStream:
