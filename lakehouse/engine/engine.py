@@ -169,7 +169,7 @@ class Engine:
     def parameter_schema(
         self, analysis: Analysis, session: Session, transaction: Transaction | None
     ) -> pa.Schema:
-        """The types of a statement's parameters, kept for as long as the tables it names keep their columns."""
+        """The types of a statement's parameters, kept while the tables it names keep their columns."""
         if not analysis.parameters:
             return pa.schema([])
         kept = self._parameter_schemas.get(analysis.sql)
