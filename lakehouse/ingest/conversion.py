@@ -85,9 +85,7 @@ def convert(array: pa.Array, target: pa.DataType, column: str) -> pa.Array:
     if types.is_dictionary(kind):
         # The values first: a dictionary of string views, as polars sends, cannot be decoded.
         values = convert(array.dictionary, target, column)
-        return convert(
-            pa.DictionaryArray.from_arrays(array.indices, values).dictionary_decode(), target, column
-        )
+        return values.take(array.indices)
     if types.is_run_end_encoded(kind):
         return convert(pc.run_end_decode(array), target, column)
     if isinstance(kind, pa.BaseExtensionType) and kind != target:
