@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import signal
+import socket
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import adbc_driver_flightsql.dbapi as adbc
@@ -15,8 +18,9 @@ from rich.syntax import Syntax
 from flight_server import app
 from flight_server.cli import call_with_progress
 from flight_server.logs import configure_logging
-from flight_server.output import table_of
+from flight_server.output import fitting, print_table
 from lakehouse.config import Settings
+from lakehouse.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,8 @@ EXAMPLES: tuple[Example, ...] = (
         "How much is there?",
         """SELECT (SELECT count(*) FROM nyc.flights) AS flights,
        (SELECT count(*) FROM nyc.airlines) AS airlines,
-       (SELECT count(*) FROM nyc.airports) AS airports, (SELECT count(*) FROM nyc.planes) AS planes,
+       (SELECT count(*) FROM nyc.airports) AS airports,
+       (SELECT count(*) FROM nyc.planes) AS planes,
        (SELECT count(*) FROM nyc.weather) AS weather""",
     ),
     Example(
@@ -49,6 +54,12 @@ FROM nyc.flights f JOIN nyc.airlines l USING (carrier)
 GROUP BY l.name ORDER BY arrival_delay DESC LIMIT 5""",
     ),
     Example(
+        "Does it matter when one leaves?",
+        """SELECT f.hour, count(*) AS flights, median(f.dep_delay) AS median_delay,
+       quantile_cont(f.dep_delay, 0.9) AS one_in_ten_waits
+FROM nyc.flights f WHERE f.hour IN (6, 9, 12, 15, 18, 21) GROUP BY f.hour ORDER BY f.hour""",
+    ),
+    Example(
         "Does the wind matter?",
         """SELECT CASE WHEN w.wind_speed < 10 THEN '1 calm'
             WHEN w.wind_speed < 20 THEN '2 breeze' ELSE '3 wind' END AS weather,
@@ -57,11 +68,11 @@ FROM nyc.flights f JOIN nyc.weather w USING (origin, time_hour)
 WHERE w.wind_speed IS NOT NULL GROUP BY ALL ORDER BY weather""",
     ),
     Example(
-        "Which planes flew most?",
+        "Which of the largest planes flew most?",
         """SELECT p.tailnum, p.manufacturer, p.model, p.seats,
        count(*) AS flights, sum(f.distance)::BIGINT AS miles
 FROM nyc.flights f JOIN nyc.planes p USING (tailnum)
-GROUP BY ALL ORDER BY flights DESC LIMIT 5""",
+GROUP BY ALL ORDER BY p.seats DESC, flights DESC LIMIT 5""",
     ),
 )
 
@@ -73,61 +84,101 @@ def run_demo(settings: Settings, *, stay: bool) -> int:
         settings: The configuration; the embedded defaults do.
         stay: Whether to serve on until Ctrl-C.
 
+    Returns:
+        The exit status: 0 also when it was stopped by Ctrl-C or SIGTERM.
+
     Raises:
-        ConfigError: The port is taken.
+        ConfigError: The port is taken; says which one is free.
     """
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     configure_logging(settings.log.model_copy(update={"level": "warning"}))
-    asked = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: asked.set())
-    server = app.start(settings)
+    server = _start(settings)
     try:
-        console.print(f"\n[bold]Lakehouse Flight SQL server[/bold] on [cyan]{server.uri}[/cyan]")
-        _load(console, server.uri)
-        _answer(console, server.uri, asked)
-        _explain(console, server.uri)
-        if stay and not asked.is_set():
-            console.print("\nServing until Ctrl-C …")
-            asked.wait()
+        with _stopped_by_signals():
+            console.print(f"\n[bold]Lakehouse Flight SQL server[/bold] on [cyan]{server.uri}[/cyan]")
+            _load(console, server.uri)
+            _answer(console, server.uri)
+            _explain(console, server.uri)
+            if stay:
+                console.print("\nServing until Ctrl-C …")
+                threading.Event().wait()
+    except KeyboardInterrupt:
+        console.print("\nStopping …")
     finally:
         server.stop(settings.server.drain_seconds if stay else 1.0)
     return 0
 
 
+def _start(settings: Settings) -> app.RunningServer:
+    try:
+        return app.start(settings)
+    except ConfigError as error:
+        if "--port" not in error.hint:
+            raise
+        free = _free_port(settings.server.host, settings.server.port)
+        hint = f"choose another: make demo PORT={free}, or lakehouse demo --port {free}"
+        raise ConfigError(error.message, hint) from None
+
+
+def _free_port(host: str, taken: int) -> int:
+    """A port near the one that is taken, or 0, which takes any."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for port in range(taken + 1, min(taken + 100, 65536)):
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            try:
+                probe.bind((host, port))
+            except OSError:
+                continue
+            return port
+    return 0
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGINT end whatever is being done, and only once: stopping itself is not interrupted."""
+
+    def stop(*_: object) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    yield
+
+
 def _load(console: Console, uri: str) -> None:
     with connect(uri) as client:
-        present = {flight.path[2] for flight in client.flights("nyc.*")}
+        present = client.flights("nyc.*")
+        if not present:
+            console.print("Loading the sample data, on first start only …")
         started = time.perf_counter()
         loaded = call_with_progress(client, "samples.load", {"name": "nyc"})["tables"]
+    seconds = time.perf_counter() - started
     rows = sum(table["rows"] for table in loaded)
+    where = f"{rows:,} rows in {len(loaded)} tables of schema nyc"
     if len(present) == len(loaded):
-        console.print(
-            f"Sample data is there from an earlier start: {rows:,} rows in {len(loaded)} tables of nyc."
-        )
+        console.print(f"The sample data is there from an earlier start: {where}.")
     else:
-        seconds = time.perf_counter() - started
-        console.print(
-            f"Loaded the sample: {rows:,} rows in {len(loaded)} tables of schema nyc, {seconds:.1f} s."
-        )
+        console.print(f"Loaded the sample data: {where}, {seconds:.1f} s.")
 
 
-def _answer(console: Console, uri: str, asked: threading.Event) -> None:
+def _answer(console: Console, uri: str) -> None:
     console.print("\nSome questions, over ADBC (the driver of Python, R, Go and many BI tools):")
     with adbc.connect(uri, autocommit=True) as connection, connection.cursor() as cursor:
         for example in EXAMPLES:
-            if asked.is_set():
-                return
             started = time.perf_counter()
             cursor.execute(example.sql)
             table = cursor.fetch_arrow_table()
             seconds = time.perf_counter() - started
-            console.print(f"\n[bold]{example.question}[/bold]")
-            console.print(
-                Syntax(example.sql, "sql", theme="ansi_dark", background_color="default", word_wrap=True)
-            )
-            console.print(table_of(table))
-            console.print(f"[dim]{table.num_rows} rows in {seconds * 1000:.1f} ms[/dim]")
+            console.print(f"\n[bold]{example.question}[/bold]\n")
+            for line in example.sql.splitlines():
+                syntax = Syntax("", "sql", theme="ansi_dark", background_color="default")
+                console.print(syntax.highlight(line), end="")
+            console.print()
+            print_table(fitting(Console()), table)
+            plural = "" if table.num_rows == 1 else "s"
+            console.print(f"[dim]{table.num_rows} row{plural} in {seconds * 1000:.1f} ms[/dim]")
 
 
 def _explain(console: Console, uri: str) -> None:
@@ -142,4 +193,5 @@ def _explain(console: Console, uri: str) -> None:
     )
     for name, text in lines:
         console.print(f"  {name:<15} ", end="")
-        console.print(text, markup=False, style="cyan", soft_wrap=True)
+        console.print(text, markup=False, style="cyan")
+    console.print("  More in clients/examples: pandas, SQLAlchemy, Java, Go, R.")

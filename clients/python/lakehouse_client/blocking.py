@@ -14,8 +14,26 @@ _blocking_call: Callable[..., Any] | None = getattr(adbc, "_blocking_call", None
 
 
 def interruptible(call: Callable[[], T], cancel: Callable[[], None]) -> T:
-    """What ``call`` gives; an interrupt meanwhile runs ``cancel``, which ends the call at the server too."""
+    """What ``call`` gives; an interrupt meanwhile runs ``cancel``, which ends the call at the server too.
+
+    Raises:
+        KeyboardInterrupt: There was an interrupt.
+    """
     if _blocking_call is None:
         return call()
-    result: T = _blocking_call(call, (), {}, cancel)
+    interrupted = False
+
+    def interrupt() -> None:
+        nonlocal interrupted
+        interrupted = True
+        cancel()
+
+    try:
+        result: T = _blocking_call(call, (), {}, interrupt)
+    except BaseException:
+        if interrupted:
+            raise KeyboardInterrupt from None
+        raise
+    if interrupted:
+        raise KeyboardInterrupt
     return result
