@@ -57,8 +57,15 @@ class Binder:
         self.database = database
         self.evaluate = evaluate
 
-    def bind(self, analysis: Analysis, session: Session, transaction: Transaction | None) -> Bound:
-        """Settle every name of a statement.
+    def bind(
+        self,
+        analysis: Analysis,
+        session: Session,
+        transaction: Transaction | None,
+        *,
+        qualify: bool = False,
+    ) -> Bound:
+        """Settle every name of a statement; with ``qualify`` every lake table is written with its full name.
 
         Raises:
             TableNotFound, SchemaNotFound, CatalogNotFound, SnapshotNotFound: A name leads nowhere.
@@ -66,7 +73,7 @@ class Binder:
         """
         if analysis.needs_all_tables:
             self.define_all()
-        work = _Binding(self, analysis, session, transaction)
+        work = _Binding(self, analysis, session, transaction, qualify=qualify)
         for reference in analysis.references:
             work.reference(reference)
         return work.result()
@@ -149,9 +156,16 @@ class _Binding:
     """The state of binding one statement."""
 
     def __init__(
-        self, binder: Binder, analysis: Analysis, session: Session, transaction: Transaction | None
+        self,
+        binder: Binder,
+        analysis: Analysis,
+        session: Session,
+        transaction: Transaction | None,
+        *,
+        qualify: bool,
     ) -> None:
         self._binder = binder
+        self._qualify = qualify
         self._analysis = analysis
         self._session = session
         self._transaction = transaction
@@ -236,6 +250,8 @@ class _Binding:
         view, variable = self._binder.view(table, schema_id, slot)
         if view is not None:
             self._rewrite(reference, view)
+        elif self._qualify and reference.span is not None:
+            self._rewrite(reference, table.name.sql)
         self._bindings[variable] = Binding(variable, key, tuple(f.path for f in files))
 
     def _travel(self, table: Table, at: tuple[str, str]) -> tuple[int, int]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from lakehouse.engine.database import SESSION_SETTINGS, Binding
 from lakehouse.engine.errors import duckdb_errors
-from lakehouse.engine.gate import Analysis, StatementKind, retarget
+from lakehouse.engine.gate import Analysis, StatementKind, TableReference, retarget
 from lakehouse.engine.running import CallWatch
 from lakehouse.engine.session import Session
 from lakehouse.engine.transaction import Transaction
@@ -145,13 +145,29 @@ class Changes:
             )
         session = scope.session
         self.ensure_temporary(session)
-        bound = self._engine.binder.bind(analysis, session, scope.transaction)
-        if analysis.detail["view"] and any(r.at for r in analysis.references):
+        view = bool(analysis.detail["view"])
+        if view and any(r.at for r in analysis.references):
             raise NotSupported("a temporary view cannot use time travel")
+        bound = self._engine.binder.bind(analysis, session, scope.transaction, qualify=view)
         sql = retarget(bound.sql, f"{quote(session.temporary)}.main.{quote(path[-1])}")
         self._run_temporary(scope, sql, rows, bound.bindings)
-        if analysis.detail["view"]:
-            session.temp_views[path[-1].lower()] = analysis.references
+        if view:
+            session.temp_views[path[-1].lower()] = self._located(analysis, session)
+
+    def _located(self, analysis: Analysis, session: Session) -> tuple[TableReference, ...]:
+        """What a view reads, by full names, so that it reads the same when the session's schema changes."""
+        temporary = session.temp_objects()
+        found = []
+        for reference in analysis.references:
+            path = reference.path
+            known = len(path) == 1 and (
+                path[0].lower() in temporary or path[0].lower() in analysis.local_names
+            )
+            if not known and "information_schema" not in path:
+                name = self._engine.binder.locate(path, session)
+                path = (name.catalog, name.schema, name.table)
+            found.append(TableReference(path))
+        return tuple(found)
 
     def modify(
         self, analysis: Analysis, scope: Scope, rows: Iterable[Sequence[Any]] | None = None
@@ -170,6 +186,11 @@ class Changes:
             raise NotSupported(
                 f"{target} is a lake table: only temporary tables take INSERT, UPDATE, DELETE and MERGE",
                 "load rows with ADBC bulk ingest",
+            )
+        if self._database.has_view(TableName(session.catalog, session.schema, name)):
+            raise NotSupported(
+                f"{name} is the name of a temporary table and of a lake table of schema {session.schema}",
+                "give the temporary table another name",
             )
         bound = self._engine.binder.bind(analysis, session, scope.transaction)
         returning = bool(analysis.detail["returning"])

@@ -7,6 +7,7 @@ statements that DuckDB cannot serialise. The answer depends on the text only, so
 from __future__ import annotations
 
 import json
+import logging
 import re
 import threading
 from collections import OrderedDict
@@ -78,6 +79,9 @@ class Analysis:
             "returning"
         )
 
+
+# It says on standard error what it does not understand, which the caller of this server cannot act on.
+logging.getLogger("sqlglot").setLevel(logging.ERROR)
 
 # Table functions that read nothing but their arguments.
 _TABLE_FUNCTIONS = frozenset(
@@ -271,23 +275,23 @@ class StatementGate:
                 target=name,
                 detail={"if_not_exists": bool(tree.args.get("exists"))},
             )
+        if kind not in ("TABLE", "VIEW"):
+            raise NotSupported(f"CREATE {kind} is not supported")
         match = _CREATE_TEMP.match(sql)
-        if match is None or kind not in ("TABLE", "VIEW"):
+        if match is None:
             raise NotSupported(
                 f"CREATE {kind} is not supported on lake tables yet",
                 "load tables with ADBC bulk ingest, or use CREATE TEMP TABLE",
             )
-        references, local_names = _inspect(tree, skip=tree.this)
-        query = tree.expression
-        shift, inner = 0, None
-        if query is not None:
-            shift, inner = self._trailing_query(sql)
         # Without TEMP and under the name of the session's own database it lives as long as the session.
         plain = sql[: match.start("temp")] + sql[match.end("temp") :].lstrip()
-        if inner is not None:
-            moved = shift - (len(sql.encode()) - len(plain.encode()))
-            references = tuple(_shifted(r, moved) for r in inner.references)
-            local_names = inner.local_names
+        start, query = self._trailing_query(sql) if tree.expression is not None else (0, None)
+        if query is not None:
+            moved = start - (len(sql.encode()) - len(plain.encode()))
+            references = tuple(_shifted(r, moved) for r in query.references)
+            local_names = query.local_names
+        else:
+            references, local_names = _inspect(tree, skip=tree.this)
         return Analysis(
             StatementKind.CREATE_TEMP,
             plain,
