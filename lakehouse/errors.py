@@ -51,6 +51,12 @@ class InternalError(LakehouseError):
     """A defect of the server; details are in its log only."""
 
 
+class EngineInvalidated(InternalError):
+    """The SQL engine failed so badly that it had to be started again; temporary tables are lost."""
+
+    code = "ENGINE_RESTARTED"
+
+
 class ConfigError(LakehouseError):
     """The configuration is wrong; names the key."""
 

@@ -11,11 +11,10 @@ import duckdb
 import pyarrow as pa
 
 from lakehouse.engine.database import SESSION_SETTINGS, Binding
-from lakehouse.engine.errors import duckdb_errors
 from lakehouse.engine.gate import Analysis, StatementKind, TableReference, retarget
 from lakehouse.engine.running import CallWatch
 from lakehouse.engine.session import Session
-from lakehouse.engine.transaction import Transaction
+from lakehouse.engine.transaction import Transaction, commit_or_discard
 from lakehouse.errors import (
     InvalidRequest,
     NotSupported,
@@ -25,7 +24,7 @@ from lakehouse.errors import (
     TableAlreadyExists,
     TableNotFound,
 )
-from lakehouse.ingest import WriteMode, commit, stage
+from lakehouse.ingest import WriteMode, stage
 from lakehouse.types import TableName, quote
 
 if TYPE_CHECKING:
@@ -212,7 +211,7 @@ class Changes:
                 session.id, sql, connection, scope.watch.cancelled, scope.watch.timeout_s
             )
             try:
-                with duckdb_errors():
+                with self._engine.errors():
                     cursor.bind(bindings, self._database.empty_file)
                     return _execute_all(connection, sql, rows, returning, own=transaction is None)
             except StatementCancelled:
@@ -269,7 +268,7 @@ class Changes:
         else:
             cursor = self._database.private_cursor()
             try:
-                with duckdb_errors():
+                with self._engine.errors():
                     cursor.execute(f"SET SESSION {SESSION_SETTINGS[key]} = ?", [value]).fetchall()
             finally:
                 cursor.close()
@@ -289,7 +288,10 @@ class Changes:
 
     def list_temporary(self, session: Session) -> dict[str, str]:
         """Temporary tables and views of a session: lower-case name → name."""
-        with self._engine.cursor(session.state(), session.only_transaction()) as cursor, duckdb_errors():
+        with (
+            self._engine.cursor(session.state(), session.only_transaction()) as cursor,
+            self._engine.errors(),
+        ):
             rows = cursor.connection.execute(
                 "SELECT table_name FROM duckdb_tables() WHERE database_name = $1 UNION ALL "
                 "SELECT view_name FROM duckdb_views() WHERE database_name = $1 AND NOT internal",
@@ -321,7 +323,7 @@ class Changes:
         append = exists and mode is not WriteMode.REPLACE
         verb = f"INSERT INTO {target} BY NAME" if append else f"CREATE OR REPLACE TABLE {target} AS"
         self._begin(scope)
-        with self._engine.cursor(session.state(), transaction) as cursor, duckdb_errors():
+        with self._engine.cursor(session.state(), transaction) as cursor, self._engine.errors():
             reader = pa.RecordBatchReader.from_batches(schema, batches)
             cursor.connection.register("incoming", reader)
             try:
@@ -351,7 +353,7 @@ class Changes:
             mode = WriteMode.CREATE
         if transaction is None:
             staged = stage(self._catalog, target, mode, schema, batches, cancelled)
-            commit(self._catalog, staged)
+            commit_or_discard(self._catalog, staged)
             return staged.rows
         with transaction.lock:
             known = transaction.known(target.schema, target.table)

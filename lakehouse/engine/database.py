@@ -119,7 +119,9 @@ class DuckDatabase:
         self._views: set[str] = set()
         self._schemas: set[str] = set()
         self.main_views: dict[TableName, tuple[str, int]] = {}
-        self._root = self._connect(settings, [*readable, Path(self.empty_file).parent])
+        self._settings = settings
+        self._readable = [*readable, Path(self.empty_file).parent]
+        self._root = self._connect(settings, self._readable)
 
     def _connect(self, settings: EngineSettings, readable: Sequence[Path]) -> duckdb.DuckDBPyConnection:
         config: dict[str, Any] = {
@@ -177,6 +179,25 @@ class DuckDatabase:
         }
         for name, body in views.items():
             root.execute(f"CREATE VIEW {schema}.{name} AS {body}")
+
+    def reopen(self) -> bool:
+        """Start DuckDB again after a fatal error, unless it answers; gives whether it was started."""
+        with self._view_lock, self._lock:
+            if self._answers():
+                return False
+            self._pool.clear()
+            self._views.clear()
+            self._schemas.clear()
+            self.main_views.clear()
+            self._root = self._connect(self._settings, self._readable)
+            return True
+
+    def _answers(self) -> bool:
+        try:
+            self._root.cursor().execute("SELECT 1").fetchall()
+        except duckdb.Error:
+            return False
+        return True
 
     def private_cursor(self) -> duckdb.DuckDBPyConnection:
         """A cursor outside the pool, for a caller that keeps it."""

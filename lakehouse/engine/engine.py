@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import pyarrow as pa
 
@@ -27,6 +29,7 @@ from lakehouse.engine.running import CallWatch, RunningStatement, RunningStateme
 from lakehouse.engine.session import Session
 from lakehouse.engine.transaction import Transaction
 from lakehouse.errors import (
+    EngineInvalidated,
     InvalidRequest,
     LakehouseError,
     NotSupported,
@@ -81,6 +84,7 @@ class Engine:
             str, tuple[dict[tuple[str, ...], pa.Schema | None], pa.Schema]
         ] = OrderedDict()
         self._plans_lock = threading.Lock()
+        self._sessions: WeakSet[Session] = WeakSet()
         self.database.sync_schemas(catalog.schemas())
 
     # -- sessions -----------------------------------------------------------------------------------
@@ -88,7 +92,7 @@ class Engine:
     def new_session(self, session_id: str, index: dict[str, Session]) -> Session:
         """A fresh session with the default catalog and schema."""
         settings = self.settings
-        return Session(
+        session = Session(
             session_id,
             self,
             self.clock,
@@ -97,6 +101,8 @@ class Engine:
             index,
             settings.session.max_prepared_per_session,
         )
+        self._sessions.add(session)
+        return session
 
     # -- queries ------------------------------------------------------------------------------------
 
@@ -149,7 +155,7 @@ class Engine:
             return _EXPLAIN_SCHEMA
         if analysis.kind is not StatementKind.QUERY:
             raise NotSupported(f"{analysis.kind.value} gives no rows")
-        with self.cursor(session.state(), transaction) as cursor, duckdb_errors():
+        with self.cursor(session.state(), transaction) as cursor, self.errors():
             cursor.bind(bound.bindings, self.database.empty_file)
             return relation_schema(cursor.connection.sql(bound.sql, params=values))
 
@@ -226,7 +232,7 @@ class Engine:
     ) -> ResultStream:
         settings = self.settings.engine
         try:
-            with duckdb_errors():
+            with self.errors():
                 cursor.bind(plan.bindings, self.database.empty_file)
                 if plan.parameters is None and plan.transaction is None:
                     relation = cursor.relation(plan.sql, plan.bindings)
@@ -267,8 +273,32 @@ class Engine:
     def _evaluate(self, expression: str, session: Session) -> Any:
         """The value of a constant SQL expression."""
         self.gate.analyse(f"SELECT {expression}")
-        with self.cursor(session.state(), None) as cursor, duckdb_errors():
+        with self.cursor(session.state(), None) as cursor, self.errors():
             return cursor.connection.execute(f"SELECT {expression}").fetchall()[0][0]
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Turn what DuckDB raises into domain errors, and start it again after a fatal one.
+
+        Raises:
+            LakehouseError: The error translated.
+        """
+        try:
+            with duckdb_errors():
+                yield
+        except EngineInvalidated:
+            self._restart()
+            raise
+
+    def _restart(self) -> None:
+        with self._plans_lock:
+            if not self.database.reopen():
+                return
+            self.gate.reconnect(self.database.private_cursor())
+            self._plans.clear()
+            for session in list(self._sessions):
+                session.lose_temporary()
+        self.database.sync_schemas(self.catalog.schemas())
 
     def cursor(self, state: CursorState, transaction: Transaction | None) -> CursorLease:
         """A cursor for a ``with``: the transaction's own where it has one, else from the pool."""

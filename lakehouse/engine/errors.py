@@ -10,6 +10,7 @@ import duckdb
 import pyarrow as pa
 
 from lakehouse.errors import (
+    EngineInvalidated,
     InternalError,
     LakehouseError,
     LimitExceeded,
@@ -83,15 +84,10 @@ def translate(error: BaseException) -> LakehouseError:
     if isinstance(error, LakehouseError):
         return error
     text = str(error)
+    special = _special(error, text)
+    if special is not None:
+        return special
     message = clean(text)
-    if isinstance(error, duckdb.CatalogException) and _MISSING_TABLE.search(text):
-        return TableNotFound(message)
-    if isinstance(error, duckdb.OutOfMemoryException) or "Out of Memory Error" in text[:200]:
-        return LimitExceeded("the statement needs more memory than the server allows", "engine.memory_limit")
-    if "Current transaction is aborted" in text:
-        return TransactionStateError("an earlier error ended this transaction", "ROLLBACK, then begin again")
-    if isinstance(error, duckdb.InternalException | duckdb.FatalException):
-        return InternalError("the SQL engine failed on this statement")
     for foreign, domain in _CLASSES:
         if isinstance(error, foreign):
             return domain(message)
@@ -100,9 +96,24 @@ def translate(error: BaseException) -> LakehouseError:
             return domain(message)
     if isinstance(error, duckdb.Error | pa.ArrowException | OSError):
         return SqlExecutionError(message)
+    return InternalError("the SQL engine failed on this statement")
+
+
+def _special(error: BaseException, text: str) -> LakehouseError | None:
+    """Errors whose class alone does not say what happened."""
+    if isinstance(error, duckdb.FatalException) or "database has been invalidated" in text:
+        return EngineInvalidated("the SQL engine failed on a statement and was started again", "try again")
+    if isinstance(error, duckdb.InternalException):
+        return InternalError("the SQL engine failed on this statement")
+    if isinstance(error, duckdb.CatalogException) and _MISSING_TABLE.search(text):
+        return TableNotFound(clean(text))
+    if isinstance(error, duckdb.OutOfMemoryException) or "Out of Memory Error" in text[:200]:
+        return LimitExceeded("the statement needs more memory than the server allows", "engine.memory_limit")
+    if "Current transaction is aborted" in text:
+        return TransactionStateError("an earlier error ended this transaction", "ROLLBACK, then begin again")
     if isinstance(error, RecursionError):
         return SqlSyntaxError("the statement is nested too deeply")
-    return InternalError("the SQL engine failed on this statement")
+    return None
 
 
 @contextmanager

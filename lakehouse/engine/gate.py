@@ -137,6 +137,11 @@ class StatementGate:
         self._cache: OrderedDict[str, Analysis] = OrderedDict()
         self._cache_entries = cache_entries
 
+    def reconnect(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Parse with another connection from now on."""
+        with self._lock:
+            self._connection = connection
+
     def analyse(self, sql: str) -> Analysis:
         """What one statement is and names.
 

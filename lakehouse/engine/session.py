@@ -53,7 +53,7 @@ class StatementHandle:
     active: int = 0
 
 
-@dataclass
+@dataclass(eq=False)
 class Session:
     """One client's session. All public methods may be called from any thread."""
 
@@ -239,6 +239,13 @@ class Session:
         if transaction is None:
             raise TransactionStateError("no transaction is open in this session")
         self.end(transaction, commit=commit)
+
+    def lose_temporary(self) -> None:
+        """Forget the temporary tables, which went with the engine that held them."""
+        with self.lock:
+            self.temporary = ""
+            self.temp_views.clear()
+            self.changed()
 
     def is_running(self) -> bool:
         """Whether a statement of this session is at work."""

@@ -7,12 +7,28 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lakehouse.catalog import Catalog, Table
-from lakehouse.errors import TableNotFound, TransactionStateError
+from lakehouse.errors import CommitStateUnknown, TableNotFound, TransactionStateError
 from lakehouse.ingest import StagedWrite, commit, discard
 from lakehouse.types import TableName
 
 if TYPE_CHECKING:
     from lakehouse.engine.database import PooledCursor
+
+
+def commit_or_discard(catalog: Catalog, staged: StagedWrite) -> None:
+    """Publish a staged write, or remove its files where it is certain that it was not published.
+
+    Raises:
+        CommitConflict: Another writer changed the table first; nothing was changed.
+        CommitStateUnknown: It could not be established whether the commit took place; the files stay.
+    """
+    try:
+        commit(catalog, staged)
+    except CommitStateUnknown:
+        raise
+    except BaseException:
+        discard(catalog, staged)
+        raise
 
 
 @dataclass
@@ -86,8 +102,7 @@ class Transaction:
             if self.cursor is not None:
                 self.cursor.connection.execute("COMMIT").fetchall()
             for name in list(self.writes):
-                commit(self.catalog, self.writes[name])
-                del self.writes[name]
+                commit_or_discard(self.catalog, self.writes.pop(name))
                 self.drops.pop(name, None)
             for name in list(self.drops):
                 self.catalog.drop_table(name.schema, name.table, if_exists=True)
