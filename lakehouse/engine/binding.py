@@ -111,6 +111,21 @@ class Binder:
             self.database.define_hidden_view(variable, self._body(table, schema_id, variable))
         return self.database.hidden_view(variable), variable
 
+    def is_named(self, table: Table) -> bool:
+        """Whether a transaction can read its table under the table's own name: the columns are the same.
+
+        Only then do columns written with a schema, ``nyc.flights.origin``, lead somewhere.
+        """
+        try:
+            current = self.catalog.load(table.name.schema, table.name.table)
+        except (TableNotFound, SchemaNotFound):
+            return False
+        return (
+            current.uuid == table.uuid
+            and current.schema_id == table.schema_id
+            and current.read_schema_sql() == table.read_schema_sql()
+        )
+
     def _body(self, table: Table, schema_id: int, variable: str) -> str:
         empty = self.database.empty_file.replace("'", "''")
         return (
@@ -237,16 +252,23 @@ class _Binding:
         if reference.at is not None:
             schema_id, snapshot_id = self._travel(table, reference.at)
             latest = False
-        self._use(reference, table, schema_id, snapshot_id, latest)
+        named = latest or (reference.at is None and self._binder.is_named(table))
+        self._use(reference, table, schema_id, snapshot_id, latest, named)
         if self._fresh:
             self._tables.append((name.schema, name.table, table))
 
     def _use(
-        self, reference: TableReference, table: Table, schema_id: int, snapshot_id: int | None, latest: bool
+        self,
+        reference: TableReference,
+        table: Table,
+        schema_id: int,
+        snapshot_id: int | None,
+        latest: bool,
+        named: bool,
     ) -> None:
         files = table.files(snapshot_id)
         key = (table.uuid, schema_id, snapshot_id, len(files), 0 if latest else hash(files))
-        slot = 0 if latest else self._slots.setdefault(key, len(self._slots) + 1)
+        slot = 0 if named else self._slots.setdefault(key, len(self._slots) + 1)
         view, variable = self._binder.view(table, schema_id, slot)
         if view is not None:
             self._rewrite(reference, view)
