@@ -109,5 +109,5 @@ $(JDBC)/flight-sql-jdbc-driver-%.jar:
 	  -Dartifact=org.apache.arrow:flight-sql-jdbc-driver:$* -DoutputDirectory=$(abspath $(JDBC))
 
 $(JDBC)/.compiled: $(JDBC_JARS) $(JDBC_SOURCES)
-	@javac -Xlint:all -Werror -d $(JDBC)/classes -cp '$(JDBC)/*' $(JDBC_SOURCES)
+	@javac -encoding UTF-8 -Xlint:all -Werror -d $(JDBC)/classes -cp '$(JDBC)/*' $(JDBC_SOURCES)
 	@touch $@
