@@ -101,7 +101,8 @@ def ask(ctx: CallContext, command: Any) -> list[dict[str, Any]]:
     assert plan.schema.equals(handler.schema(ctx, command), check_metadata=True)
     assert plan.total_records == table.num_rows
     table.validate(full=True)
-    return table.to_pylist()
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
 
 
 def found(ctx: CallContext, **filters: Any) -> list[str]:

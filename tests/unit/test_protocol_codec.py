@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import os
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import adbc_driver_flightsql
 import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto, FileDescriptorSet
+from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flight_server.protocol import codec
 from flight_server.protocol import commands as c
+from flight_server.protocol.descriptors import FILE_DESCRIPTOR_SET_B85
 from flight_server.protocol.messages import Any_, flight_class, message_class
 from lakehouse.errors import InvalidRequest, LakehouseError, UnknownCommand
 
@@ -152,6 +158,56 @@ def test_fields_and_numbers_are_those_of_another_implementation(theirs: ModuleTy
         assert known <= {(f.name, f.number, f.type) for f in message_class(name).DESCRIPTOR.fields}, name
 
 
+# -- messages that came after flightsql-dbapi: the descriptors inside the ADBC driver ------------------------
+
+
+@pytest.fixture(scope="module")
+def driver() -> bytes:
+    """The ADBC driver: Go code, which carries the protocol's file descriptors as they are on the wire."""
+    return Path(adbc_driver_flightsql._driver_path()).read_bytes()
+
+
+def descriptor_in(binary: bytes, name: str) -> FileDescriptorProto:
+    """The file descriptor of that name, which starts with the name and ends with its syntax."""
+    head = field(1, name) + field(2, "arrow.flight.protocol")[:1]
+    tail = field(12, "proto3")
+    start = binary.index(head)
+    end = start
+    for _ in range(100):
+        end = binary.index(tail, end) + len(tail)
+        try:
+            return FileDescriptorProto.FromString(binary[start:end])
+        except DecodeError:
+            continue
+    raise AssertionError(f"{name} was not found in the driver")
+
+
+def shape(message: DescriptorProto) -> dict[str, Any]:
+    """All of a message that decides its bytes, and whether a field can be told from one left out."""
+    return {
+        "fields": {
+            (f.number, f.name, f.type, f.label, f.type_name, f.proto3_optional, f.HasField("oneof_index"))
+            for f in message.field
+        },
+        "enums": {(e.name, v.name, v.number) for e in message.enum_type for v in e.value},
+        "nested": {nested.name: shape(nested) for nested in message.nested_type},
+    }
+
+
+@pytest.mark.parametrize(("name", "least"), [("Flight.proto", 15), ("FlightSql.proto", 32)])
+def test_every_message_is_that_of_the_adbc_driver(driver: bytes, name: str, least: int) -> None:
+    theirs = descriptor_in(driver, name)
+    known = {message.name: message for message in theirs.message_type}
+    files = FileDescriptorSet.FromString(base64.b85decode(FILE_DESCRIPTOR_SET_B85)).file
+    (ours,) = [file for file in files if file.package == theirs.package]
+    assert len(ours.message_type) >= least
+    for message in ours.message_type:
+        assert shape(message) == shape(known[message.name]), message.name
+    enums = {e.name: {v.name: v.number for v in e.value} for e in theirs.enum_type}
+    for enum in ours.enum_type:
+        assert {v.name: v.number for v in enum.value} == enums[enum.name]
+
+
 # -- messages that the other classes do not have: bytes written by hand -----------------------------------
 
 
@@ -240,6 +296,7 @@ def test_cancel_finds_the_tickets_of_a_flight_info() -> None:
 def test_renewed_endpoint_keeps_everything_but_its_expiration() -> None:
     endpoint = flight.FlightEndpoint(b"ticket", ["grpc://a:1"], app_metadata=b"meta")
     command = codec.decode_action("RenewFlightEndpoint", field(1, endpoint.serialize()))
+    assert isinstance(command, c.RenewFlightEndpoint)
     assert command.ticket == b"ticket"
     until = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
     renewed = flight.FlightEndpoint.deserialize(codec.encode_renewed_endpoint(command.endpoint, until))
@@ -409,7 +466,7 @@ def decodes_or_refuses(decode: Callable[[], Any]) -> None:
 def test_garbage_never_breaks_the_decoder(data: bytes) -> None:
     decodes_or_refuses(lambda: codec.decode_command(data))
     for action in codec._ACTIONS:
-        decodes_or_refuses(lambda name=action: codec.decode_action(name, data))
+        decodes_or_refuses(partial(codec.decode_action, action, data))
 
 
 @settings(deadline=None)
@@ -421,7 +478,7 @@ def test_garbage_in_a_message_never_breaks_the_decoder(name: str, body: bytes) -
 def test_truncated_command_never_breaks_the_decoder() -> None:
     whole = any_of("CommandGetTables", field(1, "lake") + field(3, "a%") + field(4, "TABLE") + field(5, 1))
     for length in range(len(whole)):
-        decodes_or_refuses(lambda cut=whole[:length]: codec.decode_command(cut))
+        decodes_or_refuses(partial(codec.decode_command, whole[:length]))
     with pytest.raises(InvalidRequest):
         codec.decode_command(whole[:-1])
 

@@ -265,7 +265,8 @@ def types(ctx: CallContext, data_type: int | None = None) -> list[dict[str, Any]
     handler = xdbc.query_handlers()[GetXdbcTypeInfo]
     result = handler.stream(ctx, GetXdbcTypeInfo(data_type))
     assert result.schema.equals(GET_XDBC_TYPE_INFO)
-    return pa.Table.from_batches(list(result.batches), result.schema).to_pylist()
+    rows: list[dict[str, Any]] = pa.Table.from_batches(list(result.batches), result.schema).to_pylist()
+    return rows
 
 
 def test_types_are_sorted_and_complete(ctx: CallContext) -> None:
