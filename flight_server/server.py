@@ -25,13 +25,44 @@ from lakehouse.runtime import Lakehouse
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+class _Call:
+    """One RPC's cancellation flag, safe to ask for at any time.
+
+    pyarrow's context points to memory that is gone once the RPC has ended, so it is let go of first; a
+    statement that outlives its call for whatever reason then finds itself cancelled.
+    """
+
+    def __init__(self, context: flight.ServerCallContext) -> None:
+        self._lock = threading.Lock()
+        self._context: flight.ServerCallContext | None = context
+        self.kept = False
+
+    def cancelled(self) -> bool:
+        """Whether the client has gone, or the call has ended."""
+        with self._lock:
+            return self._context is None or self._context.is_cancelled()
+
+    def end(self) -> None:
+        """Let go of the context. Harmless when repeated."""
+        with self._lock:
+            self._context = None
+
+
 def _rpc(method: F) -> F:
-    """Map errors and count the call while it is being answered."""
+    """Map errors, give the method its context, and end the call with it unless a stream keeps it open."""
 
     @functools.wraps(method)
     def wrapper(self: LakehouseFlightServer, context: flight.ServerCallContext, *args: Any) -> Any:
-        with wire_errors(method.__name__):
-            return method(self, context, *args)
+        call = _Call(context)
+        try:
+            with wire_errors(method.__name__):
+                return method(self, self._context(context, call), call, *args)
+        except BaseException:
+            call.kept = False
+            raise
+        finally:
+            if not call.kept:
+                call.end()
 
     return wrapper  # type: ignore[return-value]
 
@@ -78,10 +109,9 @@ class LakehouseFlightServer(flight.FlightServerBase):
 
     @_rpc
     def get_flight_info(
-        self, context: flight.ServerCallContext, descriptor: flight.FlightDescriptor
+        self, ctx: CallContext, call: _Call, descriptor: flight.FlightDescriptor
     ) -> flight.FlightInfo:
         """GetFlightInfo."""
-        ctx = self._context(context)
         if descriptor.descriptor_type == flight.DescriptorType.PATH:
             plan = flights.info(ctx, _path(descriptor))
         else:
@@ -90,34 +120,32 @@ class LakehouseFlightServer(flight.FlightServerBase):
 
     @_rpc
     def get_schema(
-        self, context: flight.ServerCallContext, descriptor: flight.FlightDescriptor
+        self, ctx: CallContext, call: _Call, descriptor: flight.FlightDescriptor
     ) -> flight.SchemaResult:
         """GetSchema."""
-        ctx = self._context(context)
         if descriptor.descriptor_type == flight.DescriptorType.PATH:
             return flight.SchemaResult(flights.schema(ctx, _path(descriptor)))
         return flight.SchemaResult(self._dispatcher.schema(ctx, decode_command(descriptor.command)))
 
     @_rpc
-    def do_get(self, context: flight.ServerCallContext, ticket: flight.Ticket) -> flight.FlightDataStream:
+    def do_get(self, ctx: CallContext, call: _Call, ticket: flight.Ticket) -> flight.FlightDataStream:
         """DoGet."""
-        ctx = self._context(context)
         if flights.is_path_ticket(ticket.ticket):
             result = flights.stream(ctx, flights.decode_ticket(ticket.ticket))
         else:
             result = self._dispatcher.stream(ctx, decode_command(ticket.ticket))
-        return flight.GeneratorStream(result.schema, _Outgoing(result))
+        return flight.GeneratorStream(result.schema, _Outgoing(result, call))
 
     @_rpc
     def do_put(
         self,
-        context: flight.ServerCallContext,
+        ctx: CallContext,
+        call: _Call,
         descriptor: flight.FlightDescriptor,
         reader: flight.MetadataRecordBatchReader,
         writer: flight.FlightMetadataWriter,
     ) -> None:
         """DoPut."""
-        ctx = self._context(context)
         if descriptor.descriptor_type == flight.DescriptorType.PATH:
             raise NotSupported("DoPut takes Flight SQL commands", "load tables with CommandStatementIngest")
 
@@ -129,9 +157,8 @@ class LakehouseFlightServer(flight.FlightServerBase):
         )
 
     @_rpc
-    def do_action(self, context: flight.ServerCallContext, action: flight.Action) -> Iterator[flight.Result]:
+    def do_action(self, ctx: CallContext, call: _Call, action: flight.Action) -> Iterator[flight.Result]:
         """DoAction."""
-        ctx = self._context(context)
         body = action.body.to_pybytes() if action.body is not None else b""
         command = decode_action(action.type, body)
         if command is not None:
@@ -141,18 +168,17 @@ class LakehouseFlightServer(flight.FlightServerBase):
             if spec is None:
                 raise UnknownAction(f"no action is called {action.type}", "list_actions gives all of them")
             results = self._actions.run(ctx, spec, body)
-        return _results(results)
+        return _ActionResults(results, call)
 
     @_rpc
-    def list_actions(self, context: flight.ServerCallContext) -> list[flight.ActionType]:
+    def list_actions(self, ctx: CallContext, call: _Call) -> list[flight.ActionType]:
         """ListActions."""
         own = [flight.ActionType(spec.name, spec.summary) for spec in self._actions]
         return [*(flight.ActionType(name, text) for name, text in PROTOCOL_ACTIONS), *own]
 
     @_rpc
-    def list_flights(self, context: flight.ServerCallContext, criteria: bytes) -> Iterator[flight.FlightInfo]:
+    def list_flights(self, ctx: CallContext, call: _Call, criteria: bytes) -> Iterator[flight.FlightInfo]:
         """ListFlights."""
-        ctx = self._context(context)
         return iter(
             [
                 _flight_info(found.plan, flight.FlightDescriptor.for_path(*found.path))
@@ -161,13 +187,13 @@ class LakehouseFlightServer(flight.FlightServerBase):
         )
 
     @_rpc
-    def do_exchange(self, context: flight.ServerCallContext, *_: Any) -> None:
+    def do_exchange(self, ctx: CallContext, call: _Call, *_: Any) -> None:
         """DoExchange is not offered."""
         raise NotSupported("DoExchange is not supported")
 
     # -- plumbing -----------------------------------------------------------------------------------
 
-    def _context(self, context: flight.ServerCallContext) -> CallContext:
+    def _context(self, context: flight.ServerCallContext, call: _Call) -> CallContext:
         if self._draining.is_set():
             raise ShuttingDown("the server is shutting down", "connect again in a moment")
         return CallContext(
@@ -175,7 +201,7 @@ class LakehouseFlightServer(flight.FlightServerBase):
             self._session(context),
             limits=self._limits,
             request_id=uuid.uuid4().hex,
-            cancelled=context.is_cancelled,
+            cancelled=call.cancelled,
         )
 
     def _session(self, context: flight.ServerCallContext) -> Session:
@@ -189,10 +215,12 @@ class LakehouseFlightServer(flight.FlightServerBase):
 
 
 class _Outgoing:
-    """The batches of a result, with every error as a wire error; dropping it releases the result."""
+    """The batches of a result, with every error as a wire error; dropping it releases result and call."""
 
-    def __init__(self, result: DataStream) -> None:
+    def __init__(self, result: DataStream, call: _Call) -> None:
         self._batches = result.batches
+        self._call = call
+        call.kept = True
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         return self
@@ -201,16 +229,23 @@ class _Outgoing:
         try:
             return next(self._batches)
         except StopIteration:
+            self.close()
             raise
         except Exception as error:
+            self.close()
             with wire_errors("do_get"):
                 raise error  # noqa: TRY201 - inside the mapping
             raise
 
-    def __del__(self) -> None:
+    def close(self) -> None:
+        """Release what the result holds. Harmless when repeated."""
         close = getattr(self._batches, "close", None)
         if close is not None:
             close()
+        self._call.end()
+
+    def __del__(self) -> None:
+        self.close()
 
 
 def _schema(reader: flight.MetadataRecordBatchReader) -> pa.Schema:
@@ -230,19 +265,40 @@ def _incoming(ctx: CallContext, reader: flight.MetadataRecordBatchReader) -> Ite
             yield chunk.data
 
 
-def _results(bodies: Iterator[bytes]) -> Iterator[flight.Result]:
+class _ActionResults:
     """Results of an action; the first is computed at once, so that an error arrives as an error."""
-    missing = object()
-    first = next(bodies, missing)
 
-    def rest() -> Iterator[flight.Result]:
-        with wire_errors("do_action"):
-            if first is not missing:
-                yield flight.Result(pa.py_buffer(first))
-            for body in bodies:
-                yield flight.Result(pa.py_buffer(body))
+    def __init__(self, bodies: Iterator[bytes], call: _Call) -> None:
+        self._bodies = bodies
+        self._call = call
+        self._first = next(bodies, None)
+        call.kept = True
 
-    return rest()
+    def __iter__(self) -> Iterator[flight.Result]:
+        return self
+
+    def __next__(self) -> flight.Result:
+        body, self._first = self._first, None
+        try:
+            with wire_errors("do_action"):
+                body = next(self._bodies, None) if body is None else body
+        except BaseException:
+            self.close()
+            raise
+        if body is None:
+            self.close()
+            raise StopIteration
+        return flight.Result(pa.py_buffer(body))
+
+    def close(self) -> None:
+        """Stop the action. Harmless when repeated."""
+        close = getattr(self._bodies, "close", None)
+        if close is not None:
+            close()
+        self._call.end()
+
+    def __del__(self) -> None:
+        self.close()
 
 
 def _path(descriptor: flight.FlightDescriptor) -> tuple[str, ...]:

@@ -40,9 +40,23 @@ def create(ctx: CallContext, command: CreatePreparedStatement) -> Iterator[bytes
         dataset_schema = engine.typed_schema(analysis, session, transaction, parameter_schema)
     handle = ctx.lakehouse.clock.token()
     session.add_prepared(PreparedStatement(handle, analysis.sql, analysis, transaction, parameter_schema))
-    yield encode_prepared_statement(
-        handle.encode(), dataset_schema, parameter_schema, is_update=analysis.is_update
-    )
+    announced = _in_milliseconds(parameter_schema)
+    yield encode_prepared_statement(handle.encode(), dataset_schema, announced, is_update=analysis.is_update)
+
+
+def _in_milliseconds(schema: pa.Schema) -> pa.Schema:
+    """The schema with times in milliseconds.
+
+    JDBC drivers write milliseconds into whatever unit is announced (arrow-java#838), so any other unit would
+    store a wrong time without a word. Other clients do not look at the unit.
+    """
+    return pa.schema([field.with_type(_milliseconds(field.type)) for field in schema])
+
+
+def _milliseconds(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_timestamp(kind):
+        return pa.timestamp("ms", kind.tz)
+    return pa.time32("ms") if pa.types.is_time(kind) else kind
 
 
 def close(ctx: CallContext, command: ClosePreparedStatement) -> Iterator[bytes]:

@@ -119,7 +119,7 @@ class Engine:
             LakehouseError: The statement is wrong, names what is not there, or is no query.
         """
         values = _parameters(analysis, parameters)
-        key = (analysis.sql, session.state(), None if values is None else tuple(map(type, _listed(values))))
+        key = (analysis.sql, session.state(), None if values is None else tuple(map(_kind, _listed(values))))
         cached = self._plans.get(key)
         if cached is not None and self._is_current(cached, transaction):
             return cached if values is None else _with_parameters(cached, values)
@@ -381,6 +381,21 @@ def _parameters(analysis: Analysis, values: Sequence[Any] | None) -> tuple[Any, 
     if all(name.isdigit() for name in expected):
         return tuple(values)
     return dict(zip(expected, values, strict=True))
+
+
+def _kind(value: Any) -> Any:
+    """What DuckDB's type of a parameter depends on: more than the Python type, for numbers."""
+    if isinstance(value, bool):
+        return bool
+    if isinstance(value, int):
+        return int, sum(value.bit_length() > bits for bits in (31, 63, 127))
+    if isinstance(value, Decimal):
+        return Decimal, len(value.as_tuple().digits), value.as_tuple().exponent
+    if isinstance(value, datetime | time):
+        return type(value), value.tzinfo is None
+    if isinstance(value, list | tuple | dict):
+        return type(value), repr(value)
+    return type(value)
 
 
 def _listed(values: tuple[Any, ...] | dict[str, Any]) -> tuple[Any, ...]:

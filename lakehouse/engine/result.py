@@ -161,6 +161,7 @@ class ResultStream:
         try:
             with duckdb_errors():
                 batch = self._reader.read_next_batch()
+                return batch if self._plain else batch.cast(self.schema)
         except StopIteration:
             return None
         except BaseException as error:  # noqa: BLE001 - whatever ends the stream frees its cursor
@@ -168,7 +169,6 @@ class ResultStream:
             if isinstance(error, StatementCancelled) and self._statement.reason is not None:
                 raise self._statement.reason from None
             raise translate(error) if isinstance(error, Exception) else error from None
-        return batch if self._plain else batch.cast(self.schema)
 
     def close(self) -> None:
         """Stop the statement if it still runs, and give its cursor back. Harmless when repeated."""
