@@ -110,7 +110,8 @@ _BOOL_VALUES = {
     537: False,  # stored procedures
     539: True,  # correlated subqueries
     556: False,  # largest row includes blobs
-    563: True,  # transactions
+    # JDBC does not end transactions: its commit and rollback do nothing, so it must not offer them.
+    563: False,  # transactions
     565: False,  # DDL commits
     566: False,  # DDL ignored in transactions
     572: True,  # batch updates

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from lakehouse.catalog import Catalog, Table
-from lakehouse.errors import CommitStateUnknown, TableNotFound, TransactionStateError
+from lakehouse.errors import (
+    CommitStateUnknown,
+    SchemaNotEmpty,
+    SchemaNotFound,
+    TableNotFound,
+    TransactionStateError,
+)
 from lakehouse.ingest import StagedWrite, commit, discard
 from lakehouse.types import TableName
 
@@ -114,12 +121,15 @@ class Transaction:
         if not self.open:
             return
         self._end()
-        if self.cursor is not None:
-            self.cursor.connection.execute("ROLLBACK").fetchall()
-        for schema in self.created_schemas:
-            if not self.catalog.tables(schema):
-                self.catalog.drop_schema(schema, if_exists=True)
-        self._discard_rest()
+        try:
+            if self.cursor is not None:
+                self.cursor.connection.execute("ROLLBACK").fetchall()
+            for schema in self.created_schemas:
+                # Somebody else may have put tables into it, or dropped it.
+                with suppress(SchemaNotFound, SchemaNotEmpty):
+                    self.catalog.drop_schema(schema, if_exists=True)
+        finally:
+            self._discard_rest()
 
     def _end(self) -> None:
         with self.lock:
