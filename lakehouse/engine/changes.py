@@ -30,6 +30,8 @@ from lakehouse.types import TableName, quote
 if TYPE_CHECKING:
     from lakehouse.engine.engine import Engine
 
+Values = list[Any] | dict[str, Any]
+
 # RETURNING has to go through execute(): a relation would run the statement a second time.
 warnings.filterwarnings("ignore", message="Arrow output on a DB-API result")
 
@@ -149,7 +151,7 @@ class Changes:
             raise NotSupported("a temporary view cannot use time travel")
         bound = self._engine.binder.bind(analysis, session, scope.transaction, qualify=view)
         sql = retarget(bound.sql, f"{quote(session.temporary)}.main.{quote(path[-1])}")
-        self._run_temporary(scope, sql, rows, bound.bindings)
+        self._run_temporary(scope, sql, _values(analysis, rows), bound.bindings)
         if view:
             session.temp_views[path[-1].lower()] = self._located(analysis, session)
 
@@ -193,13 +195,13 @@ class Changes:
             )
         bound = self._engine.binder.bind(analysis, session, scope.transaction)
         returning = bool(analysis.detail["returning"])
-        return self._run_temporary(scope, bound.sql, rows, bound.bindings, returning)
+        return self._run_temporary(scope, bound.sql, _values(analysis, rows), bound.bindings, returning)
 
     def _run_temporary(
         self,
         scope: Scope,
         sql: str,
-        rows: Iterable[Sequence[Any]] | None,
+        rows: Iterable[Values] | None,
         bindings: Sequence[Binding],
         returning: bool = False,
     ) -> tuple[int, pa.Table | None]:
@@ -376,10 +378,20 @@ class Changes:
         return True
 
 
+def _values(analysis: Analysis, rows: Iterable[Sequence[Any]] | None) -> Iterable[Values] | None:
+    """Each row of parameters in the form DuckDB wants: by position, or by name where they have names."""
+    names = analysis.parameters
+    if rows is None:
+        return None
+    if all(name.isdigit() for name in names):
+        return map(list, rows)
+    return (dict(zip(names, row, strict=True)) for row in rows)
+
+
 def _execute_all(
     connection: duckdb.DuckDBPyConnection,
     sql: str,
-    rows: Iterable[Sequence[Any]] | None,
+    rows: Iterable[Values] | None,
     returning: bool,
     own: bool,
 ) -> tuple[int, pa.Table | None]:
@@ -391,7 +403,7 @@ def _execute_all(
         connection.execute("BEGIN TRANSACTION").fetchall()
     try:
         for row in rows:
-            changed, table = _execute(connection, sql, list(row), returning)
+            changed, table = _execute(connection, sql, row, returning)
             count += changed
             if table is not None:
                 tables.append(table)
@@ -405,7 +417,7 @@ def _execute_all(
 
 
 def _execute(
-    connection: duckdb.DuckDBPyConnection, sql: str, row: list[Any] | None, returning: bool
+    connection: duckdb.DuckDBPyConnection, sql: str, row: Values | None, returning: bool
 ) -> tuple[int, pa.Table | None]:
     result = connection.execute(sql, row) if row is not None else connection.execute(sql)
     if returning:
