@@ -33,7 +33,7 @@ table = client.do_get(info.endpoints[0].ticket).read_all()
 assert {{"airlines", "flights"}} <= set(table.column("table_name").to_pylist())
 info = client.get_primary_keys(TableRef(None, "nyc", "airlines"))
 assert client.do_get(info.endpoints[0].ticket).read_all().column("column_name").to_pylist() == ["carrier"]
-info = client.get_sql_info()
+info = client.get_sql_info([])
 assert client.do_get(info.endpoints[0].ticket).read_all().num_rows > 50
 print("well")
 """

@@ -1,0 +1,49 @@
+"""The limits to compare with, each a Flight server in a process of its own.
+
+``python -m benchmarks.peers replay FILE`` streams the record batches of an Arrow file from memory;
+``python -m benchmarks.peers static`` answers GetFlightInfo and DoGet with one fixed row.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import pyarrow as pa
+import pyarrow.flight as flight
+
+
+class Replay(flight.FlightServerBase):
+    """Streams the same batches to whoever asks."""
+
+    def __init__(self, batches: list[pa.RecordBatch]) -> None:
+        self._batches = batches
+        super().__init__("grpc://127.0.0.1:0")
+
+    def get_flight_info(
+        self, _: flight.ServerCallContext, descriptor: flight.FlightDescriptor
+    ) -> flight.FlightInfo:
+        """One endpoint."""
+        endpoint = flight.FlightEndpoint(flight.Ticket(b"x"), [])
+        return flight.FlightInfo(self._batches[0].schema, descriptor, [endpoint], -1, -1)
+
+    def do_get(self, _: flight.ServerCallContext, __: flight.Ticket) -> flight.FlightDataStream:
+        """All batches."""
+        schema = self._batches[0].schema
+        return flight.RecordBatchStream(pa.RecordBatchReader.from_batches(schema, self._batches))
+
+
+def main() -> None:
+    """Serve until killed."""
+    if sys.argv[1] == "replay":
+        with pa.ipc.open_stream(sys.argv[2]) as reader:
+            batches = list(reader)
+    else:
+        batches = [pa.record_batch({"1": pa.array([1], pa.int32())})]
+    server = Replay(batches)
+    sys.stdout.write(f"listening on grpc://127.0.0.1:{server.port}\n")
+    sys.stdout.flush()
+    server.serve()
+
+
+if __name__ == "__main__":
+    main()
