@@ -194,6 +194,8 @@ def _plan(ctx: CallContext, ticket: PathTicket) -> Plan:
 def _restricted(plan: Plan, files: tuple[int, int]) -> Plan:
     """The plan reading only some of its table's files."""
     start, stop = files
+    if start == stop:
+        return plan
     bindings = tuple(
         replace(binding, key=(*binding.key, start, stop), files=binding.files[start:stop])
         for binding in plan.bindings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -100,6 +101,15 @@ def result_schema(schema: Schema) -> pa.Schema:
 def file_schema(schema: Schema) -> pa.Schema:
     """The Arrow schema that a table's Parquet files are written with, field ids included."""
     return pa.schema([_file_field(field.name, field) for field in schema.fields])
+
+
+def is_plain(schema: Schema) -> bool:
+    """Whether every column is primitive and has a name that no Parquet writer changes, in any case."""
+    names = {field.name.lower() for field in schema.fields}
+    simple = all(re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", field.name) for field in schema.fields)
+    return (
+        simple and len(names) == len(schema.fields) and all(f.field_type.is_primitive for f in schema.fields)
+    )
 
 
 def read_schema_sql(schema: Schema) -> str:

@@ -88,6 +88,17 @@ class Table:
             self._read_schemas[key] = iceberg_types.read_schema_sql(schema)
         return self._read_schemas[key]
 
+    def plain_columns(self) -> tuple[tuple[str, str], ...] | None:
+        """Names and DuckDB types of the columns where they can be read by name, else ``None``.
+
+        That is so where the table has had one schema only, of primitive columns whose names every writer
+        leaves as they are. DuckDB then knows how many rows there are, which it does not when reading by id.
+        """
+        schema = self._schema(self.schema_id)
+        if len(self.metadata.schemas) != 1 or not iceberg_types.is_plain(schema):
+            return None
+        return tuple((field.name, iceberg_types.duckdb_type(field.field_type)) for field in schema.fields)
+
     def files(self, snapshot_id: int | None = None) -> tuple[DataFileRef, ...]:
         """The data files of a snapshot, by default of the current one with what is staged on top.
 

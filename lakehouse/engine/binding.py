@@ -127,11 +127,20 @@ class Binder:
         )
 
     def _body(self, table: Table, schema_id: int, variable: str) -> str:
-        empty = self.database.empty_file.replace("'", "''")
-        return (
-            f"SELECT * FROM read_parquet(coalesce(getvariable('{variable}'), ['{empty}']), "
-            f"schema = {table.read_schema_sql(schema_id)}, hive_partitioning = false)"
-        )
+        empty = self.empty_file(table, schema_id).replace("'", "''")
+        files = f"coalesce(getvariable('{variable}'), ['{empty}'])"
+        columns = table.plain_columns() if schema_id == table.schema_id else None
+        if columns is None:
+            schema = table.read_schema_sql(schema_id)
+            return f"SELECT * FROM read_parquet({files}, schema = {schema}, hive_partitioning = false)"
+        # By field id DuckDB guesses one row a table, and joins in a bad order: by name where that is safe.
+        selected = ", ".join(f"CAST({quote(name)} AS {kind}) AS {quote(name)}" for name, kind in columns)
+        return f"SELECT {selected} FROM read_parquet({files}, hive_partitioning = false)"
+
+    def empty_file(self, table: Table, schema_id: int) -> str:
+        """A file without rows that the table's view can read where there is no other."""
+        columns = table.plain_columns() if schema_id == table.schema_id else None
+        return self.database.empty_file if columns is None else self.database.empty_file_of(columns)
 
     def locate(self, path: tuple[str, ...], session: Session) -> TableName:
         """The full name that a written name stands for, not counting temporary tables.
@@ -274,7 +283,8 @@ class _Binding:
             self._rewrite(reference, view)
         elif self._qualify and reference.span is not None:
             self._rewrite(reference, table.name.sql)
-        self._bindings[variable] = Binding(variable, key, tuple(f.path for f in files))
+        paths = tuple(f.path for f in files) or (self._binder.empty_file(table, schema_id),)
+        self._bindings[variable] = Binding(variable, key, paths)
 
     def _travel(self, table: Table, at: tuple[str, str]) -> tuple[int, int]:
         unit, expression = at

@@ -117,6 +117,7 @@ class DuckDatabase:
         self._view_lock = threading.RLock()
         self._pool: dict[CursorState, list[PooledCursor]] = defaultdict(list)
         self._views: set[str] = set()
+        self._empty_files: dict[tuple[tuple[str, str], ...], str] = {}
         self._schemas: set[str] = set()
         self.main_views: dict[TableName, tuple[str, int]] = {}
         self._settings = settings
@@ -179,6 +180,20 @@ class DuckDatabase:
         }
         for name, body in views.items():
             root.execute(f"CREATE VIEW {schema}.{name} AS {body}")
+
+    def empty_file_of(self, columns: tuple[tuple[str, str], ...]) -> str:
+        """A Parquet file without rows that has these columns, by name and DuckDB type."""
+        found = self._empty_files.get(columns)
+        if found is None:
+            with self._view_lock:
+                path = Path(self.empty_file).with_name(f"empty-{len(self._empty_files)}.parquet")
+                selected = ", ".join(f"CAST(NULL AS {kind}) AS {quote(name)}" for name, kind in columns)
+                target = str(path).replace("'", "''")
+                self._root.cursor().execute(
+                    f"COPY (SELECT {selected} WHERE false) TO '{target}' (FORMAT parquet)"
+                ).fetchall()
+                found = self._empty_files[columns] = str(path)
+        return found
 
     def reopen(self) -> bool:
         """Start DuckDB again after a fatal error, unless it answers; gives whether it was started."""
