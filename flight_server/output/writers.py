@@ -25,7 +25,7 @@ Advance = Callable[[int], None]
 # Rows that become text at once.
 _TEXT_ROWS = 16_384
 # A row group of a Parquet file: large enough to be read fast, small enough to be held.
-_GROUP_ROWS, _GROUP_BYTES = 1_000_000, 64_000_000
+_GROUP_ROWS, _GROUP_BYTES = 1_000_000, 32_000_000
 # How long the rows beyond those that a table shows are counted.
 _COUNT_SECONDS = 2.0
 
