@@ -127,9 +127,8 @@ def _default(field: FieldInfo) -> str | None:
     if isinstance(value, list | tuple | set):
         items = [_literal(item) for item in value]
         return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
-    if isinstance(value, dict | BaseModel):
-        return "None"
-    return _literal(value)
+    # What cannot be written as a constant is left to the server.
+    return _literal(value) if isinstance(value, str | int | float) else "None"
 
 
 def _signature(name: str, field: FieldInfo, *, request: bool) -> str:
