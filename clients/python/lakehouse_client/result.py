@@ -49,10 +49,13 @@ class Result:
         Raises:
             LakehouseClientError: The statement failed, or the rows were read before.
         """
+        self._begin()
+        return self._batches()
+
+    def _begin(self) -> None:
         if self._begun:
             raise LakehouseClientError("RESULT_READ", "the rows of this result were read or given up before")
         self._begun = True
-        return self._batches()
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
         try:
@@ -73,8 +76,17 @@ class Result:
         return pa.RecordBatchReader.from_batches(self.schema, iter(self))
 
     def table(self) -> pa.Table:
-        """All rows as an Arrow table."""
-        return pa.Table.from_batches(list(self), self.schema)
+        """All rows as an Arrow table.
+
+        Raises:
+            LakehouseClientError: The statement failed, or the rows were read before.
+        """
+        self._begin()
+        try:
+            with client_errors():
+                return interruptible(self._reader.read_all, self._cancel)
+        finally:
+            self._close()
 
     def pandas(self, **options: Any) -> pd.DataFrame:
         """All rows as a pandas data frame; ``options`` go to ``pyarrow.Table.to_pandas``.
