@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
 
 import duckdb
@@ -341,14 +340,6 @@ def test_the_version_grows_with_every_change(
     clock.elapsed_s += 1
     catalog.schemas()
     assert grew()
-
-
-def test_a_cached_load_takes_microseconds(catalog: IcebergCatalog) -> None:
-    write(catalog, "t")
-    start = time.perf_counter()
-    for _ in range(10_000):
-        catalog.load("main", "t").files()
-    assert (time.perf_counter() - start) / 10_000 < 50e-6
 
 
 def test_a_late_hint_or_none_does_not_lead_to_an_old_version(catalog: IcebergCatalog, tmp_path: Path) -> None:
