@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from lakehouse.config.secret_ref import SecretRef
 from lakehouse.config.section import table_model
 from lakehouse.config.settings import ENV_PREFIX, Settings
 
@@ -29,24 +30,59 @@ def render() -> str:
     """The text of ``lakehouse.toml``: every key with its explanation, bounds and default."""
     lines = [*_comment(_HEADER)]
     for section, field in Settings.model_fields.items():
-        model = table_model(Settings, section)
-        if model is None:
-            raise TypeError(f"{section} is not a table")
-        repeated = isinstance(field.default, tuple)
-        lines += ["", "", *_comment(model.__doc__ or ""), f"[[{section}]]" if repeated else f"[{section}]"]
-        for table in field.default if repeated else (field.default,):
-            lines += _keys(model, table)
+        lines += _table(section, Settings, section, field.default)
     return "\n".join(lines) + "\n"
 
 
-def _keys(model: type[BaseModel], table: BaseModel) -> Iterator[str]:
-    for key, field in model.model_fields.items():
-        yield ""
-        yield from _comment(" ".join(filter(None, [field.description, _bounds(field)])))
-        yield f"{key} = {_value(getattr(table, key))}"
+def _table(path: str, owner: type[BaseModel], name: str, default: Any) -> Iterator[str]:
+    """A table or list of tables; one that is not there by default is shown as a comment, with examples."""
+    model = table_model(owner, name)
+    if model is None:
+        raise TypeError(f"{path} is not a table")
+    repeated = isinstance(default, tuple)
+    entries = default if repeated else (default,)
+    absent = not entries or entries[0] is None
+    mark = "# " if absent else ""
+    yield from (
+        "",
+        "",
+        *_comment(model.__doc__ or ""),
+        f"{mark}[[{path}]]" if repeated else f"{mark}[{path}]",
+    )
+    for entry in (None,) if absent else entries:
+        nested = [key for key in model.model_fields if _is_table(model, key)]
+        for key, field in model.model_fields.items():
+            if key not in nested:
+                yield from _key(
+                    key, field, None if entry is None else getattr(entry, key), example=entry is None
+                )
+        for key in nested:
+            field = model.model_fields[key]
+            yield from _table(
+                f"{path}.{key}", model, key, field.default if entry is None else getattr(entry, key)
+            )
+
+
+def _is_table(model: type[BaseModel], key: str) -> bool:
+    table = table_model(model, key)
+    return table is not None and table is not SecretRef
+
+
+def _key(key: str, field: FieldInfo, value: Any, *, example: bool) -> Iterator[str]:
+    yield ""
+    yield from _comment(" ".join(filter(None, [field.description, _bounds(field)])))
+    if value is None and (field.examples or example):
+        value = field.examples[0] if field.examples else field.default
+        example = True
+    if value is None:
+        value = SecretRef(env="NAME")
+    yield f"{'# ' if example else ''}{key} = {_value(value)}"
 
 
 def _bounds(field: FieldInfo) -> str:
+    if get_origin(field.annotation) is tuple and get_origin(get_args(field.annotation)[0]) is Literal:
+        choices = [json.dumps(choice) for choice in get_args(get_args(field.annotation)[0])]
+        return f"Any of {', '.join(choices)}."
     if get_origin(field.annotation) is Literal:
         choices = [json.dumps(choice) for choice in get_args(field.annotation)]
         return f"One of {', '.join(choices)}." if len(choices) > 1 else f"Only {choices[0]}."
@@ -72,6 +108,13 @@ def _comment(text: str) -> Iterator[str]:
 def _value(value: Any) -> str:
     if isinstance(value, Path):
         return json.dumps(value.as_posix() if value.is_absolute() else f"./{value.as_posix()}")
+    if isinstance(value, SecretRef):
+        return f"{{ env = {json.dumps(value.env)} }}"
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_value, value))}]"
+    if isinstance(value, dict):
+        inner = ", ".join(f"{key} = {_value(entry)}" for key, entry in value.items())
+        return f"{{ {inner} }}" if inner else "{}"
     if isinstance(value, bool | str):
         return json.dumps(value, ensure_ascii=False)
     if isinstance(value, int) and value >= 100_000:

@@ -184,8 +184,12 @@ def _anchor(model: Model, base: Path) -> Model:
         if isinstance(value, BaseModel):
             changes[name] = _anchor(value, base)
         elif isinstance(value, tuple):
-            changes[name] = tuple(_anchor(entry, base) for entry in value)
-        elif value and any(isinstance(mark, Anchored) for mark in field.metadata):
+            changes[name] = tuple(_anchor(e, base) if isinstance(e, BaseModel) else e for e in value)
+        elif (
+            value
+            and any(isinstance(mark, Anchored) for mark in field.metadata)
+            and not str(value).startswith("https://")
+        ):
             absolute = (base / Path(value).expanduser()).resolve()
             changes[name] = str(absolute) if isinstance(value, str) else absolute
     return model.model_copy(update=changes)

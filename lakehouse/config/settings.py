@@ -10,12 +10,13 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from lakehouse.config.access import BUILT_IN_ROLES, AuditSettings, AuthSettings, RoleSettings, TlsSettings
 from lakehouse.config.hosts import check_host
 from lakehouse.config.section import Anchored, Section
 
 ENV_PREFIX = "LAKEHOUSE__"
 _RESERVED_CATALOGS = ("memory", "system", "temp")
-_RESERVED_SCHEMAS = ("information_schema", "pg_catalog")
+_RESERVED_SCHEMAS = ("information_schema", "pg_catalog", "system", "temp")
 
 
 def _matching(pattern: str, expected: str) -> AfterValidator:
@@ -72,6 +73,10 @@ class ServerSettings(Section):
         description="Accept IP addresses other than loopback wherever an endpoint is named. DNS names "
         "survive a move to another machine and can be put into certificates; addresses do not.",
     )
+    insecure: bool = Field(
+        False, description="Listen beyond this machine even without authentication and encryption."
+    )
+    tls: TlsSettings = TlsSettings()
 
     @model_validator(mode="after")
     def _named_endpoint(self) -> Self:
@@ -90,6 +95,9 @@ class LogSettings(Section):
         "auto",
         description='"json" is one JSON object a line, "text" is for people, "auto" takes text on a terminal '
         "and JSON elsewhere.",
+    )
+    slow_statement_seconds: float = Field(
+        10.0, ge=0, description="Statements that take longer are logged with their profile. 0 logs none."
     )
 
 
@@ -137,6 +145,9 @@ class EngineSettings(Section):
         description="Where work larger than memory_limit goes; relative to this file. Empty takes a "
         "directory under the system's temporary one.",
     )
+    spill_limit: MemorySize = Field(
+        "", description='Most disk space for that, such as "100GB". Empty takes 90 % of what is free.'
+    )
     batch_bytes: int = Field(
         2_000_000, ge=1, description="Size that one message of a result is aimed at, in bytes."
     )
@@ -173,11 +184,18 @@ class SessionSettings(Section):
     idle_seconds: float = Field(
         1800, gt=0, description="A session unused for so long is closed and its transaction rolled back."
     )
+    lifetime_seconds: float = Field(
+        86_400,
+        gt=0,
+        description="A session older than that is closed, however busy; its client logs in again.",
+    )
     handle_seconds: float = Field(
         600, gt=0, description="A result announced but not fetched for so long is forgotten."
     )
     max_sessions: int = Field(1000, ge=1, description="Most sessions open at once.")
+    max_sessions_per_principal: int = Field(500, ge=1, description="Most sessions of one principal.")
     max_prepared_per_session: int = Field(1000, ge=1, description="Most prepared statements of one session.")
+    max_transactions_per_session: int = Field(100, ge=1, description="Most open transactions of one session.")
 
 
 class LimitSettings(Section):
@@ -186,6 +204,48 @@ class LimitSettings(Section):
     statement_timeout_seconds: float = Field(
         0, ge=0, description="A statement that runs longer is stopped. 0 lets it run."
     )
+    concurrent_statements: int = Field(32, ge=1, description="Most statements at work at once.")
+    queued_statements: int = Field(
+        256, ge=0, description="Most statements that wait for their turn; principals take turns."
+    )
+    queue_seconds: float = Field(30, ge=0, description="How long a statement waits for its turn.")
+    statement_memory: MemorySize = Field(
+        "",
+        description='Memory of each operator of a statement, such as "1GB". Empty leaves it to memory_limit.',
+    )
+    result_bytes: int = Field(0, ge=0, description="Most bytes of one result. 0 lets it grow.")
+    statement_bytes: int = Field(1_000_000, ge=1, description="Longest SQL text, in bytes.")
+    request_bytes: int = Field(
+        16_777_216, ge=1, description="Largest descriptor, ticket or body of an action, in bytes."
+    )
+    message_bytes: int = Field(
+        268_435_456, ge=1, description="Largest batch of rows that a client may send at a time, in bytes."
+    )
+    concurrent_calls: int = Field(
+        512, ge=1, description="Most calls at once, open streams included. Each takes a thread."
+    )
+
+
+class OperationsSettings(Section):
+    """Where the server tells how it is doing."""
+
+    host: str = Field("127.0.0.1", description="DNS name or address to listen on.")
+    http_port: int = Field(
+        0, ge=0, le=65535, description="TCP port of /metrics, /livez and /readyz. 0 leaves them out."
+    )
+    health_port: int = Field(
+        0, ge=0, le=65535, description="TCP port of the gRPC health service. 0 leaves it out."
+    )
+
+
+class TelemetrySettings(Section):
+    """Traces (OpenTelemetry)."""
+
+    traces: Literal["off", "stdout", "otlp"] = Field("off", description="Where they go.")
+    otlp_endpoint: str = Field(
+        "http://localhost:4318/v1/traces", description="URL of the collector (OTLP over HTTP)."
+    )
+    sample_ratio: float = Field(1.0, ge=0, le=1, description="Share of calls that are traced.")
 
 
 class Settings(BaseSettings):
@@ -210,6 +270,11 @@ class Settings(BaseSettings):
     ingest: IngestSettings = IngestSettings()
     session: SessionSettings = SessionSettings()
     limits: LimitSettings = LimitSettings()
+    auth: AuthSettings = AuthSettings()
+    roles: tuple[RoleSettings, ...] = ()
+    audit: AuditSettings = AuditSettings()
+    ops: OperationsSettings = OperationsSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
 
     @model_validator(mode="after")
     def _distinct_buckets(self) -> Self:
@@ -219,6 +284,29 @@ class Settings(BaseSettings):
         twice = [name for name, count in names.items() if count > 1]
         if twice:
             raise ValueError(f"the bucket name {twice[0]!r} is used {names[twice[0]]} times, expected once")
+        return self
+
+    @model_validator(mode="after")
+    def _known_roles(self) -> Self:
+        named = [role.name for role in self.roles]
+        twice = next((name for name in named if named.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"the role {twice!r} is there twice, expected once")
+        known = {*BUILT_IN_ROLES, *named}
+        auth = self.auth
+        wanted = {auth.anonymous_role: "auth.anonymous_role"}
+        for place, holders in (
+            ("auth.users", auth.users), ("auth.tokens", auth.tokens), ("auth.certificates", auth.certificates)
+        ):  # fmt: skip
+            wanted |= {role: place for holder in holders for role in holder.roles}
+        if auth.jwt is not None:
+            roles = (*auth.jwt.role_map.values(), *auth.jwt.default_roles)
+            wanted |= dict.fromkeys(roles, "auth.jwt")
+        for role, place in wanted.items():
+            if role not in known:
+                raise ValueError(
+                    f"{place} names the role {role!r}, expected one of {', '.join(sorted(known))}"
+                )
         return self
 
     @classmethod
