@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import SecretStr, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 
 from lakehouse.config import BucketSettings, SecretRef, Settings, load_settings
 from lakehouse.config.__main__ import main
 from lakehouse.config.document import render
-from lakehouse.config.section import table_model
 from lakehouse.errors import ConfigError
 
 PROJECT = Path(__file__).parents[2]
