@@ -279,3 +279,10 @@ class ObjectAlreadyExists(StorageError):
 
     code = "OBJECT_ALREADY_EXISTS"
     kind = ErrorKind.ALREADY_EXISTS
+
+
+class AccessPolicyError(LakehouseError):
+    """A row filter or mask of the configuration does not fit the table, which is therefore not shown."""
+
+    code = "ACCESS_POLICY"
+    kind = ErrorKind.PERMISSION
