@@ -149,6 +149,18 @@ class Bucket:
         with storage_errors(self.name, key, "deleted"):
             obstore.delete(self._store, key)
 
+    def check(self) -> None:
+        """Ask the store for something small.
+
+        Raises:
+            StorageError: It cannot be reached, or does not let this server in.
+        """
+        if self._root is not None and not os.access(self._root, os.R_OK | os.W_OK | os.X_OK):
+            # The store itself would take a directory that is gone for an empty one.
+            raise StorageError(f"the directory of bucket '{self.name}' is gone or not accessible")
+        with storage_errors(self.name, "", "listed"):
+            obstore.list_with_delimiter(self._store)
+
     def open_writer(self, key: str) -> ObjectWriter:
         """A file to write an object through; the object appears, whole, when the file is closed."""
         with storage_errors(self.name, key, "written"):
