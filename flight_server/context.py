@@ -9,19 +9,10 @@ from typing import TYPE_CHECKING
 from lakehouse.errors import StatementCancelled
 
 if TYPE_CHECKING:
+    from lakehouse.access.guarded_catalog import GuardedCatalog
+    from lakehouse.access.principal import Principal
     from lakehouse.engine.session import Session
     from lakehouse.runtime import Lakehouse
-
-
-@dataclass(frozen=True, slots=True)
-class Principal:
-    """Who is calling. ``roles`` decides what they may do."""
-
-    name: str
-    roles: frozenset[str] = frozenset()
-
-
-ANONYMOUS = Principal("anonymous", frozenset({"writer"}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +31,26 @@ def _never() -> bool:
 class CallContext:
     """One call: who, in which session, under which bounds, against which lakehouse.
 
-    ``cancelled`` may be polled from any thread until the call has returned.
+    ``peer`` is the address the call came from. ``cancelled`` may be polled from any thread until the call
+    has returned.
     """
 
     lakehouse: Lakehouse
     session: Session
-    principal: Principal = ANONYMOUS
     limits: CallLimits = field(default_factory=CallLimits)
     request_id: str = ""
+    peer: str = ""
     cancelled: Callable[[], bool] = _never
+
+    @property
+    def principal(self) -> Principal:
+        """Who is calling."""
+        return self.session.principal
+
+    @property
+    def catalog(self) -> GuardedCatalog:
+        """The catalog as the caller sees it. Handlers and actions know no other."""
+        return self.session.lake
 
     def check_cancelled(self) -> None:
         """Raise ``StatementCancelled`` when the client went away or asked to stop."""

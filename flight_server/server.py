@@ -98,7 +98,8 @@ class LakehouseFlightServer(flight.FlightServerBase):
         self._draining = threading.Event()
         timeout = lakehouse.settings.limits.statement_timeout_seconds
         self._limits = CallLimits(statement_timeout_s=timeout or None)
-        sessions = SessionMiddlewareFactory(lakehouse.sessions.known)
+        anonymous = lakehouse.anonymous
+        sessions = SessionMiddlewareFactory(lambda token: lakehouse.sessions.known(anonymous, token))
         super().__init__(location, auth_handler=_NoHandshake(), middleware={"session": sessions})
 
     def drain(self) -> None:
@@ -201,15 +202,16 @@ class LakehouseFlightServer(flight.FlightServerBase):
             self._session(context),
             limits=self._limits,
             request_id=uuid.uuid4().hex,
+            peer=context.peer(),
             cancelled=call.cancelled,
         )
 
     def _session(self, context: flight.ServerCallContext) -> Session:
         middleware: SessionMiddleware = context.get_middleware("session")
-        sessions = self._lakehouse.sessions
+        sessions, principal = self._lakehouse.sessions, self._lakehouse.anonymous
         if middleware.presented:
-            return sessions.get(middleware.presented)
-        session = sessions.get("peer:" + context.peer())
+            return sessions.get(middleware.presented, principal)
+        session = sessions.get("peer:" + context.peer(), principal)
         sessions.alias(middleware.offered, session)
         return session
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lakehouse.access.policy import AccessPolicy
+from lakehouse.access.principal import ANONYMOUS, Principal
 from lakehouse.catalog import Catalog, open_catalog
 from lakehouse.clock import Clock, SystemClock
 from lakehouse.config import Settings
@@ -13,6 +15,8 @@ from lakehouse.engine.session import SessionRegistry
 
 class Lakehouse:
     """The whole domain of one server: catalog, engine and sessions.
+
+    ``anonymous`` is who callers are while nobody has to say who they are.
 
     Args:
         settings: The configuration.
@@ -27,7 +31,10 @@ class Lakehouse:
         default = settings.catalog.default_schema
         self.catalog.create_schema(default, if_not_exists=True)
         readable = [Path(bucket.path).absolute() for bucket in settings.buckets]
-        self.engine = Engine(settings, self.catalog, readable, self.clock)
+        self.policy = AccessPolicy(settings)
+        self.anonymous = Principal(ANONYMOUS, frozenset({settings.auth.anonymous_role}))
+        self.engine = Engine(settings, self.catalog, self.policy, readable, self.clock)
+        self.engine.add_system_tables(())
         session = settings.session
         self.sessions = SessionRegistry(
             self.engine.new_session, self.clock, session.idle_seconds, session.max_sessions

@@ -83,17 +83,17 @@ def load_sample(
         NotSupported: The package with the data is not installed.
         StatementCancelled: ``cancelled`` said so; tables that are complete stay.
     """
-    if name != _NYC:
-        raise InvalidRequest(f"there is no sample '{name}'", f"there is '{_NYC}'")
-    catalog.create_schema(_NYC, if_not_exists=True)
+    if name != NYC:
+        raise InvalidRequest(f"there is no sample '{name}'", f"there is '{NYC}'")
+    catalog.create_schema(NYC, if_not_exists=True)
     meter = _Meter(progress)
     for source in _TABLES:
-        if not catalog.table_exists(_NYC, source.name):
+        if not catalog.table_exists(NYC, source.name):
             _load(catalog, source, meter, cancelled)
         _explain(catalog, source)
         meter.done(source)
     progress(1.0, "the sample is there")
-    loaded = [catalog.load(_NYC, source.name) for source in _TABLES]
+    loaded = [catalog.load(NYC, source.name) for source in _TABLES]
     return [SampleTable(table.name.table, table.record_count) for table in loaded]
 
 
@@ -106,14 +106,14 @@ class _Meter:
         self._before = 0
 
     def read(self, source: _Source, rows: int) -> None:
-        self._progress((self._before + min(rows, source.rows)) / self._total, f"loading {_NYC}.{source.name}")
+        self._progress((self._before + min(rows, source.rows)) / self._total, f"loading {NYC}.{source.name}")
 
     def done(self, source: _Source) -> None:
         self._before += source.rows
 
 
 def _load(catalog: Catalog, source: _Source, meter: _Meter, cancelled: Callable[[], bool]) -> None:
-    target = TableName(catalog.name, _NYC, source.name)
+    target = TableName(catalog.name, NYC, source.name)
     with _opened(source.file) as file:
         rows = _rows(file, source, meter)
         staged = stage(catalog, target, WriteMode.CREATE, source.schema, rows, cancelled)
@@ -139,14 +139,14 @@ def _rows(file: IO[bytes], source: _Source, meter: _Meter) -> Iterator[pa.Record
 
 def _explain(catalog: Catalog, source: _Source) -> None:
     """Declare keys and set descriptions, unless they are as they should be."""
-    table = catalog.load(_NYC, source.name)
+    table = catalog.load(NYC, source.name)
     if not set(source.schema.names) <= set(table.arrow_schema().names):
         return  # the name is taken by a table of another kind, which is left alone
     if table.primary_key != source.primary_key or table.foreign_keys != source.foreign_keys:
-        catalog.declare_keys(_NYC, source.name, source.primary_key, source.foreign_keys)
+        catalog.declare_keys(NYC, source.name, source.primary_key, source.foreign_keys)
     docs = {column.name: column.doc for column in source.columns}
     if table.description != source.description or dict(table.column_docs) != docs:
-        catalog.describe_table(_NYC, source.name, source.description, docs)
+        catalog.describe_table(NYC, source.name, source.description, docs)
 
 
 @contextmanager
@@ -175,11 +175,11 @@ def _directory() -> Path:
 def _refers(table: str, *pairs: tuple[str, str]) -> ForeignKey:
     columns = tuple(column for column, _ in pairs)
     return ForeignKey(
-        f"{'_'.join(columns)}_{table}", columns, _NYC, table, tuple(column for _, column in pairs)
+        f"{'_'.join(columns)}_{table}", columns, NYC, table, tuple(column for _, column in pairs)
     )
 
 
-_NYC = "nyc"
+NYC = "nyc"
 _AIRLINES = _Source(
     "airlines",
     "airlines.csv",

@@ -58,7 +58,7 @@ class DeclareKeysResponse(Response):
 
 
 def _snapshots(ctx: CallContext, request: TableRequest) -> Iterator[Response]:
-    table = ctx.lakehouse.catalog.load(request.db_schema or ctx.session.schema, request.table)
+    table = ctx.catalog.load(request.db_schema or ctx.session.schema, request.table)
     yield SnapshotsResponse(
         snapshots=[
             SnapshotItem(
@@ -75,7 +75,7 @@ def _declare_keys(ctx: CallContext, request: DeclareKeysRequest) -> Iterator[Res
         ForeignKey(k.name, tuple(k.columns), k.ref_schema or schema, k.ref_table, tuple(k.ref_columns))
         for k in request.foreign_keys
     ]
-    catalog = ctx.lakehouse.catalog
+    catalog = ctx.catalog
     catalog.declare_keys(schema, request.table, request.primary_key, foreign_keys)
     table = catalog.load(schema, request.table)
     yield DeclareKeysResponse(

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from flight_server.context import CallContext
-from lakehouse.errors import InternalError, InvalidRequest
+from lakehouse.access.policy import Permission
+from lakehouse.errors import InternalError, InvalidRequest, PermissionDenied
+
+__all__ = ["ActionRegistry", "ActionSpec", "Permission", "Progress", "Request", "Response"]
 
 
 class Request(BaseModel):
@@ -33,14 +35,6 @@ class Progress(BaseModel):
 
     progress: float
     message: str = ""
-
-
-class Permission(Enum):
-    """What a principal must be allowed to do in order to run an action."""
-
-    READ = "read"
-    WRITE = "write"
-    ADMIN = "admin"
 
 
 @dataclass(frozen=True)
@@ -83,8 +77,14 @@ class ActionRegistry:
         """Validate the body, run the action and give its results as JSON.
 
         Raises:
+            PermissionDenied: The principal may not run it.
             InvalidRequest: The body is not JSON or does not fit; names the field.
         """
+        if not ctx.session.access.may_run(spec.name, spec.permission):
+            raise PermissionDenied(
+                f"{ctx.principal.name} may not run {spec.name}",
+                f"it needs the permission {spec.permission.value}",
+            )
         request = decode_request(spec, body)
         for result in spec.run(ctx, request):
             ctx.check_cancelled()

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from flight_server.actions.registry import ActionSpec, Permission, Progress, Request, Response
 from flight_server.context import CallContext
-from lakehouse.samples import load_sample
+from lakehouse.samples import NYC, load_sample
 
 
 class LoadRequest(Request):
@@ -36,6 +36,7 @@ class LoadResponse(Response):
 
 def _load(ctx: CallContext, request: LoadRequest) -> Iterator[Progress | Response]:
     """The load runs in a thread of its own so that its progress can be streamed while it works."""
+    ctx.catalog.check_schema(NYC)
     results: queue.Queue[Progress | Response | BaseException] = queue.Queue()
 
     def report(share: float, message: str) -> None:

@@ -56,7 +56,7 @@ def _status(ctx: CallContext, _: StatusRequest) -> Iterator[Response]:
     yield StatusResponse(
         version=__version__,
         catalog=lakehouse.catalog.name,
-        schemas=len(lakehouse.catalog.schemas()),
+        schemas=len(ctx.catalog.schemas()),
         sessions=len(lakehouse.sessions.sessions()),
         running_statements=lakehouse.engine.running.count(),
         uptime_seconds=lakehouse.uptime_seconds(),

@@ -73,7 +73,8 @@ def info(ctx: CallContext, path: tuple[str, ...]) -> FlightPlan:
         TableNotFound, SchemaNotFound: There is no such table.
     """
     table = _load(ctx, path)
-    return _flight(table, _plan(ctx, PathTicket(path=list(_full(table)), snapshot=table.snapshot_id)).schema)
+    plan = _plan(ctx, PathTicket(path=list(_full(table)), snapshot=table.snapshot_id))
+    return _flight(ctx, table, plan.schema)
 
 
 def schema(ctx: CallContext, path: tuple[str, ...]) -> pa.Schema:
@@ -99,7 +100,7 @@ def listing(ctx: CallContext, criteria: bytes) -> Iterator[Listing]:
         pattern = criteria.decode().strip().lower().replace("%", "*") or "*"
     except UnicodeDecodeError as error:
         raise InvalidRequest("the criteria of ListFlights are a pattern in UTF-8", "nyc.*") from error
-    catalog = ctx.lakehouse.catalog
+    catalog = ctx.catalog
     for schema_name in catalog.schemas():
         for table_name in catalog.tables(schema_name):
             short = f"{schema_name}.{table_name}".lower()
@@ -107,7 +108,7 @@ def listing(ctx: CallContext, criteria: bytes) -> Iterator[Listing]:
                 continue
             try:
                 table = catalog.load(schema_name, table_name)
-                found = _flight(table, nullable(table.arrow_schema()))
+                found = _flight(ctx, table, _seen(ctx, table))
             except LakehouseError:
                 continue
             yield Listing(_full(table), found)
@@ -134,10 +135,10 @@ def _load(ctx: CallContext, path: tuple[str, ...]) -> Table:
         raise InvalidRequest(
             "the path of a dataset is catalog, schema, table", "the first two may be left out"
         )
-    binder, catalog = ctx.lakehouse.engine.binder, ctx.lakehouse.catalog
+    binder, catalog = ctx.lakehouse.engine.binder, ctx.catalog
     name: TableName = binder.locate(path, ctx.session)
     if not catalog.table_exists(name.schema, name.table):
-        raise binder.missing(name)
+        raise binder.missing(name, catalog)
     return catalog.load(name.schema, name.table)
 
 
@@ -145,8 +146,17 @@ def _full(table: Table) -> tuple[str, str, str]:
     return (table.name.catalog, table.name.schema, table.name.table)
 
 
-def _flight(table: Table, result_schema: pa.Schema) -> FlightPlan:
+def _seen(ctx: CallContext, table: Table) -> pa.Schema:
+    """The columns as they are streamed: every one may be null, and a mask may have a type of its own."""
+    if ctx.session.access.table(table.name).restrictions:
+        return ctx.lakehouse.engine.columns_seen(table.name, ctx.session)
+    return nullable(table.arrow_schema())
+
+
+def _flight(ctx: CallContext, table: Table, result_schema: pa.Schema) -> FlightPlan:
     files = table.files(table.snapshot_id)
+    # How much there is beyond a filter is not for those behind it.
+    is_whole = not ctx.session.access.table(table.name).restrictions
     endpoints = []
     for start, stop in _groups(files):
         ticket = PathTicket(path=list(_full(table)), snapshot=table.snapshot_id, files=(start, stop))
@@ -154,8 +164,8 @@ def _flight(table: Table, result_schema: pa.Schema) -> FlightPlan:
     return FlightPlan(
         result_schema,
         tuple(endpoints),
-        total_records=sum(f.rows for f in files),
-        total_bytes=sum(f.size_bytes for f in files),
+        total_records=sum(f.rows for f in files) if is_whole else -1,
+        total_bytes=sum(f.size_bytes for f in files) if is_whole else -1,
         app_metadata=json.dumps({"snapshot": table.snapshot_id}).encode(),
     )
 

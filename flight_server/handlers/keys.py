@@ -118,16 +118,16 @@ def _referenced_key_name(key: ForeignKey, target: Table | None) -> str | None:
 
 def _named(ctx: CallContext, catalog: str | None, schema: str | None, table: str) -> Iterator[Table]:
     """The tables of that name: at most one, or one in each schema where none is given."""
-    if catalog is not None and fold(catalog) != fold(ctx.lakehouse.catalog.name):
+    if catalog is not None and fold(catalog) != fold(ctx.catalog.name):
         return
-    for name in ctx.lakehouse.catalog.schemas() if schema is None else (schema,):
+    for name in ctx.catalog.schemas() if schema is None else (schema,):
         found = _load(ctx, name, table)
         if found is not None:
             yield found
 
 
 def _all(ctx: CallContext) -> Iterator[Table]:
-    catalog = ctx.lakehouse.catalog
+    catalog = ctx.catalog
     for schema in catalog.schemas():
         try:
             names = catalog.tables(schema)
@@ -142,7 +142,7 @@ def _all(ctx: CallContext) -> Iterator[Table]:
 def _load(ctx: CallContext, schema: str, table: str) -> Table | None:
     """A table; None where there is none, or could be none of that name."""
     try:
-        return ctx.lakehouse.catalog.load(schema, table)
+        return ctx.catalog.load(schema, table)
     except (SchemaNotFound, TableNotFound, InvalidRequest):
         return None
 

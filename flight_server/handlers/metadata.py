@@ -24,15 +24,16 @@ from flight_server.protocol.result_schemas import (
     GET_TABLES,
     GET_TABLES_WITH_SCHEMA,
 )
+from lakehouse.access.policy import SYSTEM_SCHEMA
 from lakehouse.catalog import Table
 from lakehouse.catalog.iceberg_types import duckdb_type
 from lakehouse.catalog.names import fold
 from lakehouse.engine.transaction import Transaction
-from lakehouse.errors import NotSupported, SchemaNotFound, TableNotFound
+from lakehouse.errors import AccessPolicyError, NotSupported, SchemaNotFound, TableNotFound
 from lakehouse.types import TableName
 
 TEMPORARY_SCHEMA = "temp"
-_TABLE, _TEMPORARY = "TABLE", "LOCAL TEMPORARY"
+_TABLE, _TEMPORARY, _SYSTEM = "TABLE", "LOCAL TEMPORARY", "SYSTEM TABLE"
 # What clients call the same types besides.
 _SYNONYMS = {"BASE TABLE": _TABLE, "TEMPORARY": _TEMPORARY}
 
@@ -94,19 +95,19 @@ def _like(name: str, tokens: Sequence[str | _Wildcard]) -> bool:
 
 def catalogs(ctx: CallContext, command: GetCatalogs) -> list[Row]:
     """The one catalog."""
-    return [{"catalog_name": ctx.lakehouse.catalog.name}]
+    return [{"catalog_name": ctx.catalog.name}]
 
 
 def db_schemas(ctx: CallContext, command: GetDbSchemas) -> list[Row]:
     """Schemas that fit; the session's temporary tables make one more."""
     fits = matcher(command.schema_pattern)
     names = [name for name in _schemas(ctx) if fits(name)] if _has_catalog(ctx, command.catalog) else []
-    return [{"catalog_name": ctx.lakehouse.catalog.name, "db_schema_name": name} for name in names]
+    return [{"catalog_name": ctx.catalog.name, "db_schema_name": name} for name in names]
 
 
 def table_types(ctx: CallContext, command: GetTableTypes) -> list[Row]:
     """The types of table that there can be."""
-    return [{"table_type": kind} for kind in (_TEMPORARY, _TABLE)]
+    return [{"table_type": kind} for kind in (_TEMPORARY, _SYSTEM, _TABLE)]
 
 
 def tables_schema(command: GetTables) -> pa.Schema:
@@ -123,23 +124,25 @@ def tables(ctx: CallContext, command: GetTables) -> pa.Table:
             rows += _lake_tables(ctx, command)
         if not wanted or _TEMPORARY in wanted:
             rows += _temporary_tables(ctx, command)
+        if not wanted or _SYSTEM in wanted:
+            rows += _system_tables(ctx, command)
     rows.sort(key=lambda row: (row["db_schema_name"], row["table_name"], row["table_type"]))
     return to_table(tables_schema(command), rows)
 
 
 def _has_catalog(ctx: CallContext, catalog: str | None) -> bool:
-    return catalog is None or fold(catalog) == fold(ctx.lakehouse.catalog.name)
+    return catalog is None or fold(catalog) == fold(ctx.catalog.name)
 
 
 def _schemas(ctx: CallContext) -> list[str]:
-    names = ctx.lakehouse.catalog.schemas()
-    return sorted([*names, TEMPORARY_SCHEMA]) if ctx.session.temp_objects() else names
+    names = [*ctx.catalog.schemas(), SYSTEM_SCHEMA]
+    return sorted([*names, TEMPORARY_SCHEMA] if ctx.session.temp_objects() else names)
 
 
 def _lake_tables(ctx: CallContext, command: GetTables) -> Iterator[Row]:
     schema_fits, table_fits = matcher(command.schema_pattern), matcher(command.table_pattern)
     transaction = ctx.session.only_transaction()
-    for schema in filter(schema_fits, ctx.lakehouse.catalog.schemas()):
+    for schema in filter(schema_fits, ctx.catalog.schemas()):
         for name in _names(ctx, schema, transaction):
             if not table_fits(name):
                 continue
@@ -148,14 +151,14 @@ def _lake_tables(ctx: CallContext, command: GetTables) -> Iterator[Row]:
                 table = _load(ctx, schema, name, transaction)
                 if table is None:
                     continue
-                row["table_schema"] = _serialised(_columns(table))
+                row["table_schema"] = _serialised(_columns(ctx, table))
             yield row
 
 
 def _names(ctx: CallContext, schema: str, transaction: Transaction | None) -> list[str]:
     """The tables of a schema, as the session's open transaction sees them."""
     try:
-        names = {fold(name): name for name in ctx.lakehouse.catalog.tables(schema)}
+        names = {fold(name): name for name in ctx.catalog.tables(schema)}
     except SchemaNotFound:
         return []
     if transaction is not None:
@@ -179,15 +182,19 @@ def _load(ctx: CallContext, schema: str, name: str, transaction: Transaction | N
         if staged is not None:
             return staged.table
     try:
-        return ctx.lakehouse.catalog.load(schema, name)
+        return ctx.catalog.load(schema, name)
     except (SchemaNotFound, TableNotFound):
         return None
 
 
-def _columns(table: Table) -> pa.Schema:
+def _columns(ctx: CallContext, table: Table) -> pa.Schema:
     """The columns of a lake table, described; none where the table is of a kind that cannot be read."""
     name = table.name
     try:
+        if ctx.session.access.table(name).restrictions:
+            # A mask may have another type than its column.
+            seen = ctx.lakehouse.engine.columns_seen(name, ctx.session)
+            return pa.schema([described(f, name.catalog, name.schema, name.table) for f in seen])
         types = {field.name: duckdb_type(field.field_type) for field in table.metadata.schema().fields}
         return pa.schema(
             [
@@ -202,14 +209,14 @@ def _columns(table: Table) -> pa.Schema:
                 for field in table.arrow_schema()
             ]
         )
-    except NotSupported:
+    except (NotSupported, AccessPolicyError):
         return pa.schema([])
 
 
 def _temporary_tables(ctx: CallContext, command: GetTables) -> Iterator[Row]:
     if not matcher(command.schema_pattern)(TEMPORARY_SCHEMA):
         return
-    fits, catalog = matcher(command.table_pattern), ctx.lakehouse.catalog.name
+    fits, catalog = matcher(command.table_pattern), ctx.catalog.name
     transaction = ctx.session.only_transaction()
     for name in filter(fits, ctx.session.temp_objects().values()):
         row = _row(ctx, TEMPORARY_SCHEMA, name, _TEMPORARY)
@@ -223,9 +230,23 @@ def _temporary_tables(ctx: CallContext, command: GetTables) -> Iterator[Row]:
         yield row
 
 
+def _system_tables(ctx: CallContext, command: GetTables) -> Iterator[Row]:
+    if not matcher(command.schema_pattern)(SYSTEM_SCHEMA):
+        return
+    fits = matcher(command.table_pattern)
+    for table in ctx.lakehouse.engine.system.visible(ctx.session.access):
+        if not fits(table.name):
+            continue
+        row = _row(ctx, SYSTEM_SCHEMA, table.name, _SYSTEM)
+        if command.include_schema:
+            fields = [described(f, ctx.catalog.name, SYSTEM_SCHEMA, table.name) for f in table.schema]
+            row["table_schema"] = _serialised(pa.schema(fields))
+        yield row
+
+
 def _row(ctx: CallContext, schema: str, name: str, kind: str) -> dict[str, str | bytes]:
     return {
-        "catalog_name": ctx.lakehouse.catalog.name,
+        "catalog_name": ctx.catalog.name,
         "db_schema_name": schema,
         "table_name": name,
         "table_type": kind,

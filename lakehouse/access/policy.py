@@ -76,6 +76,8 @@ class _Role:
     ) -> None:
         self.name = name
         self.grants = sorted(grants, key=lambda g: g.pattern.specificity)
+        restrictions = [grant.restriction for grant in grants if grant.restriction is not None]
+        self.is_personal = any(restriction.is_personal for restriction in restrictions)
         self.actions = tuple(_Pattern(action) for action in actions)
         self.permissions = permissions
 
@@ -126,7 +128,8 @@ class Access:
     """What one principal may do.
 
     Attributes:
-        key: Empty where every table may be read as it is; else what tells this access from others.
+        key: Empty where every table may be read as it is; else equal for those to whom every table looks
+            the same.
         is_admin: Whether the principal has the role admin.
         mask_key: The secret that goes into the mask ``hash``.
     """
@@ -137,7 +140,9 @@ class Access:
         self._roles = tuple(roles)
         self.is_admin = any(role.name == _ADMIN for role in roles)
         reads_all = any(role.name in ("reader", "writer", _ADMIN) for role in roles)
-        self.key = "" if reads_all else f"{principal.name}\x00{','.join(sorted(r.name for r in roles))}"
+        self.key = "" if reads_all else ",".join(sorted(role.name for role in roles)) or "-"
+        if self.key and any(role.is_personal for role in roles):
+            self.key += f"\x00{principal.name}"
         self._permissions = frozenset({Permission.READ}).union(*(role.permissions for role in roles))
         self._tables: dict[TableName, TableAccess] = {}
 

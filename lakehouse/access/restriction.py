@@ -42,6 +42,11 @@ class Restriction:
     masks: tuple[tuple[str, str], ...]
     exact: bool = False
 
+    @property
+    def is_personal(self) -> bool:
+        """Whether what is left depends on the principal's name."""
+        return any("current_user" in text.lower() for text in self.expressions())
+
     def expressions(self) -> tuple[str, ...]:
         """The parts that are SQL."""
         masks = (mask for _, mask in self.masks if mask not in _NAMED_MASKS)

@@ -16,7 +16,7 @@ from lakehouse.config.section import Anchored, Section
 
 ENV_PREFIX = "LAKEHOUSE__"
 _RESERVED_CATALOGS = ("memory", "system", "temp")
-_RESERVED_SCHEMAS = ("information_schema", "pg_catalog", "system", "temp")
+RESERVED_SCHEMAS = ("information_schema", "pg_catalog", "system", "temp")
 
 
 def _matching(pattern: str, expected: str) -> AfterValidator:
@@ -117,7 +117,7 @@ class CatalogSettings(Section):
     name: Annotated[Identifier, _not_reserved(*_RESERVED_CATALOGS)] = Field(
         "lake", description="Catalog name that SQL clients see."
     )
-    default_schema: Annotated[Identifier, _not_reserved(*_RESERVED_SCHEMAS)] = Field(
+    default_schema: Annotated[Identifier, _not_reserved(*RESERVED_SCHEMAS)] = Field(
         "main", description="Schema that table names without one belong to. Created when missing."
     )
     refresh_ms: int = Field(

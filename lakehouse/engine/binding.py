@@ -6,17 +6,23 @@ import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Any
 
+from lakehouse.access.policy import SYSTEM_SCHEMA, Access
+from lakehouse.access.restriction import restricted_query
 from lakehouse.catalog import Catalog, Table
-from lakehouse.engine.database import INTERNAL_CATALOG, Binding, DuckDatabase
-from lakehouse.engine.gate import Analysis, TableReference, rewrite_reference
+from lakehouse.engine.database import INTERNAL_CATALOG, VISIBLE_TABLES, Binding, DuckDatabase, Input
+from lakehouse.engine.errors import duckdb_errors
+from lakehouse.engine.gate import Analysis, StatementKind, TableReference, rewrite_reference
 from lakehouse.engine.session import Session
+from lakehouse.engine.system_tables import SystemTables
 from lakehouse.engine.transaction import Transaction
 from lakehouse.errors import (
     CatalogNotFound,
     InvalidRequest,
     NotSupported,
+    PermissionDenied,
     SchemaNotFound,
     StatementForbidden,
     TableNotFound,
@@ -31,7 +37,7 @@ class Bound:
     """A statement whose names are settled: text for DuckDB, files to read, tables it depends on.
 
     ``fresh`` is false where the answer must not be reused for a later statement of the same text;
-    ``temporary`` is true where it reads the session's temporary tables.
+    ``temporary`` is true where it reads the session's temporary tables; ``names`` are the lake tables read.
     """
 
     sql: str
@@ -39,6 +45,8 @@ class Bound:
     tables: tuple[tuple[str, str, Table], ...]
     fresh: bool
     temporary: bool
+    inputs: tuple[Input, ...] = ()
+    names: tuple[TableName, ...] = ()
 
 
 class Binder:
@@ -47,14 +55,20 @@ class Binder:
     Args:
         catalog: Where tables are looked up.
         database: Where their views live.
+        system: The tables about the server itself.
         evaluate: Gives the value of a constant SQL expression (for AT clauses).
     """
 
     def __init__(
-        self, catalog: Catalog, database: DuckDatabase, evaluate: Callable[[str, Session], Any]
+        self,
+        catalog: Catalog,
+        database: DuckDatabase,
+        system: SystemTables,
+        evaluate: Callable[[str, Session], Any],
     ) -> None:
         self.catalog = catalog
         self.database = database
+        self.system = system
         self.evaluate = evaluate
 
     def bind(
@@ -111,6 +125,29 @@ class Binder:
             self.database.define_hidden_view(variable, self._body(table, schema_id, variable))
         return self.database.hidden_view(variable), variable
 
+    def restricted_view(self, table: Table, access: Access, schema_id: int, slot: int) -> tuple[str, str]:
+        """The view through which a principal reads what is left of a table, and its variable.
+
+        The variable is another than that of the whole table, which thus is empty on the same cursor.
+
+        Raises:
+            AccessPolicyError: A filter or mask does not fit the table.
+        """
+        viewer = sha256(access.key.encode()).hexdigest()[:16]
+        variable = f"r_{table.uuid}_{viewer}" + (f"_{schema_id}_{slot}" if slot else "")
+        if not self.database.has_hidden_view(variable, schema_id):
+            columns = table.arrow_schema(schema_id).names
+            body = restricted_query(
+                self._body(table, schema_id, variable),
+                columns,
+                access.table(table.name).restrictions,
+                access.principal.name,
+                access.mask_key,
+            )
+            with duckdb_errors():
+                self.database.define_hidden_view(variable, body, schema_id)
+        return self.database.hidden_view(variable), variable
+
     def is_named(self, table: Table) -> bool:
         """Whether a transaction can read its table under the table's own name: the columns are the same.
 
@@ -160,9 +197,9 @@ class Binder:
             raise CatalogNotFound(f"catalog {catalog} does not exist", f"the catalog is {self.catalog.name}")
         return TableName(self.catalog.name, schema, table)
 
-    def missing(self, name: TableName) -> TableNotFound | SchemaNotFound:
-        """The error for a table that is not there, with the nearest name that is."""
-        schemas = self.catalog.schemas()
+    def missing(self, name: TableName, catalog: Catalog) -> TableNotFound | SchemaNotFound:
+        """The error for a table that is not there, with the nearest name that is in ``catalog``."""
+        schemas = catalog.schemas()
         if name.schema.lower() not in {s.lower() for s in schemas}:
             near = difflib.get_close_matches(name.schema, schemas, 1)
             return SchemaNotFound(
@@ -170,9 +207,9 @@ class Binder:
                 f"did you mean {near[0]}?" if near else "",
             )
         elsewhere = [
-            f"{s}.{t}" for s in schemas for t in self.catalog.tables(s) if t.lower() == name.table.lower()
+            f"{s}.{t}" for s in schemas for t in catalog.tables(s) if t.lower() == name.table.lower()
         ]
-        near = elsewhere or difflib.get_close_matches(name.table, self.catalog.tables(name.schema), 1)
+        near = elsewhere or difflib.get_close_matches(name.table, catalog.tables(name.schema), 1)
         return TableNotFound(f"table {name} does not exist", f"did you mean {near[0]}?" if near else "")
 
 
@@ -200,25 +237,31 @@ class _Binding:
         self._tables: list[tuple[str, str, Table]] = []
         self._fresh = True
         self._reads_temporary = False
+        self._inputs: dict[str, Input] = {}
+        self._names: dict[TableName, None] = {}
 
-    def reference(self, reference: TableReference) -> None:
+    def reference(self, reference: TableReference, *, nested: bool = False) -> None:
+        """Settle one name; with ``nested`` one within a temporary view, whose text is settled already."""
         path = reference.path
         if not path:
             return
-        if path[0].startswith("~"):
+        if any(part.startswith("~") for part in path):
             raise StatementForbidden("names that begin with ~ are internal")
         if len(path) > 1 and path[-2].lower() in _SYSTEM_SCHEMAS:
+            self._information_schema(reference)
+            return
+        if self._is_system(path):
             self._system(reference)
             return
         if self._is_temporary(reference):
             return
         if len(path) == 1 and path[0].lower() in self._analysis.local_names:
             try:
-                self._lake(reference)
+                self._lake(reference, nested)
             except (TableNotFound, SchemaNotFound):
                 return
             return
-        self._lake(reference)
+        self._lake(reference, nested)
 
     def _is_temporary(self, reference: TableReference) -> bool:
         path = reference.path
@@ -234,35 +277,64 @@ class _Binding:
             name = self._temporary[path[0].lower()]
             self._rewrite(reference, f"{quote(self._session.temporary)}.main.{quote(name)}")
         self._fresh, self._reads_temporary = False, True
-        for nested in self._session.temp_views.get(path[-1].lower(), ()):
-            self.reference(TableReference(nested.path))
+        for inner in self._session.temp_views.get(path[-1].lower(), ()):
+            self.reference(TableReference(inner.path), nested=True)
         return True
 
+    def _is_system(self, path: tuple[str, ...]) -> bool:
+        if len(path) == 1:
+            return self._session.schema.lower() == SYSTEM_SCHEMA
+        catalog = path[0].lower() if len(path) == 3 else self._session.catalog.lower()
+        return path[-2].lower() == SYSTEM_SCHEMA and catalog == self._session.catalog.lower()
+
     def _system(self, reference: TableReference) -> None:
+        """Read a table about the server itself, as far as it concerns the principal."""
+        if reference.at is not None:
+            raise NotSupported(f"system.{reference.path[-1]} has no history")
+        table = self._binder.system.get(reference.path[-1], self._session.access)
+        if table is None:
+            raise TableNotFound(
+                f"table {self._session.catalog}.{SYSTEM_SCHEMA}.{reference.path[-1]} does not exist",
+                f"there are {', '.join(self._binder.system.names(self._session.access))}",
+            )
+        access, internal = self._session.access, f"~system_{table.name}"
+        self._inputs[internal] = Input(internal, table.schema, lambda: table.rows(access))
+        self._fresh = False
+        self._rewrite(reference, f"temp.main.{quote(internal)}")
+
+    def _information_schema(self, reference: TableReference) -> None:
         if reference.path[-2].lower() != "information_schema":
             raise NotSupported(f"{reference.path[-2]} is not offered", "read information_schema instead")
         view = f'"{INTERNAL_CATALOG}".main.{quote(reference.path[-1].lower())}'
         self._fresh = False
         self._rewrite(reference, view)
 
-    def _lake(self, reference: TableReference) -> None:
+    def _lake(self, reference: TableReference, nested: bool) -> None:
         name = self._binder.locate(reference.path, self._session)
-        source = self._transaction or self._binder.catalog
+        source, lake = self._transaction or self._binder.catalog, self._session.lake
         if self._transaction is not None:
             self._fresh = False
+        try:
+            lake.check_read(name.schema, name.table)
+        except (TableNotFound, SchemaNotFound):
+            raise self._binder.missing(name, lake) from None
         try:
             table = source.load(name.schema, name.table)
         except (TableNotFound, SchemaNotFound) as error:
             self._binder.database.drop_view(name)
             if self._transaction is not None and "dropped in this transaction" in str(error):
                 raise
-            raise self._binder.missing(name) from None
+            raise self._binder.missing(name, lake) from None
+        self._names[table.name] = None
         schema_id, snapshot_id, latest = table.schema_id, table.snapshot_id, self._transaction is None
         if reference.at is not None:
             schema_id, snapshot_id = self._travel(table, reference.at)
             latest = False
         named = latest or (reference.at is None and self._binder.is_named(table))
-        self._use(reference, table, schema_id, snapshot_id, latest, named)
+        if lake.access.table(table.name).restrictions:
+            self._use_part(reference, table, schema_id, snapshot_id, named, nested)
+        else:
+            self._use(reference, table, schema_id, snapshot_id, latest, named)
         if self._fresh:
             self._tables.append((name.schema, name.table, table))
 
@@ -283,6 +355,33 @@ class _Binding:
             self._rewrite(reference, view)
         elif self._qualify and reference.span is not None:
             self._rewrite(reference, table.name.sql)
+        paths = tuple(f.path for f in files) or (self._binder.empty_file(table, schema_id),)
+        self._bindings[variable] = Binding(variable, key, paths)
+
+    def _use_part(
+        self,
+        reference: TableReference,
+        table: Table,
+        schema_id: int,
+        snapshot_id: int | None,
+        named: bool,
+        nested: bool,
+    ) -> None:
+        """Read what is left of a table by filters and masks. What runs is not shown: it holds them."""
+        if self._analysis.kind is StatementKind.EXPLAIN:
+            raise PermissionDenied(
+                f"the plan of a query on {table.name} is not shown", "the principal sees a part of it only"
+            )
+        files = table.files(snapshot_id)
+        key = (table.uuid, schema_id, snapshot_id, len(files), hash(files))
+        slot = 0 if named else self._slots.setdefault(key, len(self._slots) + 1)
+        view, variable = self._binder.restricted_view(table, self._session.access, schema_id, slot)
+        if not nested:
+            self._rewrite(reference, view)
+        elif slot:
+            raise NotSupported(
+                f"a temporary view cannot read {table.name} here: its columns changed in this transaction"
+            )
         paths = tuple(f.path for f in files) or (self._binder.empty_file(table, schema_id),)
         self._bindings[variable] = Binding(variable, key, paths)
 
@@ -315,7 +414,19 @@ class _Binding:
             (start, end, rewrite_reference(text, view, reference.path[-1], reference.has_alias))
         )
 
+    def _show_visible(self) -> None:
+        """Tell the views of information_schema which tables are there for the principal."""
+        lake = self._session.lake
+        names = [f"{schema}." for schema in lake.schemas()]
+        names += [f"{schema}.{table}" for schema in lake.schemas() for table in lake.tables(schema)]
+        system = self._binder.system.names(self._session.access)
+        names += [f"{SYSTEM_SCHEMA}.", *(f"{SYSTEM_SCHEMA}.{name}" for name in system)]
+        self._bindings[VISIBLE_TABLES] = Binding(VISIBLE_TABLES, tuple(names), tuple(names))
+
     def result(self) -> Bound:
+        if self._analysis.needs_all_tables and self._session.access.key:
+            self._fresh = False
+            self._show_visible()
         text = self._analysis.sql
         if self._edits:
             raw = text.encode()
@@ -323,4 +434,5 @@ class _Binding:
                 raw = raw[:start] + replacement.encode() + raw[end:]
             text = raw.decode()
         bindings, tables = tuple(self._bindings.values()), tuple(self._tables)
-        return Bound(text, bindings, tables, self._fresh, self._reads_temporary)
+        inputs, names = tuple(self._inputs.values()), tuple(self._names)
+        return Bound(text, bindings, tables, self._fresh, self._reads_temporary, inputs, names)

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import pyarrow as pa
 
-from lakehouse.engine.database import SESSION_SETTINGS, Binding
+from lakehouse.access.policy import SYSTEM_SCHEMA
+from lakehouse.config.settings import RESERVED_SCHEMAS
+from lakehouse.engine.database import SESSION_SETTINGS, Binding, Input
 from lakehouse.engine.gate import Analysis, StatementKind, TableReference, retarget
 from lakehouse.engine.running import CallWatch
 from lakehouse.engine.session import Session
@@ -75,9 +77,9 @@ class Changes:
         elif kind is StatementKind.SET:
             self._set(analysis, scope.session)
         elif kind is StatementKind.CREATE_SCHEMA:
-            self._create_schema(analysis, scope.transaction, detail["if_not_exists"])
+            self._create_schema(analysis, scope, detail["if_not_exists"])
         elif kind is StatementKind.DROP_SCHEMA:
-            self._catalog.drop_schema(_schema_name(analysis.target), if_exists=detail["if_exists"])
+            scope.session.lake.drop_schema(_schema_name(analysis.target), if_exists=detail["if_exists"])
             self._database.sync_schemas(self._catalog.schemas())
         elif kind is StatementKind.DROP:
             self._drop(analysis, scope)
@@ -101,15 +103,15 @@ class Changes:
         else:
             self.set_option(session, name, _unquoted(value) if value is not None else None)
 
-    def _create_schema(
-        self, analysis: Analysis, transaction: Transaction | None, if_not_exists: bool
-    ) -> None:
+    def _create_schema(self, analysis: Analysis, scope: Scope, if_not_exists: bool) -> None:
         name = _schema_name(analysis.target)
+        if name.lower() in RESERVED_SCHEMAS:
+            raise InvalidRequest(f"a schema cannot be called {name}", "the name is the server's own")
         existed = self._catalog.schema_exists(name)
-        self._catalog.create_schema(name, if_not_exists=if_not_exists)
+        scope.session.lake.create_schema(name, if_not_exists=if_not_exists)
         self._database.sync_schemas(self._catalog.schemas())
-        if transaction is not None and not existed:
-            transaction.created_schemas.append(name)
+        if scope.transaction is not None and not existed:
+            scope.transaction.created_schemas.append(name)
 
     def _drop(self, analysis: Analysis, scope: Scope) -> None:
         session, transaction = scope.session, scope.transaction
@@ -120,21 +122,22 @@ class Changes:
         if temporary is not None:
             what = "VIEW" if path[-1].lower() in session.temp_views else "TABLE"
             name = f"{quote(session.temporary)}.main.{quote(temporary)}"
-            self._run_temporary(scope, f"DROP {what} {name}", None, ())
+            self._run_temporary(scope, f"DROP {what} {name}", None)
             session.temp_views.pop(path[-1].lower(), None)
             return
         target = self._engine.binder.locate(path, session)
         try:
+            session.lake.check_change(target.schema, target.table)
             if transaction is not None:
                 with transaction.lock:
                     transaction.drop(target, if_exists=if_exists)
                 return
             known = self._catalog.load(target.schema, target.table).name
-            self._catalog.drop_table(known.schema, known.table, if_exists=if_exists)
+            session.lake.drop_table(known.schema, known.table, if_exists=if_exists)
             self._database.drop_view(known)
         except (TableNotFound, SchemaNotFound):
             if not if_exists:
-                raise self._engine.binder.missing(target) from None
+                raise self._engine.binder.missing(target, session.lake) from None
 
     def _create_temporary(
         self, analysis: Analysis, scope: Scope, rows: Iterable[Sequence[Any]] | None
@@ -151,7 +154,9 @@ class Changes:
             raise NotSupported("a temporary view cannot use time travel")
         bound = self._engine.binder.bind(analysis, session, scope.transaction, qualify=view)
         sql = retarget(bound.sql, f"{quote(session.temporary)}.main.{quote(path[-1])}")
-        self._run_temporary(scope, sql, _values(analysis, rows), bound.bindings)
+        if view and bound.inputs:
+            raise NotSupported("a temporary view cannot read tables of the schema system")
+        self._run_temporary(scope, sql, _values(analysis, rows), bound.bindings, bound.inputs)
         if view:
             session.temp_views[path[-1].lower()] = self._located(analysis, session)
 
@@ -182,8 +187,8 @@ class Changes:
         name = path[-1] if len(path) == 1 else ""
         if not name or name.lower() not in session.temp_objects():
             target = self._engine.binder.locate(path, session)
-            if not self._catalog.table_exists(target.schema, target.table):
-                raise self._engine.binder.missing(target)
+            if not session.lake.table_exists(target.schema, target.table):
+                raise self._engine.binder.missing(target, session.lake)
             raise NotSupported(
                 f"{target} is a lake table: only temporary tables take INSERT, UPDATE, DELETE and MERGE",
                 "load rows with ADBC bulk ingest",
@@ -195,14 +200,17 @@ class Changes:
             )
         bound = self._engine.binder.bind(analysis, session, scope.transaction)
         returning = bool(analysis.detail["returning"])
-        return self._run_temporary(scope, bound.sql, _values(analysis, rows), bound.bindings, returning)
+        return self._run_temporary(
+            scope, bound.sql, _values(analysis, rows), bound.bindings, bound.inputs, returning
+        )
 
     def _run_temporary(
         self,
         scope: Scope,
         sql: str,
         rows: Iterable[Values] | None,
-        bindings: Sequence[Binding],
+        bindings: Sequence[Binding] = (),
+        inputs: Sequence[Input] = (),
         returning: bool = False,
     ) -> tuple[int, pa.Table | None]:
         session, transaction = scope.session, scope.transaction
@@ -213,7 +221,7 @@ class Changes:
                 session.id, sql, connection, scope.watch.cancelled, scope.watch.timeout_s
             )
             try:
-                with self._engine.errors():
+                with self._engine.errors(), cursor.supplied(inputs):
                     cursor.bind(bindings, self._database.empty_file)
                     return _execute_all(connection, sql, rows, returning, own=transaction is None)
             except StatementCancelled:
@@ -247,7 +255,7 @@ class Changes:
             path = (path[0], self._settings.catalog.default_schema)
         name = self._engine.binder.locate((*path, "x"), session) if len(path) == 2 else None
         wanted = name.schema if name else path[0]
-        stored = {s.lower(): s for s in self._catalog.schemas()}.get(wanted.lower())
+        stored = {s.lower(): s for s in (*session.lake.schemas(), SYSTEM_SCHEMA)}.get(wanted.lower())
         if stored is None:
             raise SchemaNotFound(f"schema {wanted} does not exist in catalog {self._catalog.name}")
         self._database.sync_schemas(self._catalog.schemas())
@@ -351,6 +359,9 @@ class Changes:
             LakehouseError: The load failed; nothing of it is visible.
         """
         transaction, cancelled = scope.transaction, scope.watch.cancelled
+        scope.session.lake.check_write(target.schema, target.table)
+        if mode is WriteMode.REPLACE:
+            scope.session.lake.check_change(target.schema, target.table)
         if mode is WriteMode.REPLACE and not self._exists(transaction, target):
             mode = WriteMode.CREATE
         if transaction is None:

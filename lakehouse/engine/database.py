@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 import tempfile
 import threading
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lakehouse.access.policy import SYSTEM_SCHEMA
 from lakehouse.config import EngineSettings
 from lakehouse.engine.errors import duckdb_errors
+from lakehouse.engine.system_tables import SystemTable
 from lakehouse.types import TableName, quote
 
 SESSION_SETTINGS: dict[str, str] = {
@@ -36,6 +39,8 @@ SESSION_SETTINGS: dict[str, str] = {
 """Engine settings that a session may change, by lower-case name."""
 
 INTERNAL_CATALOG = "~lakehouse"
+VISIBLE_TABLES = "visible_tables"
+"""Variable with the tables that a principal may read, as ``schema.table``, and schemas as ``schema.``."""
 _POOL_PER_STATE = 8
 _POOL_STATES = 64
 _RELATIONS_PER_CURSOR = 32
@@ -45,13 +50,15 @@ _RELATIONS_PER_CURSOR = 32
 class CursorState:
     """What a cursor has to be set to before a statement of some session can run on it.
 
-    ``temporary`` is the name of the session's own database, or empty.
+    ``temporary`` is the name of the session's own database, or empty. ``access`` keeps cursors apart that
+    serve principals to whom the tables look different, and is empty for those who read everything.
     """
 
     catalog: str
     schema: str
     temporary: str = ""
     settings: tuple[tuple[str, str], ...] = ()
+    access: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +68,18 @@ class Binding:
     variable: str
     key: tuple[Any, ...]
     files: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """Rows made for one statement, which reads them under an internal name.
+
+    ``rows`` is called when the statement runs; it gives a table of exactly ``schema``.
+    """
+
+    name: str
+    schema: pa.Schema
+    rows: Callable[[], pa.Table]
 
 
 @dataclass
@@ -92,6 +111,25 @@ class PooledCursor:
         if len(self.bound) > 1000:
             self._forget(keep={b.variable for b in bindings})
 
+    @contextmanager
+    def supplied(self, inputs: Sequence[Input], *, empty: bool = False) -> Iterator[None]:
+        """Make the inputs readable for the length of a ``with``; ``empty`` gives their columns only."""
+        self.supply(inputs, empty=empty)
+        try:
+            yield
+        finally:
+            self.withdraw(inputs)
+
+    def supply(self, inputs: Sequence[Input], *, empty: bool = False) -> None:
+        """Make the inputs readable on this cursor."""
+        for each in inputs:
+            self.connection.register(each.name, each.schema.empty_table() if empty else each.rows())
+
+    def withdraw(self, inputs: Sequence[Input]) -> None:
+        """Forget the inputs."""
+        for each in inputs:
+            self.connection.unregister(each.name)
+
     def _forget(self, keep: set[str]) -> None:
         for variable in [v for v in self.bound if v not in keep]:
             self.connection.execute(f"RESET VARIABLE {quote(variable)}").fetchall()
@@ -115,8 +153,8 @@ class DuckDatabase:
         pq.write_table(pa.table({"lakehouse_empty": pa.array([], pa.int32())}), self.empty_file)
         self._lock = threading.Lock()
         self._view_lock = threading.RLock()
-        self._pool: dict[CursorState, list[PooledCursor]] = defaultdict(list)
-        self._views: set[str] = set()
+        self._pool: OrderedDict[CursorState, list[PooledCursor]] = OrderedDict()
+        self._views: dict[str, object] = {}
         self._empty_files: dict[tuple[tuple[str, str], ...], str] = {}
         self._schemas: set[str] = set()
         self.main_views: dict[TableName, tuple[str, int]] = {}
@@ -135,6 +173,8 @@ class DuckDatabase:
             config["threads"] = settings.threads
         if settings.memory_limit:
             config["memory_limit"] = settings.memory_limit
+        if settings.spill_limit:
+            config["max_temp_directory_size"] = settings.spill_limit
         root = duckdb.connect(":memory:", config=config)
         root.execute(f"ATTACH ':memory:' AS {quote(self.catalog)}")
         root.execute(f"ATTACH ':memory:' AS {quote(INTERNAL_CATALOG)}")
@@ -153,6 +193,14 @@ class DuckDatabase:
         lake = "'" + self.catalog.replace("'", "''") + "'"
         schema = f"{quote(INTERNAL_CATALOG)}.main"
         temporary = f"table_catalog = {own}"
+        visible = (
+            f"({temporary} OR NOT coalesce(getvariable('restricted'), false) OR list_contains("
+            f"coalesce(getvariable('{VISIBLE_TABLES}'), []), table_schema || '.' || table_name))"
+        )
+        visible_schema = (
+            "(NOT coalesce(getvariable('restricted'), false) OR list_contains("
+            f"coalesce(getvariable('{VISIBLE_TABLES}'), []), schema_name || '.'))"
+        )
         place = f"CASE WHEN {temporary} THEN 'temp' ELSE table_schema END AS table_schema"
         renamed = f"{lake} AS table_catalog, {place}"
         kind = f"CASE WHEN {temporary} THEN 'LOCAL TEMPORARY' ELSE 'BASE TABLE' END AS table_type"
@@ -162,11 +210,11 @@ class DuckDatabase:
         )
         views = {
             "tables": f"SELECT * REPLACE ({renamed}, {kind}) FROM information_schema.tables "
-            f"WHERE table_catalog IN ({lake}, {own})",
+            f"WHERE table_catalog IN ({lake}, {own}) AND {visible}",
             "columns": f"SELECT * REPLACE ({renamed}) FROM information_schema.columns "
-            f"WHERE table_catalog IN ({lake}, {own})",
+            f"WHERE table_catalog IN ({lake}, {own}) AND {visible}",
             "schemata": f"SELECT * FROM information_schema.schemata WHERE catalog_name = {lake} "
-            "AND schema_name NOT IN ('information_schema', 'pg_catalog')",
+            f"AND schema_name NOT IN ('information_schema', 'pg_catalog') AND {visible_schema}",
             "show_tables": f"SELECT table_name AS name FROM {schema}.tables "
             "WHERE table_type = 'LOCAL TEMPORARY' OR table_schema = getvariable('session_schema') "
             "ORDER BY name",
@@ -233,6 +281,8 @@ class DuckDatabase:
         with duckdb_errors():
             connection.execute("SET search_path = ?", [path]).fetchall()
             connection.execute("SET VARIABLE session_schema = ?", [state.schema]).fetchall()
+            if state.access:
+                connection.execute("SET VARIABLE restricted = true").fetchall()
             if state.temporary:
                 connection.execute("SET VARIABLE session_database = ?", [state.temporary]).fetchall()
             for name, value in state.settings:
@@ -241,12 +291,16 @@ class DuckDatabase:
 
     def release(self, cursor: PooledCursor) -> None:
         """Take back a cursor whose result has been closed."""
+        stale = [cursor]
         with self._lock:
-            waiting = self._pool[cursor.state]
-            if len(waiting) < _POOL_PER_STATE and len(self._pool) <= _POOL_STATES:
-                waiting.append(cursor)
-                return
-        cursor.connection.close()
+            waiting = self._pool.setdefault(cursor.state, [])
+            self._pool.move_to_end(cursor.state)
+            if len(waiting) < _POOL_PER_STATE:
+                waiting.append(stale.pop())
+            if len(self._pool) > _POOL_STATES:
+                stale += self._pool.popitem(last=False)[1]
+        for each in stale:
+            each.connection.close()
 
     def forget(self, temporary: str) -> None:
         """Drop a session's own database and the cursors that know it."""
@@ -279,20 +333,31 @@ class DuckDatabase:
         wanted = (name.schema.lower(), name.table.lower())
         return any((n.schema.lower(), n.table.lower()) == wanted for n in self.main_views)
 
-    def has_hidden_view(self, name: str) -> bool:
-        """Whether an internal view of that name exists."""
-        return name in self._views
+    def has_hidden_view(self, name: str, identity: object = None) -> bool:
+        """Whether an internal view of that name exists and reads what ``identity`` stands for."""
+        return name in self._views and self._views[name] == identity
 
     def hidden_view(self, name: str) -> str:
         """The quoted full name of an internal view."""
         return f"{quote(INTERNAL_CATALOG)}.main.{quote(name)}"
 
-    def define_hidden_view(self, name: str, body: str) -> None:
-        """Create an internal view, which never changes afterwards."""
+    def define_hidden_view(self, name: str, body: str, identity: object = None) -> None:
+        """Make an internal view read with this body, unless it does: equal identity means equal body."""
         with self._view_lock:
-            if name not in self._views:
+            if not self.has_hidden_view(name, identity):
                 self._root.cursor().execute(f"CREATE OR REPLACE VIEW {self.hidden_view(name)} AS {body}")
-                self._views.add(name)
+                self._views[name] = identity
+
+    def define_system(self, tables: Iterable[SystemTable]) -> None:
+        """Make DuckDB know the tables about the server, so that they are listed; there they are empty."""
+        schema = f"{quote(self.catalog)}.{quote(SYSTEM_SCHEMA)}"
+        with self._view_lock:
+            root = self._root.cursor()
+            root.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+            for table in tables:
+                root.register("~columns", table.schema.empty_table())
+                root.execute(f'CREATE OR REPLACE TABLE {schema}.{quote(table.name)} AS FROM "~columns"')
+                root.unregister("~columns")
 
     def drop_view(self, name: TableName) -> None:
         """Forget the view of a table that is gone."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
@@ -15,20 +15,25 @@ from weakref import WeakSet
 
 import pyarrow as pa
 
+from lakehouse.access.guarded_catalog import GuardedCatalog
+from lakehouse.access.policy import AccessPolicy
+from lakehouse.access.principal import Principal
 from lakehouse.catalog import Catalog
 from lakehouse.clock import Clock
 from lakehouse.config import Settings
 from lakehouse.engine.binding import Binder, Bound
 from lakehouse.engine.changes import Changes
-from lakehouse.engine.database import Binding, CursorState, DuckDatabase, PooledCursor
+from lakehouse.engine.database import Binding, CursorState, DuckDatabase, Input, PooledCursor
 from lakehouse.engine.errors import duckdb_errors
 from lakehouse.engine.gate import Analysis, StatementGate, StatementKind
 from lakehouse.engine.parameters import infer_parameters
 from lakehouse.engine.result import ResultStream, relation_schema, rows_per_batch, split
 from lakehouse.engine.running import CallWatch, RunningStatement, RunningStatements
 from lakehouse.engine.session import Session
+from lakehouse.engine.system_tables import SystemTable, SystemTables
 from lakehouse.engine.transaction import Transaction
 from lakehouse.errors import (
+    ConfigError,
     EngineInvalidated,
     InvalidRequest,
     LakehouseError,
@@ -39,6 +44,7 @@ from lakehouse.errors import (
     StatementCancelled,
     TableNotFound,
 )
+from lakehouse.types import TableName
 
 _EXPLAIN_SCHEMA = pa.schema([("explain_key", pa.string()), ("explain_value", pa.string())])
 _PLAN_CACHE_ENTRIES = 2048
@@ -48,7 +54,8 @@ _PLAN_CACHE_ENTRIES = 2048
 class Plan:
     """A query ready to run: bound to snapshots, with the schema of its result.
 
-    ``transaction`` is set where the query reads temporary tables that a transaction may have changed.
+    ``transaction`` is set where the query reads temporary tables that a transaction may have changed;
+    ``names`` are the lake tables that it reads.
     """
 
     sql: str
@@ -58,6 +65,8 @@ class Plan:
     parameters: tuple[Any, ...] | dict[str, Any] | None = None
     transaction: Transaction | None = None
     tables: tuple[Any, ...] = ()
+    inputs: tuple[Input, ...] = ()
+    names: tuple[TableName, ...] = ()
 
 
 class Engine:
@@ -66,18 +75,29 @@ class Engine:
     Args:
         settings: The whole configuration.
         catalog: The catalog of lake tables.
+        policy: Who may do what.
         readable: Directories that hold the bucket's files.
         clock: Source of time and ids.
     """
 
-    def __init__(self, settings: Settings, catalog: Catalog, readable: Sequence[Path], clock: Clock) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        policy: AccessPolicy,
+        readable: Sequence[Path],
+        clock: Clock,
+    ) -> None:
         self.settings = settings
         self.catalog = catalog
         self.clock = clock
         self.database = DuckDatabase(settings.engine, catalog.name, readable)
         self.gate = StatementGate(self.database.private_cursor())
+        self.policy = policy
+        self._check_policy()
         self.running = RunningStatements(clock)
-        self.binder = Binder(catalog, self.database, self._evaluate)
+        self.system = SystemTables(catalog.name)
+        self.binder = Binder(catalog, self.database, self.system, self._evaluate)
         self.changes = Changes(self)
         self._plans: OrderedDict[Any, Plan] = OrderedDict()
         self._parameter_schemas: OrderedDict[
@@ -89,9 +109,27 @@ class Engine:
 
     # -- sessions -----------------------------------------------------------------------------------
 
-    def new_session(self, session_id: str, index: dict[str, Session]) -> Session:
-        """A fresh session with the default catalog and schema."""
+    def _check_policy(self) -> None:
+        """Refuse row filters and masks that reach beyond the row.
+
+        Raises:
+            ConfigError: Names the expression.
+        """
+        for expression in self.policy.expressions():
+            try:
+                self.gate.check_expression(expression)
+            except LakehouseError as error:
+                raise ConfigError(f"roles: {expression!r} cannot be used: {error.message}") from error
+
+    def add_system_tables(self, tables: Iterable[SystemTable]) -> None:
+        """Offer tables about the server in the schema ``system``."""
+        self.system.add(tables)
+        self.database.define_system(self.system.all())
+
+    def new_session(self, session_id: str, index: dict[str, Session], principal: Principal) -> Session:
+        """A fresh session of a principal, with the default catalog and schema."""
         settings = self.settings
+        access = self.policy.of(principal)
         session = Session(
             session_id,
             self,
@@ -100,6 +138,8 @@ class Engine:
             settings.catalog.default_schema,
             index,
             settings.session.max_prepared_per_session,
+            principal=principal,
+            lake=GuardedCatalog(self.catalog, access),
         )
         self._sessions.add(session)
         return session
@@ -126,7 +166,17 @@ class Engine:
         bound = self.binder.bind(analysis, session, transaction)
         owner = transaction if bound.temporary else None
         schema = self._schema(analysis, bound, session, owner, values)
-        plan = Plan(bound.sql, session.state(), bound.bindings, schema, values, owner, bound.tables)
+        plan = Plan(
+            bound.sql,
+            session.state(),
+            bound.bindings,
+            schema,
+            values,
+            owner,
+            bound.tables,
+            bound.inputs,
+            bound.names,
+        )
         if bound.fresh and len(analysis.sql) < 100_000:
             with self._plans_lock:
                 self._plans[key] = plan
@@ -157,7 +207,8 @@ class Engine:
             raise NotSupported(f"{analysis.kind.value} gives no rows")
         with self.cursor(session.state(), transaction) as cursor, self.errors():
             cursor.bind(bound.bindings, self.database.empty_file)
-            return relation_schema(cursor.connection.sql(bound.sql, params=values))
+            with cursor.supplied(bound.inputs, empty=True):
+                return relation_schema(cursor.connection.sql(bound.sql, params=values))
 
     def columns_of(
         self, path: tuple[str, ...], session: Session, transaction: Transaction | None
@@ -167,10 +218,15 @@ class Engine:
             if path[-1].lower() in session.temp_objects() and (len(path) == 1 or path[0].lower() == "temp"):
                 return self.changes.temporary_schema(session, session.temp_objects()[path[-1].lower()])
             name = self.binder.locate(path, session)
+            session.lake.check_read(name.schema, name.table)
             source = transaction or self.catalog
             return source.load(name.schema, name.table).arrow_schema()
         except LakehouseError:
             return None
+
+    def columns_seen(self, name: TableName, session: Session) -> pa.Schema:
+        """The columns of a table as the session's principal sees them, masks included."""
+        return self.plan(self.gate.analyse(f"SELECT * FROM {name.sql}"), session).schema
 
     def parameter_schema(
         self, analysis: Analysis, session: Session, transaction: Transaction | None
@@ -223,6 +279,7 @@ class Engine:
 
         def finish() -> None:
             self.running.finish(statement)
+            cursor.withdraw(plan.inputs)
             self.database.release(cursor)
 
         return self._start(plan, cursor, statement, finish)
@@ -234,7 +291,8 @@ class Engine:
         try:
             with self.errors():
                 cursor.bind(plan.bindings, self.database.empty_file)
-                if plan.parameters is None and plan.transaction is None:
+                cursor.supply(plan.inputs)
+                if plan.parameters is None and plan.transaction is None and not plan.inputs:
                     relation = cursor.relation(plan.sql, plan.bindings)
                 else:
                     relation = cursor.connection.sql(plan.sql, params=plan.parameters)
@@ -258,7 +316,12 @@ class Engine:
             statement = self.running.start(
                 session.id, plan.sql, cursor.connection, watch.cancelled, watch.timeout_s
             )
-            stream = self._start(plan, cursor, statement, lambda: self.running.finish(statement))
+
+            def finish() -> None:
+                self.running.finish(statement)
+                cursor.withdraw(plan.inputs)
+
+            stream = self._start(plan, cursor, statement, finish)
             batches = list(stream)
         reader = pa.RecordBatchReader.from_batches(plan.schema, batches)
         return ResultStream(statement, reader, plan.schema, self.settings.engine.max_message_bytes, _nothing)
@@ -295,6 +358,7 @@ class Engine:
             if not self.database.reopen():
                 return
             self.gate.reconnect(self.database.private_cursor())
+            self.database.define_system(self.system.all())
             self._plans.clear()
             for session in list(self._sessions):
                 session.lose_temporary()

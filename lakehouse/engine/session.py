@@ -8,6 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from lakehouse.access.guarded_catalog import GuardedCatalog
+from lakehouse.access.policy import Access
+from lakehouse.access.principal import Principal
 from lakehouse.clock import Clock
 from lakehouse.engine.database import CursorState
 from lakehouse.engine.gate import Analysis, TableReference
@@ -55,7 +58,10 @@ class StatementHandle:
 
 @dataclass(eq=False)
 class Session:
-    """One client's session. All public methods may be called from any thread."""
+    """One client's session. All public methods may be called from any thread.
+
+    ``principal`` is whom it belongs to, ``lake`` the catalog as that principal sees it.
+    """
 
     id: str
     engine: Engine
@@ -64,6 +70,8 @@ class Session:
     schema: str
     index: dict[str, Session]
     max_handles: int = 1000
+    principal: Principal = field(kw_only=True)
+    lake: GuardedCatalog = field(kw_only=True)
     settings: dict[str, str] = field(default_factory=dict)
     temporary: str = ""
     last_used_s: float = 0.0
@@ -85,8 +93,15 @@ class Session:
         state = self._state
         if state is None:
             settings = tuple(sorted(self.settings.items()))
-            state = self._state = CursorState(self.catalog, self.schema, self.temporary, settings)
+            state = self._state = CursorState(
+                self.catalog, self.schema, self.temporary, settings, self.access.key
+            )
         return state
+
+    @property
+    def access(self) -> Access:
+        """What the session's principal may do."""
+        return self.lake.access
 
     def changed(self) -> None:
         """Forget what was derived from settings and temporary objects."""
@@ -285,7 +300,7 @@ class SessionRegistry:
 
     def __init__(
         self,
-        create: Callable[[str, dict[str, Session]], Session],
+        create: Callable[[str, dict[str, Session], Principal], Session],
         clock: Clock,
         idle_seconds: float,
         max_sessions: int,
@@ -296,53 +311,55 @@ class SessionRegistry:
         self._max_sessions = max_sessions
         self._lock = threading.Lock()
         self._sessions: dict[str, Session] = {}
-        self._by_token: dict[str, Session] = {}
+        self._by_token: dict[tuple[Principal, str], Session] = {}
         self._owners: dict[str, Session] = {}
 
-    def known(self, token: str) -> bool:
-        """Whether a token belongs to an open session."""
-        return token in self._by_token
+    def known(self, principal: Principal, token: str) -> bool:
+        """Whether a token belongs to an open session of a principal."""
+        return (principal, token) in self._by_token
 
     def owner(self, handle: str, otherwise: Session) -> Session:
         """The session that a handle or transaction id belongs to.
 
-        Handles are unguessable, so whoever holds one may use it, on whichever connection.
+        Handles are unguessable, so a principal may use one of its own on whichever connection; those of
+        others are as unknown as any.
         """
-        return self._owners.get(handle, otherwise)
+        found = self._owners.get(handle)
+        return found if found is not None and found.principal == otherwise.principal else otherwise
 
     def alias(self, token: str, session: Session) -> None:
         """Let a further token stand for a session; the oldest such tokens are forgotten."""
         with self._lock:
             if session.closed:
                 return
-            self._by_token[token] = session
+            self._by_token[session.principal, token] = session
             session.aliases.append(token)
             if len(session.aliases) > _MAX_ALIASES:
-                self._by_token.pop(session.aliases.popleft(), None)
+                self._by_token.pop((session.principal, session.aliases.popleft()), None)
 
-    def get(self, token: str) -> Session:
-        """The session of a token; a new one where the token is new.
+    def get(self, token: str, principal: Principal) -> Session:
+        """The session of a principal's token; a new one where the token is new for that principal.
 
         Raises:
             LimitExceeded: Too many sessions are open.
         """
-        session = self._by_token.get(token)
+        session = self._by_token.get((principal, token))
         if session is None or session.closed:
-            session = self._open(token)
+            session = self._open(token, principal)
         session.last_used_s = self._clock.monotonic()
         return session
 
-    def _open(self, token: str) -> Session:
+    def _open(self, token: str, principal: Principal) -> Session:
         evicted: list[Session] = []
         with self._lock:
-            session = self._by_token.get(token)
+            session = self._by_token.get((principal, token))
             if session is None or session.closed:
                 if len(self._sessions) >= self._max_sessions:
                     evicted = self._evict()
-                session = self._create(self._clock.token(), self._owners)
+                session = self._create(self._clock.token(), self._owners, principal)
                 session.last_used_s = self._clock.monotonic()
                 session.tokens.append(token)
-                self._sessions[session.id] = self._by_token[token] = session
+                self._sessions[session.id] = self._by_token[principal, token] = session
         for old in evicted:
             old.close()
         return session
@@ -365,7 +382,7 @@ class SessionRegistry:
     def _forget(self, session: Session) -> None:
         self._sessions.pop(session.id, None)
         for token in (*session.tokens, *session.aliases):
-            self._by_token.pop(token, None)
+            self._by_token.pop((session.principal, token), None)
 
     def close(self, session: Session) -> None:
         """Close a session and forget its tokens."""

@@ -30,7 +30,7 @@ def lakehouse(tmp_path_factory):
 
 def in_process(lakehouse, name):
     """Runs statements in a session of the engine's own."""
-    engine, session = lakehouse.engine, lakehouse.sessions.get(name)
+    engine, session = lakehouse.engine, lakehouse.sessions.get(name, lakehouse.anonymous)
 
     def run(sql):
         analysis = engine.gate.analyse(sql)

@@ -39,7 +39,7 @@ def break_duckdb(lakehouse) -> None:
 
 
 def test_the_engine_starts_again_after_a_fatal_error(lakehouse):
-    session, engine = lakehouse.sessions.get("x"), lakehouse.engine
+    session, engine = lakehouse.sessions.get("x", lakehouse.anonymous), lakehouse.engine
     table = pa.table({"a": [1, 2, 3]})
     scope = Scope(session, None, CallWatch())
     target = TableName("lake", "main", "t")
@@ -55,7 +55,7 @@ def test_the_engine_starts_again_after_a_fatal_error(lakehouse):
 
 
 def test_an_engine_that_answers_is_not_started_again(lakehouse):
-    session, engine = lakehouse.sessions.get("x"), lakehouse.engine
+    session, engine = lakehouse.sessions.get("x", lakehouse.anonymous), lakehouse.engine
     scope = Scope(session, None, CallWatch())
     engine.changes.run(engine.gate.analyse("CREATE TEMP TABLE kept AS SELECT 1 AS x"), scope)
     with pytest.raises(EngineInvalidated), engine.errors():

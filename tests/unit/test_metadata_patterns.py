@@ -86,7 +86,7 @@ def lakehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lakehouse]:
 
 @pytest.fixture
 def ctx(lakehouse: Lakehouse) -> Iterator[CallContext]:
-    session = lakehouse.sessions.get("test")
+    session = lakehouse.sessions.get("test", lakehouse.anonymous)
     yield CallContext(lakehouse, session)
     lakehouse.sessions.close(session)
 
@@ -161,8 +161,8 @@ def test_there_is_one_catalog(ctx: CallContext) -> None:
 @pytest.mark.parametrize(
     ("catalog", "pattern", "expected"),
     [
-        (None, None, ["archive", "hr", "main", "shop"]),
-        ("lake", None, ["archive", "hr", "main", "shop"]),
+        (None, None, ["archive", "hr", "main", "shop", "system"]),
+        ("lake", None, ["archive", "hr", "main", "shop", "system"]),
         ("LAKE", "h_", ["hr"]),
         (None, "%h%", ["archive", "hr", "shop"]),
         (None, "HR", ["hr"]),
@@ -304,7 +304,7 @@ def test_temporary_objects_are_in_a_schema_of_their_own(ctx: CallContext) -> Non
 
 def test_temporary_objects_are_seen_by_their_session_only(ctx: CallContext) -> None:
     run(ctx, "CREATE TEMP TABLE mine AS SELECT 1 AS x")
-    other = CallContext(ctx.lakehouse, ctx.lakehouse.sessions.get("other"))
+    other = CallContext(ctx.lakehouse, ctx.lakehouse.sessions.get("other", ctx.lakehouse.anonymous))
     assert found(ctx, table_pattern="mine") == ["temp.mine"]
     assert found(other, table_pattern="mine") == []
 
@@ -338,7 +338,12 @@ def test_table_that_cannot_be_read_is_listed_without_columns(tmp_path: Path) -> 
     file.write_text(text.replace('"timestamp"', '"timestamp_ns"'))
     after = Lakehouse(configured(tmp_path))
     try:
-        assert columns(CallContext(after, after.sessions.get("test")), table_pattern="exotic").names == []
+        assert (
+            columns(
+                CallContext(after, after.sessions.get("test", after.anonymous)), table_pattern="exotic"
+            ).names
+            == []
+        )
     finally:
         after.close()
 
@@ -353,7 +358,7 @@ def test_open_transaction_sees_the_tables_it_makes_and_not_those_it_drops(ctx: C
     transaction.drop(TableName("lake", "main", "doomed"), if_exists=False)
     assert found(ctx, schema_pattern="main") == ["main.everything", "main.fresh"]
     assert columns(ctx, table_pattern="fresh").names == PERSON.names
-    other = CallContext(ctx.lakehouse, ctx.lakehouse.sessions.get("other"))
+    other = CallContext(ctx.lakehouse, ctx.lakehouse.sessions.get("other", ctx.lakehouse.anonymous))
     assert found(other, schema_pattern="main") == ["main.doomed", "main.everything"]
     ctx.session.end(transaction, commit=False)
     assert found(ctx, schema_pattern="main") == ["main.doomed", "main.everything"]

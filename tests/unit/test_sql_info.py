@@ -41,7 +41,7 @@ def ctx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CallContext]:
     bucket: Path = tmp_path_factory.mktemp("bucket")
     settings = Settings.model_validate({"buckets": [{"path": str(bucket)}], "session": {"max_sessions": 77}})
     lakehouse = Lakehouse(settings)
-    yield CallContext(lakehouse, lakehouse.sessions.get("test"))
+    yield CallContext(lakehouse, lakehouse.sessions.get("test", lakehouse.anonymous))
     lakehouse.close()
 
 
