@@ -22,7 +22,20 @@ from sqlglot.errors import SqlglotError
 
 from lakehouse.engine.database import INTERNAL_CATALOG
 from lakehouse.engine.errors import duckdb_errors
+from lakehouse.engine.gate_functions import check_function, check_table_function
+from lakehouse.engine.gate_text import NAME, PATH, retarget, rewrite_reference
+from lakehouse.engine.gate_tree import TableReference, TreeWalk
 from lakehouse.errors import LakehouseError, NotSupported, SqlSyntaxError, StatementForbidden
+
+__all__ = [
+    "Analysis",
+    "StatementGate",
+    "StatementKind",
+    "TableReference",
+    "check_function",
+    "retarget",
+    "rewrite_reference",
+]
 
 
 class StatementKind(Enum):
@@ -42,24 +55,11 @@ class StatementKind(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class TableReference:
-    """A table named in a statement.
-
-    ``path`` is the name as written, one to three parts. ``span`` is the place of the reference in the
-    UTF-8 bytes of the text, where known. ``at`` is the kind and the SQL text of a time-travel clause.
-    """
-
-    path: tuple[str, ...]
-    span: tuple[int, int] | None = None
-    has_alias: bool = False
-    at: tuple[str, str] | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Analysis:
     """What the gate found out about one statement.
 
-    ``sql`` is the statement without trailing semicolon; ``local_names`` are lower-case CTE names;
+    ``sql`` is the statement without trailing semicolon; ``local_names`` are lower-case CTE names
+    where DuckDB could not give its tree; otherwise no reference leads to one.
     ``target`` is the table or schema that DDL and DML change; ``detail`` holds what a kind needs besides.
     """
 
@@ -83,38 +83,16 @@ class Analysis:
 # It says on standard error what it does not understand, which the caller of this server cannot act on.
 logging.getLogger("sqlglot").setLevel(logging.ERROR)
 
-# Table functions that read nothing but their arguments.
-_TABLE_FUNCTIONS = frozenset(
-    "range generate_series unnest repeat repeat_row json_each json_tree test_all_types generate_subscripts "
-    "pg_timezone_names icu_calendar_names duckdb_functions duckdb_types duckdb_keywords pragma_version "
-    "histogram histogram_values summary".split()
-)
-# Functions that reach files, the process, other sessions' state or run SQL given as text.
-_FORBIDDEN_FUNCTION = re.compile(
-    r"^(read_.*|parquet_.*|glob|sniff_csv|query|query_table|json_execute_serialized_sql|from_substrait.*|getvariable"
-    r"|getenv|pragma_(?!version$).*|duckdb_(?!functions$|types$|keywords$).*|which_secret|.*_scan|write_log|seq_scan"
-    r"|python_.*|copy_database|import_database|.*checkpoint.*|.*external_resource.*|enable_.*|disable_.*"
-    r"|current_setting|file_.*|storage_info|create_.*_secret|nextval|currval|in_search_path)$",
-    re.IGNORECASE,
-)
-_INFORMATION_SCHEMA = frozenset({"tables", "columns", "schemata"})
 _COMMENT = re.compile(r"\A(?:\s+|--[^\n]*(?:\n|\Z)|/\*.*?\*/)*", re.DOTALL)
 _EXPLAIN = re.compile(r"EXPLAIN\s+(ANALYZE\s+)?(\([^)]*\)\s*)?", re.IGNORECASE)
 _CREATE_TEMP = re.compile(
     r"CREATE\s+(OR\s+REPLACE\s+)?(LOCAL\s+)?(?P<temp>TEMP|TEMPORARY)\s+(?P<what>TABLE|VIEW)\b", re.IGNORECASE
 )
-_NAME = r'(?:"(?:[^"]|"")+"|[^\W\d][\w$]*)'
-_PATH = rf"{_NAME}(?:\s*\.\s*{_NAME})*"
-_CREATE = re.compile(
-    rf"(?P<head>CREATE\s+(?:OR\s+REPLACE\s+)?(?:TABLE|VIEW)\s+(?:IF\s+NOT\s+EXISTS\s+)?){_PATH}",
-    re.IGNORECASE,
-)
 _SET = re.compile(
-    rf"(?P<verb>SET|RESET)\s+(?:(?P<scope>SESSION|LOCAL|GLOBAL)\s+)?(?P<name>{_NAME})\s*(?:(?:=|TO\b)\s*(?P<value>.+))?\Z",
+    rf"(?P<verb>SET|RESET)\s+(?:(?P<scope>SESSION|LOCAL|GLOBAL)\s+)?(?P<name>{NAME})\s*(?:(?:=|TO\b)\s*(?P<value>.+))?\Z",
     re.IGNORECASE | re.DOTALL,
 )
-_USE = re.compile(rf"USE\s+(?P<path>{_PATH})\s*\Z", re.IGNORECASE)
-_AT = re.compile(r"\bAT\s*\(\s*(VERSION|TIMESTAMP)\s*=>", re.IGNORECASE)
+_USE = re.compile(rf"USE\s+(?P<path>{PATH})\s*\Z", re.IGNORECASE)
 _SHOW = {
     '"tables"': "show_tables",
     '"databases"': "show_databases",
@@ -212,7 +190,7 @@ class StatementGate:
         tree = self._serialise(sql)
         if tree is None:
             return self._other_query(sql, parameters)
-        walk = _Walk(sql.encode())
+        walk = TreeWalk(sql.encode())
         walk.visit(tree)
         if walk.show:
             return self._show(sql, walk.show)
@@ -220,7 +198,7 @@ class StatementGate:
             StatementKind.QUERY,
             sql,
             tuple(walk.references),
-            frozenset(walk.local_names),
+            frozenset(),
             parameters,
             needs_all_tables=walk.needs_all_tables,
         )
@@ -383,124 +361,6 @@ class StatementGate:
         return Analysis(kind, sql)
 
 
-class _Walk:
-    """Collects what a serialised SELECT names."""
-
-    def __init__(self, text: bytes) -> None:
-        self._text = text
-        self.references: list[TableReference] = []
-        self.local_names: set[str] = set()
-        self.needs_all_tables = False
-        self.show = ""
-
-    def visit(self, root: Any) -> None:
-        """Walk the tree without recursion, so that deep nesting cannot exhaust the stack."""
-        pending = [root]
-        while pending:
-            node = pending.pop()
-            if isinstance(node, list):
-                pending.extend(node)
-            elif isinstance(node, dict):
-                self._node(node)
-                pending.extend(node.values())
-
-    def _node(self, node: dict[str, Any]) -> None:
-        kind = node.get("type")
-        if kind == "BASE_TABLE":
-            self._table(node)
-        elif kind == "TABLE_FUNCTION":
-            name = str(node["function"].get("function_name", "")).lower()
-            if name not in _TABLE_FUNCTIONS:
-                raise StatementForbidden(f"the table function {name} is not allowed")
-        elif kind == "FUNCTION" and node.get("class") == "FUNCTION":
-            check_function(str(node.get("function_name", "")))
-        elif kind == "SHOW_REF" and str(node.get("show_type", "")).startswith("SHOW"):
-            self._show_ref(node)
-        elif "cte_map" in node:
-            self.local_names.update(str(entry["key"]).lower() for entry in node["cte_map"]["map"])
-
-    def _show_ref(self, node: dict[str, Any]) -> None:
-        name = str(node["table_name"])
-        if node["show_type"] == "SHOW_SPECIAL":
-            self.show = name
-        else:
-            self.references.append(TableReference((name,)))
-
-    def _table(self, node: dict[str, Any]) -> None:
-        path = tuple(node.get("qualified_name", {}).get("path") or ()) or tuple(
-            p for p in (node["catalog_name"], node["schema_name"], node["table_name"]) if p
-        )
-        if len(path) > 1 and path[-2].lower() == "information_schema":
-            if path[-1].lower() not in _INFORMATION_SCHEMA:
-                raise NotSupported(
-                    f"information_schema.{path[-1]} is not offered", "there are tables, columns, schemata"
-                )
-            self.needs_all_tables = True
-        start, length = int(node["query_location"]), int(node["query_location_length"])
-        span = (start, start + length) if length and start + length <= len(self._text) else None
-        at = node.get("at_clause")
-        clause = None
-        if at is not None:
-            text = self._text[span[0] : span[1]].decode() if span else ""
-            found = at_clause(text)
-            if found is None:
-                raise NotSupported(
-                    "time travel cannot be used in this place", "write FROM table AT (VERSION => …)"
-                )
-            clause = (str(at["unit"]).upper(), found[1])
-        self.references.append(TableReference(path, span, bool(node.get("alias")), clause))
-
-
-def check_function(name: str) -> None:
-    """Refuse a function that reaches beyond its arguments.
-
-    Raises:
-        StatementForbidden: The function is on the list of forbidden ones.
-    """
-    if _FORBIDDEN_FUNCTION.match(name):
-        raise StatementForbidden(f"the function {name.lower()} is not allowed")
-
-
-def at_clause(text: str) -> tuple[tuple[int, int], str] | None:
-    """The place of ``AT (… => expression)`` in the text of a table reference, and the expression."""
-    match = _AT.search(text)
-    if match is None:
-        return None
-    depth, quote_char, position = 1, "", match.end()
-    while position < len(text):
-        char = text[position]
-        if quote_char:
-            quote_char = "" if char == quote_char else quote_char
-        elif char in "'\"":
-            quote_char = char
-        elif char == "(":
-            depth += 1
-        elif char == ")":
-            depth -= 1
-            if depth == 0:
-                return (match.start(), position + 1), text[match.end() : position].strip()
-        position += 1
-    return None
-
-
-def rewrite_reference(text: str, view: str, table: str, has_alias: bool) -> str:
-    """The text of a table reference with its name replaced by a view and its AT clause taken out."""
-    clause = at_clause(text)
-    if clause is not None:
-        (start, end), _ = clause
-        text = text[:start].rstrip() + " " + text[end:].lstrip()
-    name = re.match(_PATH, text)
-    rest = text[name.end() :] if name else ""
-    alias = "" if has_alias else " AS " + '"' + table.replace('"', '""') + '"'
-    return f"{view}{alias}{rest}"
-
-
-def retarget(create: str, target: str) -> str:
-    """The text of CREATE TABLE or CREATE VIEW with the name of what is created replaced."""
-    head = _CREATE.match(create)
-    return create if head is None else f"{head['head']}{target}{create[head.end() :]}"
-
-
 def _inspect(
     tree: exp.Expr, skip: exp.Expr | None = None
 ) -> tuple[tuple[TableReference, ...], frozenset[str]]:
@@ -518,8 +378,7 @@ def _inspect(
             continue
         if isinstance(table.this, exp.Func):
             name = table.this.name if isinstance(table.this, exp.Anonymous) else table.this.sql_name()
-            if name.lower() not in _TABLE_FUNCTIONS:
-                raise StatementForbidden(f"the table function {name.lower()} is not allowed")
+            check_table_function(name)
             continue
         if table.args.get("version") is not None or table.args.get("when") is not None:
             raise NotSupported("time travel can be used in queries only")
@@ -543,7 +402,7 @@ def _path(table: exp.Expr | None) -> tuple[str, ...]:
 
 def _split(path: str) -> tuple[str, ...]:
     """The parts of a dotted name, unquoted."""
-    parts = re.findall(_NAME, path)
+    parts = re.findall(NAME, path)
     return tuple(p[1:-1].replace('""', '"') if p.startswith('"') else p for p in parts)
 
 

@@ -1,0 +1,173 @@
+"""What a statement names: a walk over the tree that DuckDB's parser gives as JSON.
+
+Everything that is not known to be harmless is refused: kinds of query nodes, of table references and of
+expressions as much as functions. Names of common table expressions are resolved here as DuckDB does it,
+so that what is left over are tables, every one of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lakehouse.engine.gate_functions import check_function, check_table_function
+from lakehouse.engine.gate_text import at_clause
+from lakehouse.errors import NotSupported, StatementForbidden
+
+# WITH x AS (INSERT …), WITH x AS (COPY … TO …) are query nodes too, and not on this list.
+_QUERY_NODES = frozenset({"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"})
+_TABLE_REFERENCES = frozenset(
+    "BASE_TABLE SUBQUERY JOIN TABLE_FUNCTION EXPRESSION_LIST EMPTY PIVOT SHOW_REF".split()
+)
+_EXPRESSIONS = frozenset(
+    "BETWEEN CASE CAST COLLATE COLUMN_REF COMPARISON CONJUNCTION CONSTANT DEFAULT FUNCTION LAMBDA LAMBDA_REF "
+    "OPERATOR PARAMETER POSITIONAL_REFERENCE STAR SUBQUERY TYPE WINDOW".split()
+)
+_INFORMATION_SCHEMA = frozenset({"tables", "columns", "schemata"})
+# Inside a recursive CTE its whole result so far goes by this schema.
+_RECURRING = "recurring"
+
+
+@dataclass(frozen=True, slots=True)
+class TableReference:
+    """A table named in a statement.
+
+    ``path`` is the name as written, one to three parts. ``span`` is the place of the reference in the
+    UTF-8 bytes of the text, where known. ``at`` is the kind and the SQL text of a time-travel clause.
+    """
+
+    path: tuple[str, ...]
+    span: tuple[int, int] | None = None
+    has_alias: bool = False
+    at: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """The common table expressions that a place in a statement sees, as folded names."""
+
+    names: frozenset[str] = frozenset()
+    recurring: frozenset[str] = frozenset()
+
+    def with_name(self, name: str) -> _Scope:
+        return _Scope(self.names | {name}, self.recurring)
+
+    def with_recursion(self, name: str) -> _Scope:
+        return _Scope(self.names | {name}, self.recurring | {name})
+
+    def resolves(self, path: tuple[str, ...]) -> bool:
+        """Whether a name leads to a common table expression rather than to a table."""
+        if len(path) == 1:
+            return fold(path[0]) in self.names
+        return len(path) == 2 and fold(path[0]) == _RECURRING and fold(path[1]) in self.recurring
+
+
+def fold(name: str) -> str:
+    """A name as DuckDB compares it: without ASCII case; ``É`` and ``é`` are two names."""
+    return name.encode("utf-8", "surrogatepass").lower().decode("utf-8", "surrogatepass")
+
+
+class TreeWalk:
+    """Collects what a serialised query names, and refuses what no query may hold.
+
+    Args:
+        text: The UTF-8 bytes of the statement, which the places in the tree count in.
+    """
+
+    def __init__(self, text: bytes) -> None:
+        self._text = text
+        self.references: list[TableReference] = []
+        self.needs_all_tables = False
+        self.show = ""
+
+    def visit(self, root: Any) -> None:
+        """Walk the tree without recursion, so that deep nesting cannot exhaust the stack.
+
+        Raises:
+            StatementForbidden: A function, or a statement in place of a query, is not allowed.
+            NotSupported: Something is in the tree that is not offered.
+        """
+        pending: list[tuple[Any, _Scope]] = [(root, _Scope())]
+        while pending:
+            node, scope = pending.pop()
+            if isinstance(node, list):
+                pending.extend([(item, scope) for item in node if isinstance(item, dict | list)])
+            elif "cte_map" in node:
+                self._query(node, scope, pending)
+            elif node.get("type") == "TABLE_FUNCTION" and "class" not in node:
+                check_table_function(str(node["function"]["function_name"]))
+                pending.append((list(node["function"].values()), scope))
+            else:
+                self._node(node, scope)
+                pending.extend([(item, scope) for item in node.values() if isinstance(item, dict | list)])
+
+    def _query(self, node: dict[str, Any], scope: _Scope, pending: list[tuple[Any, _Scope]]) -> None:
+        """A query: each common table expression sees those before it, the rest of the query sees all."""
+        kind = str(node.get("type", ""))
+        if kind not in _QUERY_NODES:
+            word = kind.removesuffix("_QUERY_NODE").removesuffix("_NODE").replace("_", " ")
+            raise StatementForbidden(f"{word} is not allowed inside a query")
+        for entry in node["cte_map"].get("map", ()):
+            pending.append((entry["value"], scope))
+            scope = scope.with_name(fold(str(entry["key"])))
+        # Only the second part of a recursive CTE sees the CTE itself; the first sees what is outside.
+        inner = scope.with_recursion(fold(str(node["cte_name"]))) if kind == "RECURSIVE_CTE_NODE" else scope
+        for key, item in node.items():
+            if key != "cte_map" and isinstance(item, dict | list):
+                pending.append((item, inner if key == "right" else scope))
+
+    def _node(self, node: dict[str, Any], scope: _Scope) -> None:
+        kind, expression = node.get("type"), node.get("class")
+        if expression is not None:
+            self._expression(node, str(expression))
+        elif "sample" in node and "alias" in node:
+            if kind not in _TABLE_REFERENCES:
+                raise NotSupported(f"{kind} is not supported in FROM")
+            if kind == "BASE_TABLE":
+                self._table(node, scope)
+            elif kind == "SHOW_REF" and str(node.get("show_type", "")).startswith("SHOW"):
+                self._show(node)
+
+    def _expression(self, node: dict[str, Any], kind: str) -> None:
+        if kind not in _EXPRESSIONS:
+            raise NotSupported(f"{kind} expressions are not supported")
+        name = node.get("function_name")
+        if name is not None and kind in ("FUNCTION", "WINDOW"):
+            check_function(str(name))
+
+    def _show(self, node: dict[str, Any]) -> None:
+        if node["show_type"] != "SHOW":
+            self.show = str(node["table_name"])
+        else:
+            self.references.append(TableReference(_path(node)))
+
+    def _table(self, node: dict[str, Any], scope: _Scope) -> None:
+        path = _path(node)
+        if scope.resolves(path):
+            return
+        if len(path) > 1 and path[-2].lower() == "information_schema":
+            if path[-1].lower() not in _INFORMATION_SCHEMA:
+                raise NotSupported(
+                    f"information_schema.{path[-1]} is not offered", "there are tables, columns, schemata"
+                )
+            self.needs_all_tables = True
+        start, length = int(node["query_location"]), int(node["query_location_length"])
+        span = (start, start + length) if length and start + length <= len(self._text) else None
+        clause = None
+        at = node.get("at_clause")
+        if at is not None:
+            text = self._text[span[0] : span[1]].decode() if span else ""
+            found = at_clause(text)
+            if found is None:
+                raise NotSupported(
+                    "time travel cannot be used in this place", "write FROM table AT (VERSION => …)"
+                )
+            clause = (str(at["unit"]).upper(), found[1])
+        self.references.append(TableReference(path, span, bool(node.get("alias")), clause))
+
+
+def _path(node: dict[str, Any]) -> tuple[str, ...]:
+    path = tuple(str(part) for part in node.get("qualified_name", {}).get("path") or ())
+    return path or tuple(
+        str(node[key]) for key in ("catalog_name", "schema_name", "table_name") if node.get(key)
+    )
