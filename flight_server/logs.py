@@ -9,20 +9,28 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Mapping, MutableMapping
-from typing import Any, TextIO
+from collections.abc import Callable, Mapping, MutableMapping
+from contextvars import ContextVar
+from typing import Any, Protocol, TextIO
 
 import structlog
 from pydantic import SecretStr
 from structlog.typing import Processor
 
 from lakehouse.config import LogSettings
+from lakehouse.telemetry import current
+
+log = structlog.get_logger(__name__)
 
 _SECRET_KEY = re.compile(
     r"(^|[_.-])(authorization|password|passwd|secret|token|credentials?|api_?key)$", re.IGNORECASE
 )
 _REDACTED = "[redacted]"
+_SQL_CHARACTERS = 4000
 _LEADING_KEYS = ("timestamp", "level", "event")
+
+call_fields: ContextVar[Mapping[str, str] | None] = ContextVar("lakehouse_call", default=None)
+"""What every line that is logged within a call says of it; looked at only when a line is written."""
 
 
 def configure_logging(settings: LogSettings, stream: TextIO | None = None) -> None:
@@ -49,6 +57,22 @@ def configure_logging(settings: LogSettings, stream: TextIO | None = None) -> No
     _route_standard_library(out, level, shared, final)
 
 
+def is_logged(level: int) -> bool:
+    """Whether lines of that severity are written, to be asked before a line is put together."""
+    return logging.getLogger().isEnabledFor(level)
+
+
+def add_call(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A structlog processor that adds what is known of the call that a line belongs to."""
+    for key, value in (call_fields.get() or {}).items():
+        event.setdefault(key, value)
+    span = current()
+    if span is not None:
+        event.setdefault("trace_id", span.trace_id)
+        event.setdefault("span_id", span.span_id)
+    return event
+
+
 def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """A structlog processor that hides values whose key or type says that they are secret."""
     for key, value in event.items():
@@ -71,6 +95,7 @@ def _lead_with_event(_logger: Any, _method: str, event: MutableMapping[str, Any]
 def _shared_processors() -> list[Processor]:
     return [
         structlog.processors.add_log_level,
+        add_call,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         redact,
     ]
@@ -99,3 +124,56 @@ def _route_standard_library(out: TextIO, level: int, shared: list[Processor], fi
     root.handlers = [handler]
     root.setLevel(level)
     logging.captureWarnings(True)
+
+
+class TimedStatement(Protocol):
+    """What the log tells of a statement that took long."""
+
+    id: str
+    request_id: str
+    session_id: str
+    principal: str
+    sql: str
+    kind: str
+    code: str
+    queue_s: float
+    run_s: float
+    rows: int
+    bytes: int
+    trace_id: str
+    profile: dict[str, Any] | None
+
+
+class SlowStatementLog:
+    """Logs statements that ran for long, with where the time went.
+
+    Args:
+        seconds: How long is long; 0 logs none.
+        statement_text: Gives a statement's text in the form in which it may be kept.
+    """
+
+    def __init__(self, seconds: float, statement_text: Callable[[str], str] = str) -> None:
+        self._seconds = seconds
+        self._statement_text = statement_text
+
+    def __call__(self, record: TimedStatement) -> None:
+        """A statement has ended."""
+        if not self._seconds or record.run_s < self._seconds:
+            return
+        sql = self._statement_text(record.sql)
+        log.warning(
+            "slow statement",
+            statement=record.id,
+            request_id=record.request_id,
+            session=record.session_id,
+            principal=record.principal,
+            **({"trace_id": record.trace_id} if record.trace_id else {}),
+            kind=record.kind,
+            code=record.code or "OK",
+            run_seconds=round(record.run_s, 3),
+            queue_seconds=round(record.queue_s, 3),
+            rows=record.rows,
+            bytes=record.bytes,
+            sql=sql if len(sql) <= _SQL_CHARACTERS else sql[:_SQL_CHARACTERS] + " …",
+            profile=record.profile,
+        )

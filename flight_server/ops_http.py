@@ -1,4 +1,4 @@
-"""The HTTP port of the operator: /metrics, /livez, /readyz. It only reads, and holds little for a stranger."""
+"""The HTTP port of the operator: /metrics, /livez, /readyz. It only reads and holds little for strangers."""
 
 from __future__ import annotations
 

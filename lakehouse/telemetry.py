@@ -7,8 +7,7 @@ the business of whoever starts the first one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import Protocol, Self
@@ -118,11 +117,6 @@ def current() -> Span | None:
     return _current.get()
 
 
-@contextmanager
-def within(outer: Span | None) -> Iterator[None]:
-    """Make a span the current one without ending it; ``None`` means that nobody traces what follows."""
-    token = _current.set(outer)
-    try:
-        yield
-    finally:
-        _current.reset(token)
+def make_current(outer: Span) -> None:
+    """Make a span the current one for as long as this context lasts."""
+    _current.set(outer)

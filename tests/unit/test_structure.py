@@ -65,7 +65,7 @@ def test_test_files_have_names_of_their_own() -> None:
     ("library", "where"),
     [
         ("pyarrow.flight", r"flight_server/(app|server|errors|middleware/\w+)\.py|clients/.*|benchmarks/.*"),
-        ("grpc", r"benchmarks/.*"),
+        ("grpc", r"flight_server/health\.py|benchmarks/.*"),
         ("google.protobuf", r"flight_server/protocol/.*"),
         ("duckdb", r"lakehouse/engine/.*|benchmarks/.*"),
         ("sqlglot", r"lakehouse/(engine/.*|access/restriction\.py)"),

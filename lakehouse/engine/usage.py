@@ -1,0 +1,65 @@
+"""What the SQL engine uses at the moment, and whether it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from lakehouse.engine.engine import Engine
+
+_UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+
+
+@dataclass(frozen=True, slots=True)
+class EngineUsage:
+    """Memory and spill of the engine, in bytes; ``memory`` by DuckDB's own lower-case names of its parts."""
+
+    memory: dict[str, int]
+    memory_limit: int
+    spilled: int
+
+
+def check(engine: Engine) -> None:
+    """Let the engine compute something.
+
+    Raises:
+        LakehouseError: It cannot.
+    """
+    with _cursor(engine) as cursor:
+        cursor.execute("SELECT 1").fetchall()
+
+
+def usage(engine: Engine) -> EngineUsage:
+    """What the engine uses now.
+
+    Raises:
+        LakehouseError: It does not answer.
+    """
+    with _cursor(engine) as cursor:
+        rows = cursor.execute(
+            "SELECT lower(tag), memory_usage_bytes, temporary_storage_bytes FROM duckdb_memory()"
+        ).fetchall()
+        (limit,) = cursor.execute("SELECT current_setting('memory_limit')").fetchall()[0]
+    memory = {str(tag): int(used) for tag, used, _ in rows}
+    return EngineUsage(memory, _bytes(limit), sum(int(spilled) for _, _, spilled in rows))
+
+
+@contextmanager
+def _cursor(engine: Engine) -> Iterator[duckdb.DuckDBPyConnection]:
+    with engine.errors():
+        cursor = engine.database.private_cursor()
+        try:
+            yield cursor
+        finally:
+            cursor.close()
+
+
+def _bytes(amount: str) -> int:
+    """DuckDB tells sizes as text only: ``3.2 GiB``."""
+    number, _, unit = amount.partition(" ")
+    return int(float(number) * _UNITS.get(unit, 1))
