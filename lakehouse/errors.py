@@ -286,3 +286,10 @@ class AccessPolicyError(LakehouseError):
 
     code = "ACCESS_POLICY"
     kind = ErrorKind.PERMISSION
+
+
+class ApiKeyNotFound(LakehouseError):
+    """No API key of that id."""
+
+    code = "API_KEY_NOT_FOUND"
+    kind = ErrorKind.NOT_FOUND

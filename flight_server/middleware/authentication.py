@@ -27,8 +27,8 @@ class AuthenticationMiddleware(flight.ServerMiddleware):
     Attributes:
         token: Names the session that the caller presented: that of the bearer token, else the cookie of an
             open session of the same principal; empty where there is neither. Ask for ``principal`` first.
-        offered: A fresh cookie offered to a caller that presented no session, or empty. It stands for no
-            session until the server says so, and never for a principal.
+        offered: A fresh cookie for a caller that presented no session, or empty. It stands for no session
+            until the server says so, and never for a principal.
     """
 
     def __init__(
@@ -42,8 +42,9 @@ class AuthenticationMiddleware(flight.ServerMiddleware):
         self._login = ""
         self._cookie = cookie
         self.token = "" if caller is None else self._session_of(caller)
-        # The answer's headers leave before the caller is known; a cookie sent in may still turn out valid.
-        self.offered = "" if self.token or (cookie and caller is None) else secrets.token_hex(16)
+        self.offered = "" if self.token else secrets.token_hex(16)
+        # The answer's headers leave before the caller is known; the cookie that it sent may be a good one.
+        self._answers_cookie = not self.token and not (cookie and caller is None)
 
     def _session_of(self, caller: Caller) -> str:
         if caller.session:
@@ -56,11 +57,19 @@ class AuthenticationMiddleware(flight.ServerMiddleware):
         Raises:
             Unauthenticated: The credentials are missing or not right, or there were too many attempts.
         """
-        if self._caller is None:
-            certificate = context.peer_identity().decode("utf-8", "replace")
-            self._caller = self._authenticator.authenticate(self._header, context.peer(), certificate)
-            self.token = self._session_of(self._caller)
-        return self._caller.principal
+        if self._caller is not None:
+            return self._caller.principal
+        return self.identify(context.peer(), context.peer_identity().decode("utf-8", "replace"))
+
+    def identify(self, peer: str = "", certificate: str = "") -> Principal:
+        """Who is calling, from this address and with this certificate as far as they are known.
+
+        Raises:
+            Unauthenticated: The credentials are missing or not right, or there were too many attempts.
+        """
+        caller = self._caller = self._authenticator.authenticate(self._header, peer, certificate)
+        self.token = self._session_of(caller)
+        return caller.principal
 
     def log_in(self) -> None:
         """Check the credentials of a handshake, which reaches no handler.
@@ -69,14 +78,12 @@ class AuthenticationMiddleware(flight.ServerMiddleware):
             Unauthenticated: They are missing or not right, or there were too many attempts.
         """
         self._login = self._authenticator.log_in(self._header)
-        if self._login:
-            self.offered = ""
 
     def sending_headers(self) -> dict[str, str]:
         """The token of a login, else the cookie offered."""
         if self._login:
             return {"authorization": f"Bearer {self._login}"}
-        if self.offered:
+        if self._answers_cookie:
             return {"set-cookie": f"{COOKIE}={self.offered}; Path=/; HttpOnly"}
         return {}
 
@@ -109,9 +116,14 @@ class AuthenticationMiddlewareFactory(flight.ServerMiddlewareFactory):
         caller = self._authenticator.recall(header)
         cookie = "" if caller is not None and caller.session else _cookie(headers)
         middleware = AuthenticationMiddleware(self._authenticator, self._known, header, caller, cookie)
-        if info.method == flight.FlightMethod.HANDSHAKE and not self._authenticator.accepts_certificates:
-            with wire_errors("handshake"):
-                middleware.log_in()
+        if not self._authenticator.accepts_certificates:
+            if info.method == flight.FlightMethod.HANDSHAKE:
+                with wire_errors("handshake"):
+                    middleware.log_in()
+            elif info.method == flight.FlightMethod.GET_SCHEMA:
+                # Its handler could say so only with the wrong status.
+                with wire_errors("middleware"):
+                    middleware.identify()
         return middleware
 
 

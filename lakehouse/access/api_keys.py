@@ -23,7 +23,7 @@ from lakehouse.access.principal import Principal
 from lakehouse.access.session_tokens import digest
 from lakehouse.clock import Clock
 from lakehouse.config.access import PrincipalName
-from lakehouse.errors import InvalidRequest, ObjectAlreadyExists, ObjectNotFound, StorageError
+from lakehouse.errors import ApiKeyNotFound, InvalidRequest, ObjectAlreadyExists, ObjectNotFound, StorageError
 from lakehouse.storage import Bucket
 
 log = structlog.get_logger(__name__)
@@ -150,12 +150,12 @@ class ApiKeys:
         """End a key; gives whether it was not revoked already.
 
         Raises:
-            ObjectNotFound: There is no key of that id.
+            ApiKeyNotFound: There is no key of that id.
         """
         if re.fullmatch(r"[0-9a-f]{16}", key_id) is None or not self._bucket.exists(
             f"{_PREFIX}/{key_id}.key.json"
         ):
-            raise ObjectNotFound(f"there is no API key with the id {key_id[:40]!r}")
+            raise ApiKeyNotFound(f"there is no API key with the id {key_id[:40]!r}")
         revocation = _Revocation(revoked_at=self._clock.now(), revoked_by=revoked_by)
         try:
             self._bucket.put_new(f"{_PREFIX}/{key_id}.revoked.json", revocation.model_dump_json().encode())
