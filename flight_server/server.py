@@ -16,7 +16,7 @@ from flight_server.context import CallContext, CallLimits
 from flight_server.dispatch import DataStream, Dispatcher, FlightPlan, Upload
 from flight_server.errors import wire_errors
 from flight_server.handlers import flights
-from flight_server.middleware.session import SessionMiddleware, SessionMiddlewareFactory
+from flight_server.middleware.authentication import AuthenticationMiddleware, AuthenticationMiddlewareFactory
 from flight_server.protocol.codec import PROTOCOL_ACTIONS, decode_action, decode_command
 from lakehouse.engine.session import Session
 from lakehouse.errors import InvalidRequest, NotSupported, ShuttingDown, UnknownAction
@@ -67,17 +67,6 @@ def _rpc(method: F) -> F:
     return wrapper  # type: ignore[return-value]
 
 
-class _NoHandshake(flight.ServerAuthHandler):
-    """Lets clients that insist on a handshake through; who they are is told by the headers."""
-
-    def authenticate(self, outgoing: Any, incoming: Any) -> None:
-        """Accept."""
-
-    def is_valid(self, token: bytes) -> bytes:
-        """Accept."""
-        return b""
-
-
 class LakehouseFlightServer(flight.FlightServerBase):
     """One Flight endpoint over one lakehouse.
 
@@ -98,9 +87,8 @@ class LakehouseFlightServer(flight.FlightServerBase):
         self._draining = threading.Event()
         timeout = lakehouse.settings.limits.statement_timeout_seconds
         self._limits = CallLimits(statement_timeout_s=timeout or None)
-        anonymous = lakehouse.anonymous
-        sessions = SessionMiddlewareFactory(lambda token: lakehouse.sessions.known(anonymous, token))
-        super().__init__(location, auth_handler=_NoHandshake(), middleware={"session": sessions})
+        callers = AuthenticationMiddlewareFactory(lakehouse.authenticator, lakehouse.sessions.known)
+        super().__init__(location, callers.auth_handler(), middleware={"authentication": callers})
 
     def drain(self) -> None:
         """Take no new work from now on."""
@@ -207,12 +195,12 @@ class LakehouseFlightServer(flight.FlightServerBase):
         )
 
     def _session(self, context: flight.ServerCallContext) -> Session:
-        middleware: SessionMiddleware = context.get_middleware("session")
-        sessions, principal = self._lakehouse.sessions, self._lakehouse.anonymous
-        if middleware.presented:
-            return sessions.get(middleware.presented, principal)
+        caller: AuthenticationMiddleware = context.get_middleware("authentication")
+        sessions, principal = self._lakehouse.sessions, caller.principal(context)
+        if caller.token:
+            return sessions.get(caller.token, principal)
         session = sessions.get("peer:" + context.peer(), principal)
-        sessions.alias(middleware.offered, session)
+        sessions.alias(caller.offered, session)
         return session
 
 

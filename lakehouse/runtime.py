@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lakehouse.access.authenticator import Authenticator
 from lakehouse.access.policy import AccessPolicy
 from lakehouse.access.principal import ANONYMOUS, Principal
 from lakehouse.catalog import Catalog, open_catalog
@@ -11,6 +12,7 @@ from lakehouse.clock import Clock, SystemClock
 from lakehouse.config import Settings
 from lakehouse.engine.engine import Engine
 from lakehouse.engine.session import SessionRegistry
+from lakehouse.storage import open_local_bucket
 
 
 class Lakehouse:
@@ -33,6 +35,9 @@ class Lakehouse:
         readable = [Path(bucket.path).absolute() for bucket in settings.buckets]
         self.policy = AccessPolicy(settings)
         self.anonymous = Principal(ANONYMOUS, frozenset({settings.auth.anonymous_role}))
+        where = settings.buckets[0]
+        self.bucket = open_local_bucket(where.name, where.path)
+        self.authenticator = Authenticator(settings, self.bucket, self.clock)
         self.engine = Engine(settings, self.catalog, self.policy, readable, self.clock)
         self.engine.add_system_tables(())
         session = settings.session
