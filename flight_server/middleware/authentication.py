@@ -111,19 +111,25 @@ class AuthenticationMiddlewareFactory(flight.ServerMiddlewareFactory):
 
     def start_call(self, info: flight.CallInfo, headers: dict[str, list[str]]) -> AuthenticationMiddleware:
         """Note what the call presents; a handshake is decided here."""
+        try:
+            return self._start(info.method, headers)
+        except Exception:
+            # Whatever is not a wire error would reach the client with a traceback.
+            with wire_errors("middleware"):
+                raise
+            raise
+
+    def _start(self, method: flight.FlightMethod, headers: dict[str, list[str]]) -> AuthenticationMiddleware:
         found = headers.get("authorization")
         header = found[0] if found else ""
         caller = self._authenticator.recall(header)
         cookie = "" if caller is not None and caller.session else _cookie(headers)
         middleware = AuthenticationMiddleware(self._authenticator, self._known, header, caller, cookie)
         if not self._authenticator.accepts_certificates:
-            if info.method == flight.FlightMethod.HANDSHAKE:
-                with wire_errors("handshake"):
-                    middleware.log_in()
-            elif info.method == flight.FlightMethod.GET_SCHEMA:
-                # Its handler could say so only with the wrong status.
-                with wire_errors("middleware"):
-                    middleware.identify()
+            if method == flight.FlightMethod.HANDSHAKE:
+                middleware.log_in()
+            elif method == flight.FlightMethod.GET_SCHEMA and caller is None:
+                middleware.identify()  # the handler could refuse only with the wrong status
         return middleware
 
 
