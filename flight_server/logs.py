@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
 from contextvars import ContextVar
-from typing import Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import structlog
 from pydantic import SecretStr
@@ -19,6 +19,9 @@ from structlog.typing import Processor
 
 from lakehouse.config import LogSettings
 from lakehouse.telemetry import current
+
+if TYPE_CHECKING:
+    from lakehouse.engine.running import StatementRecord
 
 log = structlog.get_logger(__name__)
 
@@ -126,24 +129,6 @@ def _route_standard_library(out: TextIO, level: int, shared: list[Processor], fi
     logging.captureWarnings(True)
 
 
-class TimedStatement(Protocol):
-    """What the log tells of a statement that took long."""
-
-    id: str
-    request_id: str
-    session_id: str
-    principal: str
-    sql: str
-    kind: str
-    code: str
-    queue_s: float
-    run_s: float
-    rows: int
-    bytes: int
-    trace_id: str
-    profile: dict[str, Any] | None
-
-
 class SlowStatementLog:
     """Logs statements that ran for long, with where the time went.
 
@@ -156,7 +141,7 @@ class SlowStatementLog:
         self._seconds = seconds
         self._statement_text = statement_text
 
-    def __call__(self, record: TimedStatement) -> None:
+    def __call__(self, record: StatementRecord) -> None:
         """A statement has ended."""
         if not self._seconds or record.run_s < self._seconds:
             return

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import platform
 import re
+from collections import Counter as Counts
 from collections.abc import Iterator
-from enum import Enum
 from importlib.metadata import version
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 from prometheus_client import CollectorRegistry, Counter, GCCollector, Histogram, Metric, ProcessCollector
@@ -22,6 +22,7 @@ from prometheus_client.registry import Collector
 from flight_server import __version__
 from flight_server.readiness import Readiness
 from lakehouse.config import Settings
+from lakehouse.engine.running import ABANDONED, StatementRecord, StatementState
 from lakehouse.engine.usage import usage
 from lakehouse.errors import LakehouseError
 from lakehouse.runtime import Lakehouse
@@ -31,18 +32,6 @@ OTHER = "other"
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _LIMIT_SECTIONS = ("limits", "session", "engine", "auth", "server")
 _SETTING = re.compile(rf"\b({'|'.join(_LIMIT_SECTIONS)})\.(\w+)")
-
-
-class EndedStatement(Protocol):
-    """What is told of a statement that has ended."""
-
-    kind: str
-    state: Enum
-    code: str
-    run_s: float
-    queue_s: float
-    rows: int
-    bytes: int
 
 
 class Metrics:
@@ -55,7 +44,7 @@ class Metrics:
 
     def __init__(self, lakehouse: Lakehouse, readiness: Readiness) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
-        self._codes = frozenset({OK, *_codes(LakehouseError)})
+        self._codes = frozenset({OK, ABANDONED, *_codes(LakehouseError)})
         self._limits = frozenset(_limit_names())
         self._statements = self._counter(
             "statements", "Statements that ended, whichever way.", "kind", "state", "code"
@@ -98,10 +87,10 @@ class Metrics:
 
     # -- what happens -------------------------------------------------------------------------------
 
-    def statement(self, record: EndedStatement) -> None:
+    def statement(self, record: StatementRecord) -> None:
         """A statement has ended."""
-        kind = record.kind
-        self._statements[kind, record.state.name.lower(), self._known_code(record.code)].inc()
+        kind = record.kind or OTHER
+        self._statements[kind, record.state.value, self._known_code(record.code)].inc()
         self._statement_seconds[kind,].observe(record.run_s)
         self._queue_seconds[()].observe(record.queue_s)
         if record.rows:
@@ -181,10 +170,16 @@ class _State(Collector):
         lakehouse = self._lakehouse
         yield _gauge("build_info", "Versions of the server and its parts; always 1.", 1, self._build)
         yield _gauge("uptime_seconds", "Time since the server was started.", lakehouse.uptime_seconds())
-        records = lakehouse.engine.running.records()
-        queued = sum(1 for record in records if record.state.name == "QUEUED")
-        yield _gauge("statements_running", "Statements at work.", len(records) - queued)
-        yield _gauge("statements_queued", "Statements that wait for their turn.", queued)
+        states = Counts(record.state for record in lakehouse.engine.running.records())
+        yield _gauge("statements_running", "Statements at work.", states[StatementState.RUNNING])
+        yield _gauge(
+            "statements_queued", "Statements that wait for their turn.", states[StatementState.QUEUED]
+        )
+        yield _gauge(
+            "statements_planned",
+            "Statements that are being planned or wait to be fetched.",
+            states[StatementState.PLANNED],
+        )
         sessions = lakehouse.sessions.sessions()
         yield _gauge("sessions", "Open sessions.", len(sessions))
         open_transactions = sum(len(session.transactions) for session in sessions)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from lakehouse.catalog import IcebergCatalog
+from lakehouse.engine.usage import check_engine
 from lakehouse.errors import LakehouseError, SchemaNotFound
 from lakehouse.runtime import Lakehouse
 
@@ -59,7 +59,7 @@ class Probe:
         self._time_limit_s = time_limit_s
         self._kept_s = kept_s
         self._lock = threading.Lock()
-        self._last = Finding(name, "not looked at yet", 0.0)
+        self._last = Finding(name, "", 0.0)
         self._last_s = -float("inf")
         self._answer: queue.SimpleQueue[Finding] | None = None
 
@@ -70,7 +70,8 @@ class Probe:
                 return self._last
             found = self._look()
             if found.ok != self._last.ok:
-                log.info("health changed", check=self.name, healthy=found.ok, reason=found.reason)
+                level = log.info if found.ok else log.warning
+                level("health changed", check=self.name, healthy=found.ok, reason=found.reason)
             self._last, self._last_s = found, time.monotonic()
             return found
 
@@ -120,11 +121,10 @@ class Readiness:
     def of(cls, lakehouse: Lakehouse) -> Readiness:
         """The probes of a lakehouse: the engine answers, storage can be reached, the catalog can be read."""
         checks: dict[str, Callable[[], object]] = {
-            "engine": lambda: _check_engine(lakehouse),
+            "engine": lambda: check_engine(lakehouse.engine),
+            "storage": lakehouse.bucket.check,
             "catalog": lambda: _check_catalog(lakehouse),
         }
-        if isinstance(lakehouse.catalog, IcebergCatalog):
-            checks["storage"] = lakehouse.catalog.bucket.check
         return cls({name: Probe(name, check) for name, check in checks.items()}, ("engine",))
 
     @property
@@ -151,15 +151,6 @@ class Readiness:
         if self.draining:
             found.append(Finding("draining", "the server is shutting down", 0.0))
         return found
-
-
-def _check_engine(lakehouse: Lakehouse) -> None:
-    with lakehouse.engine.errors():
-        cursor = lakehouse.engine.database.private_cursor()
-        try:
-            cursor.execute("SELECT 1").fetchall()
-        finally:
-            cursor.close()
 
 
 def _check_catalog(lakehouse: Lakehouse) -> None:

@@ -24,7 +24,7 @@ class EngineUsage:
     spilled: int
 
 
-def check(engine: Engine) -> None:
+def check_engine(engine: Engine) -> None:
     """Let the engine compute something.
 
     Raises:
