@@ -217,10 +217,9 @@ class Changes:
         self._begin(scope)
         with self._engine.cursor(session.state(), transaction) as cursor:
             connection = cursor.connection
-            statement = self._engine.running.start(
-                session.id, sql, connection, scope.watch.cancelled, scope.watch.timeout_s
-            )
+            statement = self._engine.running.start(scope.watch, session.id)
             try:
+                statement.attach(connection.interrupt)
                 with self._engine.errors(), cursor.supplied(inputs):
                     cursor.bind(bindings, self._database.empty_file)
                     return _execute_all(connection, sql, rows, returning, own=transaction is None)

@@ -27,7 +27,14 @@ from lakehouse.engine.database import Binding, CursorState, DuckDatabase, Input,
 from lakehouse.engine.errors import duckdb_errors
 from lakehouse.engine.gate import Analysis, StatementGate, StatementKind
 from lakehouse.engine.parameters import infer_parameters
-from lakehouse.engine.result import ResultStream, relation_schema, rows_per_batch, split
+from lakehouse.engine.result import (
+    ResultLimits,
+    ResultStream,
+    SpooledResult,
+    relation_schema,
+    rows_per_batch,
+    split,
+)
 from lakehouse.engine.running import CallWatch, RunningStatement, RunningStatements
 from lakehouse.engine.session import Session
 from lakehouse.engine.system_tables import SystemTable, SystemTables
@@ -43,6 +50,7 @@ from lakehouse.errors import (
     SqlExecutionError,
     StatementCancelled,
     TableNotFound,
+    TransactionStateError,
 )
 from lakehouse.types import TableName
 
@@ -95,7 +103,7 @@ class Engine:
         self.gate = StatementGate(self.database.private_cursor())
         self.policy = policy
         self._check_policy()
-        self.running = RunningStatements(clock)
+        self.running = RunningStatements(clock, settings.limits, settings.session.idle_seconds)
         self.system = SystemTables(catalog.name)
         self.binder = Binder(catalog, self.database, self.system, self._evaluate)
         self.changes = Changes(self)
@@ -264,7 +272,7 @@ class Engine:
         except (SqlExecutionError, SqlBindError):
             return self.plan(analysis, session, transaction, [None] * len(specimens)).schema
 
-    def open(self, plan: Plan, session: Session, watch: CallWatch) -> ResultStream:
+    def open(self, plan: Plan, session: Session, watch: CallWatch) -> ResultStream | SpooledResult:
         """Run a plan; its first batch has been computed when this returns.
 
         Raises:
@@ -272,10 +280,12 @@ class Engine:
         """
         if plan.transaction is not None and plan.transaction.cursor is not None:
             return self._open_spooled(plan, session, watch)
-        cursor = self.database.acquire(plan.state)
-        statement = self.running.start(
-            session.id, plan.sql, cursor.connection, watch.cancelled, watch.timeout_s
-        )
+        statement = self.running.start(watch, session.id)
+        try:
+            cursor = self.database.acquire(plan.state)
+        except BaseException:
+            self.running.finish(statement)
+            raise
 
         def finish() -> None:
             self.running.finish(statement)
@@ -288,7 +298,9 @@ class Engine:
         self, plan: Plan, cursor: PooledCursor, statement: RunningStatement, finish: Callable[[], None]
     ) -> ResultStream:
         settings = self.settings.engine
+        limits = ResultLimits(settings.max_message_bytes, self.settings.limits.result_bytes)
         try:
+            statement.attach(cursor.connection.interrupt)
             with self.errors():
                 cursor.bind(plan.bindings, self.database.empty_file)
                 cursor.supply(plan.inputs)
@@ -302,29 +314,29 @@ class Engine:
             if isinstance(error, StatementCancelled) and statement.reason is not None:
                 raise statement.reason from None
             raise
-        stream = ResultStream(statement, reader, plan.schema, settings.max_message_bytes, finish)
+        stream = ResultStream(self.running, statement, reader, plan.schema, limits, finish)
         stream.prefetch()
         return stream
 
-    def _open_spooled(self, plan: Plan, session: Session, watch: CallWatch) -> ResultStream:
-        """Run on the transaction's own cursor, which must be free again before the next statement."""
+    def _open_spooled(self, plan: Plan, session: Session, watch: CallWatch) -> SpooledResult:
+        """Run on the transaction's own cursor, which must be free again before the next statement.
+
+        The lock comes before the place: whoever has a place waits for nothing else.
+        """
         transaction = plan.transaction
         assert transaction is not None
-        assert transaction.cursor is not None
-        cursor = transaction.cursor
         with transaction.lock:
-            statement = self.running.start(
-                session.id, plan.sql, cursor.connection, watch.cancelled, watch.timeout_s
-            )
+            cursor = transaction.cursor
+            if cursor is None:
+                raise TransactionStateError("the transaction has ended")
+            statement = self.running.start(watch, session.id)
 
             def finish() -> None:
                 self.running.finish(statement)
                 cursor.withdraw(plan.inputs)
 
-            stream = self._start(plan, cursor, statement, finish)
-            batches = list(stream)
-        reader = pa.RecordBatchReader.from_batches(plan.schema, batches)
-        return ResultStream(statement, reader, plan.schema, self.settings.engine.max_message_bytes, _nothing)
+            batches = list(self._start(plan, cursor, statement, finish))
+        return SpooledResult(statement.record, batches)
 
     def batches_of(self, table: pa.Table) -> Iterator[pa.RecordBatch]:
         """A finished result in messages of bounded size."""
@@ -422,10 +434,6 @@ def _specimen(kind: pa.DataType) -> Any:
     """Some value of an Arrow type, to find a result's type with; ``None`` where there is no simple one."""
     value = next((value for test, value in _SPECIMENS if test(kind)), None)
     return value.replace(tzinfo=None) if isinstance(value, datetime) and not kind.tz else value
-
-
-def _nothing() -> None:
-    return None
 
 
 def _parameters(analysis: Analysis, values: Sequence[Any] | None) -> tuple[Any, ...] | dict[str, Any] | None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
 from lakehouse.engine.errors import duckdb_errors, translate
-from lakehouse.engine.running import RunningStatement
-from lakehouse.errors import StatementCancelled
+from lakehouse.engine.running import RunningStatement, RunningStatements, StatementRecord
+from lakehouse.errors import LimitExceeded, StatementCancelled
 
 _VECTOR_ROWS = 2048
 _VARIABLE_WIDTH_BYTES = 32
@@ -96,50 +98,81 @@ def _width(kind: pa.DataType) -> float:
         return _VARIABLE_WIDTH_BYTES
 
 
-def split(batch: pa.RecordBatch, max_bytes: int) -> Iterator[pa.RecordBatch]:
-    """The batch in pieces of at most ``max_bytes``; a single row larger than that goes alone."""
-    if batch.num_rows <= 1 or batch.nbytes <= max_bytes:
+def split(batch: pa.RecordBatch, max_bytes: int, size: int | None = None) -> Iterator[pa.RecordBatch]:
+    """The batch in pieces of at most ``max_bytes``; a single row larger than that goes alone.
+
+    Args:
+        batch: The batch.
+        max_bytes: The largest piece.
+        size: Bytes of the batch, where they are known already.
+    """
+    size = batch.nbytes if size is None else size
+    if batch.num_rows <= 1 or size <= max_bytes:
         yield batch
         return
-    rows = max(1, min(batch.num_rows - 1, batch.num_rows * max_bytes // batch.nbytes))
+    rows = max(1, min(batch.num_rows - 1, batch.num_rows * max_bytes // size))
     for start in range(0, batch.num_rows, rows):
         yield from split(batch.slice(start, rows), max_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class ResultLimits:
+    """Bounds of a result: bytes of one message, and of all of it (0 = any)."""
+
+    message_bytes: int
+    result_bytes: int = 0
+
+    def check(self, sent_bytes: int) -> None:
+        """Refuse a result that has grown too large.
+
+        Raises:
+            LimitExceeded: It has.
+        """
+        if self.result_bytes and sent_bytes > self.result_bytes:
+            raise LimitExceeded(
+                f"the result is larger than {self.result_bytes} bytes (limits.result_bytes)",
+                "ask for fewer rows or columns",
+            )
 
 
 class ResultStream:
     """Iterates over the batches of a running statement; closing it stops the statement and frees its cursor.
 
     It is a class rather than a generator because a generator that was never started runs no ``finally``.
+    Between two batches it may be closed from any thread.
 
     Args:
+        running: The registry of statements.
         statement: The registered statement.
         reader: DuckDB's stream.
         schema: The schema every batch must have.
-        max_bytes: The largest batch that may be sent.
+        limits: How large it may get.
         on_close: Called once when the stream ends, whichever way.
     """
 
     def __init__(
         self,
+        running: RunningStatements,
         statement: RunningStatement,
         reader: pa.RecordBatchReader,
         schema: pa.Schema,
-        max_bytes: int,
+        limits: ResultLimits,
         on_close: Callable[[], Any],
     ) -> None:
         self.schema = schema
+        self._running = running
         self._statement = statement
         self._reader: pa.RecordBatchReader | None = reader
-        self._max_bytes = max_bytes
+        self._limits = limits
+        self._closing = threading.Lock()
         self._on_close: Callable[[], Any] | None = on_close
         self._plain = reader.schema.equals(schema)
         self._pieces: Iterator[pa.RecordBatch] = iter(())
+        statement.stream = self
 
     def prefetch(self) -> None:
         """Pull the first batch now, so that an error arrives before the stream has begun."""
-        batch = self._pull()
-        self._pieces = split(batch, self._max_bytes) if batch is not None else iter(())
-        if batch is None:
+        if not self._advance():
             self.close()
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
@@ -148,31 +181,42 @@ class ResultStream:
     def __next__(self) -> pa.RecordBatch:
         for piece in self._pieces:
             return piece
-        batch = self._pull()
-        if batch is None:
+        if not self._advance():
             self.close()
             raise StopIteration
-        self._pieces = split(batch, self._max_bytes)
         return next(self._pieces)
 
-    def _pull(self) -> pa.RecordBatch | None:
-        if self._reader is None:
-            return None
+    def _advance(self) -> bool:
+        """Take the next batch from DuckDB; gives whether there was one."""
         try:
+            self._running.resume(self._statement)
+            reader = self._reader
+            if reader is None:
+                return False
             with duckdb_errors():
-                batch = self._reader.read_next_batch()
-                return batch if self._plain else batch.cast(self.schema)
+                batch = reader.read_next_batch()
+                if not self._plain:
+                    batch = batch.cast(self.schema)
+            size = batch.nbytes
+            record = self._statement.record
+            record.rows += batch.num_rows
+            record.bytes += size
+            self._limits.check(record.bytes)
         except StopIteration:
-            return None
+            return False
         except BaseException as error:  # noqa: BLE001 - whatever ends the stream frees its cursor
             self.close()
             if isinstance(error, StatementCancelled) and self._statement.reason is not None:
                 raise self._statement.reason from None
             raise translate(error) if isinstance(error, Exception) else error from None
+        self._pieces = split(batch, self._limits.message_bytes, size)
+        self._running.pause(self._statement)
+        return True
 
     def close(self) -> None:
         """Stop the statement if it still runs, and give its cursor back. Harmless when repeated."""
-        on_close, self._on_close = self._on_close, None
+        with self._closing:
+            on_close, self._on_close = self._on_close, None
         if on_close is None:
             return
         reader, self._reader = self._reader, None
@@ -185,3 +229,27 @@ class ResultStream:
 
     def __del__(self) -> None:
         self.close()
+
+
+class SpooledResult:
+    """A result that has been computed in full; it holds nothing but its batches.
+
+    Args:
+        record: The record of its statement, which may be stopped while the batches are on their way.
+        batches: The batches.
+    """
+
+    def __init__(self, record: StatementRecord, batches: list[pa.RecordBatch]) -> None:
+        self._record = record
+        self._batches = iter(batches)
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        return self
+
+    def __next__(self) -> pa.RecordBatch:
+        self._record.check_stop()
+        return next(self._batches)
+
+    def close(self) -> None:
+        """Let go of the batches."""
+        self._batches = iter(())
