@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import NoReturn
 
 import pyarrow.flight as flight
@@ -16,6 +17,7 @@ import structlog
 
 from flight_server.actions.all import all_actions
 from flight_server.dispatch import Dispatcher
+from flight_server.exposure import check_exposure
 from flight_server.handlers import (
     cancel,
     ingest,
@@ -29,6 +31,7 @@ from flight_server.handlers import (
     xdbc,
 )
 from flight_server.server import LakehouseFlightServer
+from flight_server.tls import load_tls
 from lakehouse.config import Settings
 from lakehouse.errors import ConfigError
 from lakehouse.runtime import Lakehouse
@@ -57,11 +60,11 @@ class RunningServer:
         uri: Where it listens, as clients write it.
     """
 
-    def __init__(self, lakehouse: Lakehouse, server: LakehouseFlightServer, host: str) -> None:
+    def __init__(self, lakehouse: Lakehouse, server: LakehouseFlightServer) -> None:
         self._lakehouse = lakehouse
         self._server = server
         self.port: int = server.port
-        self.uri = f"grpc://{'[' + host + ']' if ':' in host else host}:{server.port}"
+        self.uri = _location(lakehouse.settings, server.port)
         self._stopped = threading.Event()
         self._sweeper = threading.Thread(target=self._sweep, name="session-sweep", daemon=True)
         self._sweeper.start()
@@ -97,19 +100,28 @@ def start(settings: Settings) -> RunningServer:
     """Start a server and return once it answers.
 
     Raises:
-        ConfigError: The port is taken, or the host cannot be listened on.
+        ConfigError: The port is taken, the host cannot be listened on, the certificates will not do, or other
+            machines could come in unprotected.
     """
+    check_exposure(settings)
+    tls = load_tls(settings, datetime.now(UTC))
     host, port = settings.server.host, settings.server.port
     if port:
         _check_free(host, port)
     lakehouse = Lakehouse(settings)
-    location = f"grpc://{'[' + host + ']' if ':' in host else host}:{port}"
+    location = _location(settings, port)
     try:
-        server = LakehouseFlightServer(location, lakehouse, build_dispatcher(), all_actions())
+        server = LakehouseFlightServer(location, lakehouse, build_dispatcher(), all_actions(), tls)
     except (OSError, flight.FlightError) as error:
         lakehouse.close()
         raise ConfigError(f"cannot listen on {host}:{port}", "choose another with --port") from error
-    return RunningServer(lakehouse, server, host)
+    return RunningServer(lakehouse, server)
+
+
+def _location(settings: Settings, port: int) -> str:
+    host = settings.server.host
+    scheme = "grpc+tls" if settings.server.tls.is_enabled else "grpc"
+    return f"{scheme}://{'[' + host + ']' if ':' in host else host}:{port}"
 
 
 def _check_free(host: str, port: int) -> None:

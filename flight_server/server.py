@@ -18,6 +18,7 @@ from flight_server.errors import wire_errors
 from flight_server.handlers import flights
 from flight_server.middleware.authentication import AuthenticationMiddleware, AuthenticationMiddlewareFactory
 from flight_server.protocol.codec import PROTOCOL_ACTIONS, decode_action, decode_command
+from flight_server.tls import TlsIdentity
 from lakehouse.engine.session import Session
 from lakehouse.errors import InvalidRequest, NotSupported, ShuttingDown, UnknownAction
 from lakehouse.runtime import Lakehouse
@@ -75,10 +76,16 @@ class LakehouseFlightServer(flight.FlightServerBase):
         lakehouse: The domain.
         dispatcher: Typed command → handler.
         actions: The custom actions.
+        tls: What encryption needs; None where connections are not encrypted.
     """
 
     def __init__(
-        self, location: str, lakehouse: Lakehouse, dispatcher: Dispatcher, actions: ActionRegistry
+        self,
+        location: str,
+        lakehouse: Lakehouse,
+        dispatcher: Dispatcher,
+        actions: ActionRegistry,
+        tls: TlsIdentity | None = None,
     ) -> None:
         # The server answers during super().__init__(), so everything must be in place before it.
         self._lakehouse = lakehouse
@@ -88,7 +95,10 @@ class LakehouseFlightServer(flight.FlightServerBase):
         timeout = lakehouse.settings.limits.statement_timeout_seconds
         self._limits = CallLimits(statement_timeout_s=timeout or None)
         callers = AuthenticationMiddlewareFactory(lakehouse.authenticator, lakehouse.sessions.known)
-        super().__init__(location, callers.auth_handler(), middleware={"authentication": callers})
+        encryption = tls.arguments() if tls is not None else {}
+        super().__init__(
+            location, callers.auth_handler(), middleware={"authentication": callers}, **encryption
+        )
 
     def drain(self) -> None:
         """Take no new work from now on."""

@@ -36,6 +36,12 @@ def check_host(host: str, allow_ip_literals: bool) -> None:
     )
 
 
+def is_loopback(address: str) -> bool:
+    """Whether an IPv4 or IPv6 address is this machine's own; names and whatever else are not."""
+    found = _address(address)
+    return found is not None and _is_loopback(found)
+
+
 def _address(text: str) -> IPv4Address | IPv6Address | None:
     try:
         return ip_address(text)
