@@ -108,22 +108,8 @@ def _create(ctx: CallContext, request: CreateKeyRequest) -> Iterator[Response]:
 
 
 def _list(ctx: CallContext, _: ListKeysRequest) -> Iterator[Response]:
-    yield ListKeysResponse(
-        keys=[
-            KeyState(
-                id=found.key.id,
-                name=found.key.name,
-                principal=found.key.principal,
-                roles=list(found.key.roles),
-                state=found.state,
-                created_at=found.key.created_at,
-                created_by=found.key.created_by,
-                expires_at=found.key.expires_at,
-                last_used_at=found.last_used_at,
-            )
-            for found in ctx.lakehouse.authenticator.api_keys.states()
-        ]
-    )
+    states = ctx.lakehouse.authenticator.api_keys.states()
+    yield ListKeysResponse(keys=[KeyState.model_validate(found.public()) for found in states])
 
 
 def _revoke(ctx: CallContext, request: RevokeKeyRequest) -> Iterator[Response]:

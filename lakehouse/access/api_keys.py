@@ -15,6 +15,7 @@ import threading
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import structlog
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
@@ -72,6 +73,14 @@ class ApiKeyState:
     key: ApiKey
     state: str
     last_used_at: datetime | None = None
+
+    def public(self) -> dict[str, Any]:
+        """What people may see of it."""
+        return {
+            **self.key.model_dump(exclude={"secret_sha256"}),
+            "state": self.state,
+            "last_used_at": self.last_used_at,
+        }
 
 
 class ApiKeys:

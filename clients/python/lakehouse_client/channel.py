@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
+from typing import TypeAlias
 
 import adbc_driver_flightsql.dbapi as adbc
 import pyarrow as pa
@@ -20,29 +22,67 @@ _URI = re.compile(r"grpc(\+tcp|\+tls)?://[^/\s]+:\d+/?|grpc\+unix://.+")
 _MAX_MESSAGE_BYTES = 2_147_483_647
 
 
+Pem: TypeAlias = bytes | str | PathLike[str]
+
+
 @dataclass(frozen=True)
 class Access:
     """Who is calling, whom to trust, and how long one call may take."""
 
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     user: str | None = None
-    password: str | None = None
-    tls_root_certs: bytes | str | PathLike[str] | None = None
+    password: str | None = field(default=None, repr=False)
+    tls_root_certs: Pem | None = None
+    tls_client_cert: Pem | None = None
+    tls_client_key: Pem | None = field(default=None, repr=False)
     timeout_s: float | None = None
 
-    def certificates(self) -> bytes | None:
-        """The certificates to trust, read from their file where one is named.
+    def transport(self) -> Transport:
+        """The certificates to trust and to show, read from their files where those are named.
 
         Raises:
-            LakehouseClientError: The file cannot be read.
+            LakehouseClientError: A file cannot be read, or one of certificate and key is missing.
         """
-        if self.tls_root_certs is None or isinstance(self.tls_root_certs, bytes):
-            return self.tls_root_certs
-        try:
-            return Path(self.tls_root_certs).read_bytes()
-        except OSError as error:
-            message = f"cannot read the certificates in {self.tls_root_certs}: {error.strerror}"
-            raise LakehouseClientError("TLS_FAILED", message) from None
+        if (self.tls_client_cert is None) != (self.tls_client_key is None):
+            raise LakehouseClientError("TLS_FAILED", "a client certificate and its key are needed together")
+        return Transport(_pem(self.tls_root_certs), _pem(self.tls_client_cert), _pem(self.tls_client_key))
+
+
+@dataclass(frozen=True)
+class Transport:
+    """What encrypts a connection: PEM texts, or None."""
+
+    root_certs: bytes | None
+    client_cert: bytes | None
+    client_key: bytes | None = field(repr=False)
+
+    def of_flight(self) -> dict[str, bytes]:
+        """As pyarrow names them."""
+        named = {
+            "tls_root_certs": self.root_certs,
+            "cert_chain": self.client_cert,
+            "private_key": self.client_key,
+        }
+        return {name: text for name, text in named.items() if text is not None}
+
+    def of_adbc(self) -> dict[str, str]:
+        """As ADBC names them."""
+        named = {
+            DatabaseOptions.TLS_ROOT_CERTS: self.root_certs,
+            DatabaseOptions.MTLS_CERT_CHAIN: self.client_cert,
+            DatabaseOptions.MTLS_PRIVATE_KEY: self.client_key,
+        }
+        return {name.value: text.decode() for name, text in named.items() if text is not None}
+
+
+def _pem(source: Pem | None) -> bytes | None:
+    if source is None or isinstance(source, bytes):
+        return source
+    try:
+        return Path(source).read_bytes()
+    except OSError as error:
+        message = f"cannot read {source}: {error.strerror}"
+        raise LakehouseClientError("TLS_FAILED", message) from None
 
 
 @dataclass(frozen=True)
@@ -127,17 +167,16 @@ def open_channel(uri: str, access: Access) -> Channel:
         raise LakehouseClientError(
             "INVALID_URI", f"expected grpc://host:port or grpc+tls://host:port, found '{uri}'"
         )
-    cookies, certificates = _Cookies(), access.certificates()
-    trust = {} if certificates is None else {"tls_root_certs": certificates}
+    cookies, transport = _Cookies(), access.transport()
     try:
         with client_errors():
-            client = flight.connect(uri, middleware=[cookies], **trust)
+            client = flight.connect(uri, middleware=[cookies], **transport.of_flight())
             try:
-                bearer = _bearer(client, access)
-                call = _call_options(bearer, access.timeout_s)
+                authorization = _authorization(client, access)
+                call = _call_options(authorization, access.timeout_s)
                 _join(client, call)
                 sql = adbc.connect(
-                    uri, db_kwargs=_adbc_options(access, bearer, cookies, certificates), autocommit=True
+                    uri, db_kwargs=_adbc_options(access, authorization, cookies, transport), autocommit=True
                 )
             except BaseException:
                 client.close()
@@ -149,16 +188,24 @@ def open_channel(uri: str, access: Access) -> Channel:
     return Channel(sql, client, call)
 
 
-def _bearer(client: flight.FlightClient, access: Access) -> bytes | None:
-    """What to send as ``authorization``: the given token, or the one that a login gives."""
-    if access.user is not None:
-        _, value = client.authenticate_basic_token(access.user, access.password or "")
-        return bytes(value)
-    return None if access.token is None else b"Bearer " + access.token.encode()
+def _authorization(client: flight.FlightClient, access: Access) -> bytes | None:
+    """What every call sends as ``authorization``: the given token, or the one that a login gives.
+
+    A server that knows its clients by their certificates may offer no login; it gets user and password with
+    every call instead.
+    """
+    if access.user is None:
+        return None if access.token is None else b"Bearer " + access.token.encode()
+    password = access.password or ""
+    try:
+        _, value = client.authenticate_basic_token(access.user, password)
+    except pa.ArrowNotImplementedError:
+        value = b""
+    return bytes(value) or b"Basic " + base64.b64encode(f"{access.user}:{password}".encode())
 
 
-def _call_options(bearer: bytes | None, timeout_s: float | None) -> flight.FlightCallOptions:
-    headers = [] if bearer is None else [(b"authorization", bearer)]
+def _call_options(authorization: bytes | None, timeout_s: float | None) -> flight.FlightCallOptions:
+    headers = [] if authorization is None else [(b"authorization", authorization)]
     return flight.FlightCallOptions(timeout=timeout_s, headers=headers)
 
 
@@ -169,17 +216,15 @@ def _join(client: flight.FlightClient, call: flight.FlightCallOptions) -> None:
 
 
 def _adbc_options(
-    access: Access, bearer: bytes | None, cookies: _Cookies, certificates: bytes | None
+    access: Access, authorization: bytes | None, cookies: _Cookies, transport: Transport
 ) -> dict[str, str]:
-    options = {DatabaseOptions.WITH_MAX_MSG_SIZE.value: str(_MAX_MESSAGE_BYTES)}
+    options = {DatabaseOptions.WITH_MAX_MSG_SIZE.value: str(_MAX_MESSAGE_BYTES), **transport.of_adbc()}
     if cookies.jar:
         options[DatabaseOptions.RPC_CALL_HEADER_PREFIX.value + "cookie"] = cookies.header
     else:
         options[DatabaseOptions.WITH_COOKIE_MIDDLEWARE.value] = "true"
-    if bearer is not None:
-        options[DatabaseOptions.AUTHORIZATION_HEADER.value] = bearer.decode()
-    if certificates is not None:
-        options[DatabaseOptions.TLS_ROOT_CERTS.value] = certificates.decode()
+    if authorization is not None:
+        options[DatabaseOptions.AUTHORIZATION_HEADER.value] = authorization.decode()
     if access.timeout_s is not None:
         kinds = (DatabaseOptions.TIMEOUT_QUERY, DatabaseOptions.TIMEOUT_FETCH, DatabaseOptions.TIMEOUT_UPDATE)
         options.update({kind.value: str(access.timeout_s) for kind in kinds})

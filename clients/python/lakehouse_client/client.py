@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from os import PathLike
 from typing import Any, Literal, Self, TypeAlias, TypeVar
 
 import adbc_driver_flightsql.dbapi as adbc
@@ -16,7 +15,7 @@ import pyarrow.flight as flight
 
 from lakehouse_client.actions import Actions
 from lakehouse_client.blocking import interruptible
-from lakehouse_client.channel import Access, Channel, open_channel
+from lakehouse_client.channel import Access, Channel, Pem, open_channel
 from lakehouse_client.data_frames import to_record_batches
 from lakehouse_client.errors import LakehouseClientError, client_errors
 from lakehouse_client.messages import OnProgress, decode, encode
@@ -48,25 +47,30 @@ def connect(
     password: str | None = None,
     catalog: str | None = None,
     schema: str | None = None,
-    tls_root_certs: bytes | str | PathLike[str] | None = None,
+    tls_root_certs: Pem | None = None,
+    tls_client_cert: Pem | None = None,
+    tls_client_key: Pem | None = None,
     timeout_s: float | None = None,
 ) -> Client:
     """Connect to a server and open a session.
 
     Args:
         uri: ``grpc://host:port``, or ``grpc+tls://host:port``.
-        token: A bearer token.
+        token: A bearer token or API key.
         user: User name, with ``password``.
         password: Password, with ``user``.
         catalog: The catalog that names without one refer to.
         schema: The schema that names without one refer to.
         tls_root_certs: PEM certificates to trust instead of the system's: their bytes, or a file.
+        tls_client_cert: PEM certificate to show to a server that asks for one, with ``tls_client_key``.
+        tls_client_key: PEM key of that certificate.
         timeout_s: How long any one call may take, in seconds, the reading of its result included.
 
     Raises:
         LakehouseClientError: The server cannot be reached or refuses.
     """
-    channel = open_channel(uri, Access(token, user, password, tls_root_certs, timeout_s))
+    access = Access(token, user, password, tls_root_certs, tls_client_cert, tls_client_key, timeout_s)
+    channel = open_channel(uri, access)
     try:
         channel.enter(catalog, schema)
     except BaseException:

@@ -1,0 +1,10 @@
+"""The command ``lakehouse``: serve, try out, query any server, and say who gets in.
+
+What serves and what queries is imported by the commands that need it: each is a second of starting up.
+"""
+
+from flight_server.cli import access, querying, serving
+from flight_server.cli.program import cli, main, run
+from flight_server.cli.querying import call_with_progress
+
+__all__ = ["access", "call_with_progress", "cli", "main", "querying", "run", "serving"]
