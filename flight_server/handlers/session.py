@@ -61,8 +61,10 @@ def get_options(ctx: CallContext, command: GetSessionOptions) -> Iterator[bytes]
 
 
 def close(ctx: CallContext, command: CloseSession) -> Iterator[bytes]:
-    """Roll back, drop temporary tables, forget the session."""
+    """Roll back, drop temporary tables, forget the session and the login that opened it."""
     ctx.lakehouse.sessions.close(ctx.session)
+    for token in ctx.session.tokens:
+        ctx.lakehouse.authenticator.log_out(token)
     yield encode_close_session(CloseStatus.CLOSED)
 
 
