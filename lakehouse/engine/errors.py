@@ -61,6 +61,7 @@ _PREFIXES: tuple[tuple[str, type[LakehouseError]], ...] = (
 )
 _MISSING_TABLE = re.compile(r"Table with name \S+ does not exist")
 _SERVER_PATH = re.compile(r"(?:file://)?/(?:[^\s/'\"\]\[,;:]+/)+")
+_TRACEBACK = re.compile(r"(?: Detail: Python exception:)? Traceback \(most recent call last\):.*")
 _INTERNAL_NAME = re.compile(r'"?~\w+"?\.')
 
 
@@ -75,7 +76,7 @@ def clean(text: str) -> str:
     sentence = " ".join(kept)
     sentence = re.sub(r"^(?:IOError: |OSError: |Invalid: )+", "", sentence)
     sentence = re.sub(r"^[A-Z][\w ]{2,30} Error: ", "", sentence)
-    sentence = _SERVER_PATH.sub("", sentence)
+    sentence = _SERVER_PATH.sub("", _TRACEBACK.sub("", sentence))
     return _INTERNAL_NAME.sub("", sentence)[:2000]
 
 
