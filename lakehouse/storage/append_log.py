@@ -280,9 +280,8 @@ class AppendLog:
         assert self._gap is not None
         count, since, until = self._gap
         self._gap = None
-        gap = {"kind": "gap", "dropped": count, "since": _iso(since), "until": _iso(until)}
-        self._add(gap, now, 200)
-        _log.error("log_events_dropped", log=self._prefix, events=count, since=gap["since"])
+        self._add(_gap(count, _iso(since), _iso(until), "too much waited to be written"), now, 300)
+        _log.error("log_events_dropped", log=self._prefix, events=count, since=_iso(since))
 
     def _encode(self) -> None:
         """Turn what was appended into lines; not under the lock that ``append`` takes."""
@@ -302,16 +301,15 @@ class AppendLog:
                         self._ring_bytes -= len(self._ring.popleft().text)
 
     def _line(self, item: _Raw) -> _Line:
-        stamp = {"time": _iso(item.time), "writer": self.writer, "seq": item.seq}
+        at = _iso(item.time)
+        stamp: Event = {"time": at, "writer": self.writer, "seq": item.seq}
         try:
             made = item.source() if callable(item.source) else item.source
             event = {**stamp, **made, **stamp}
             text = _encoded(event)
         except Exception as error:  # noqa: BLE001 - one event that cannot be written must not stop the others
             _log.exception("log_event_unwritable", log=self._prefix)
-            at = stamp["time"]
-            event = {**stamp, "kind": "gap", "dropped": 1, "since": at, "until": at}
-            event["detail"] = f"the event could not be written: {type(error).__name__}"
+            event = {**stamp, **_gap(1, at, at, f"the event could not be written: {type(error).__name__}")}
             text = _encoded(event)
         return _Line(item.seq, microseconds(item.time), text)
 
@@ -411,6 +409,11 @@ class AppendLog:
 
 def _iso(time: datetime) -> str:
     return time.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _gap(count: int, since: str, until: str, reason: str) -> Event:
+    detail = f"{count} dropped from {since} to {until}: {reason}"
+    return {"kind": "gap", "dropped": count, "since": since, "until": until, "detail": detail}
 
 
 def _encoded(event: Event) -> bytes:
