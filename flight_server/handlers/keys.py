@@ -21,7 +21,7 @@ from flight_server.protocol.result_schemas import GET_KEYS, GET_PRIMARY_KEYS
 from lakehouse.catalog import Table
 from lakehouse.catalog.names import fold
 from lakehouse.errors import InvalidRequest, SchemaNotFound, TableNotFound
-from lakehouse.types import ForeignKey
+from lakehouse.types import ForeignKey, TableName
 
 _NO_ACTION = 3
 
@@ -64,6 +64,7 @@ def imported_keys(ctx: CallContext, command: GetImportedKeys) -> list[Row]:
         row
         for table in _named(ctx, command.catalog, command.schema, command.table)
         for key in table.foreign_keys
+        if ctx.session.access.table(TableName(ctx.catalog.name, key.ref_schema, key.ref_table)).read
         for row in _key_rows(table, key, _load(ctx, key.ref_schema, key.ref_table))
     ]
     return _sorted(rows, "pk_catalog_name", "pk_db_schema_name", "pk_table_name", "pk_key_name")

@@ -136,18 +136,18 @@ class GuardedCatalog:
     def check_change(self, schema: str, table: str) -> None:
         """Refuse to change a table as a whole: to drop it, to replace it, to describe it.
 
-        Who sees a part of it only cannot know what the change would hit.
+        Who does not see all of it cannot know what the change would hit.
 
         Raises:
             SchemaNotFound, TableNotFound: The principal may neither read nor write it.
-            PermissionDenied: The principal may not write it, or reads a part of it only.
+            PermissionDenied: The principal may not write it, or does not read all of it.
         """
         access = self.access.table(TableName(self.name, schema, table))
         if not (access.read or access.write):
             raise self._absent(schema, table)
         self.check_write(schema, table)
-        if access.restrictions:
-            raise self._denied(f"change {self.name}.{schema}.{table}, of which it sees a part only")
+        if access.restrictions or not access.read:
+            raise self._denied(f"change {self.name}.{schema}.{table}, which it does not see in full")
 
     def drop_table(self, schema: str, table: str, if_exists: bool = False) -> None:
         """Remove a table.

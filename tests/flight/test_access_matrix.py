@@ -1,0 +1,512 @@
+"""Role × object × path: what each principal gets, on every way there is to an object.
+
+ROLES says what each principal may do with each object, PATHS how an object is reached. Every command, action
+and RPC of the server must be on a path or in NO_OBJECT, so a new one cannot be forgotten.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.flight as flight
+import pytest
+from conftest import start_server
+from wire import command, unwrapped, wrapped
+
+from flight_server.actions.all import all_actions
+from flight_server.protocol import commands
+from flight_server.protocol.codec import PROTOCOL_ACTIONS
+
+SCHEMA = pa.schema(
+    [pa.field("id", pa.int64(), nullable=False), ("region", pa.string()), ("note", pa.string())]
+)
+ROWS = pa.table([[1, 2, 3, 4], ["eu", "us", "eu", "us"], ["a", "b", "c", "d"]], schema=SCHEMA)
+ALL, PART = {1, 2, 3, 4}, {1, 3}
+
+# What a principal reads of each object, and whether it may add rows to it.
+ROLES: dict[str, dict[str, tuple[set[int] | None, bool]]] = {
+    "reader": {"people": (ALL, False), "open": (ALL, False)},
+    "writer": {"people": (ALL, True), "open": (ALL, True)},
+    "admin": {"people": (ALL, True), "open": (ALL, True)},
+    "european": {"people": (PART, False), "open": (ALL, False)},
+    "outsider": {"people": (None, False), "open": (ALL, False)},
+    "appender": {"people": (None, True), "open": (ALL, False)},
+    "nobody": {"people": (None, False), "open": (None, False)},
+}
+OBJECTS = ("people", "open")
+CONFIG = """
+[[roles]]
+name = "european"
+grants = [{ on = "lake.hr.people", row_filter = "region = 'eu'" }, { on = "lake.hr.open" }]
+[[roles]]
+name = "outsider"
+grants = [{ on = "lake.hr.open" }]
+[[roles]]
+name = "appender"
+grants = [{ on = "lake.hr.people", privileges = ["write"] }, { on = "lake.hr.open" }]
+"""
+
+
+@dataclass
+class Caller:
+    """A principal with a connection of its own."""
+
+    client: flight.FlightClient
+    options: flight.FlightCallOptions
+
+    def get(self, descriptor: flight.FlightDescriptor) -> pa.Table:
+        info = self.client.get_flight_info(descriptor, self.options)
+        tables = [self.client.do_get(e.ticket, self.options).read_all() for e in info.endpoints]
+        return pa.concat_tables(tables)
+
+    def sql(self, text: str, **fields: Any) -> pa.Table:
+        return self.get(command("CommandStatementQuery", query=text, **fields))
+
+    def update(self, descriptor: flight.FlightDescriptor, table: pa.Table) -> int:
+        writer, reader = self.client.do_put(descriptor, table.schema, self.options)
+        with writer:
+            writer.write_table(table)
+            writer.done_writing()
+            return int(_count(reader.read().to_pybytes()))
+
+    def act(self, kind: str, body: bytes) -> list[bytes]:
+        return [r.body.to_pybytes() for r in self.client.do_action(flight.Action(kind, body), self.options)]
+
+    def call(self, name: str, **request: Any) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.act(name, json.dumps(request).encode())[-1])
+        return found
+
+
+def _count(body: bytes) -> int:
+    return int(unwrapped_bare(body).record_count)
+
+
+def unwrapped_bare(body: bytes) -> Any:
+    from flight_server.protocol.messages import message_class
+
+    message = message_class("DoPutUpdateResult")()
+    message.ParseFromString(body)
+    return message
+
+
+# -- the paths on which rows are read: each gives the ids that were seen ---------------------------------------
+
+
+def ids(table: pa.Table) -> set[int]:
+    return set(table.column("id").to_pylist())
+
+
+def by_query(who: Caller, name: str) -> set[int]:
+    return ids(who.sql(f"SELECT * FROM hr.{name}"))
+
+
+def by_update_command(who: Caller, name: str) -> set[int]:
+    statement = command("CommandStatementUpdate", query=f"CREATE OR REPLACE TEMP TABLE x AS FROM hr.{name}")
+    who.update(statement, pa.table({}))
+    return ids(who.sql("FROM x"))
+
+
+def by_view(who: Caller, name: str) -> set[int]:
+    who.sql(f"CREATE OR REPLACE TEMP VIEW v AS SELECT * FROM hr.{name}")
+    return ids(who.sql("FROM v"))
+
+
+def by_cte(who: Caller, name: str) -> set[int]:
+    return ids(who.sql(f"WITH {name} AS (FROM hr.{name}) SELECT * FROM {name}"))
+
+
+def by_time_travel(who: Caller, name: str) -> set[int]:
+    return ids(who.sql(f"SELECT * FROM hr.{name} AT (TIMESTAMP => now())"))
+
+
+def by_subquery(who: Caller, name: str) -> set[int]:
+    return ids(who.sql(f"SELECT unnest((SELECT list(id) FROM hr.{name})) AS id"))
+
+
+def by_transaction(who: Caller, name: str) -> set[int]:
+    (begun,) = who.act("BeginTransaction", wrapped("ActionBeginTransactionRequest"))
+    transaction = unwrapped(begun, "ActionBeginTransactionResult").transaction_id
+    try:
+        return ids(who.sql(f"SELECT * FROM hr.{name}", transaction_id=transaction))
+    finally:
+        body = wrapped("ActionEndTransactionRequest", transaction_id=transaction, action=2)
+        who.act("EndTransaction", body)
+
+
+def by_prepared_statement(who: Caller, name: str) -> set[int]:
+    request = wrapped("ActionCreatePreparedStatementRequest", query=f"SELECT * FROM hr.{name} WHERE id > ?")
+    (created,) = who.act("CreatePreparedStatement", request)
+    handle = unwrapped(created, "ActionCreatePreparedStatementResult").prepared_statement_handle
+    statement = command("CommandPreparedStatementQuery", prepared_statement_handle=handle)
+    writer, _ = who.client.do_put(statement, pa.schema([("1", pa.int64())]), who.options)
+    with writer:
+        writer.write_table(pa.table({"1": [0]}))
+    found = ids(who.get(statement))
+    who.act(
+        "ClosePreparedStatement",
+        wrapped("ActionClosePreparedStatementRequest", prepared_statement_handle=handle),
+    )
+    return found
+
+
+def by_schema_of_a_query(who: Caller, name: str) -> set[int]:
+    who.client.get_schema(command("CommandStatementQuery", query=f"FROM hr.{name}"), who.options)
+    return by_query(who, name)
+
+
+def by_path(who: Caller, name: str) -> set[int]:
+    return ids(who.get(flight.FlightDescriptor.for_path("lake", "hr", name)))
+
+
+def by_schema_of_a_path(who: Caller, name: str) -> set[int]:
+    who.client.get_schema(flight.FlightDescriptor.for_path("hr", name), who.options)
+    return by_path(who, name)
+
+
+def by_own_ticket(who: Caller, name: str) -> set[int]:
+    ticket = json.dumps(
+        {"path": ["lake", "hr", name], "columns": ["id"], "filter": "id > 0", "files": [0, 1]}
+    )
+    return ids(who.client.do_get(flight.Ticket(ticket.encode()), who.options).read_all())
+
+
+def by_snapshots(who: Caller, name: str) -> set[int]:
+    (snapshot, *_) = who.call("catalog.snapshots", table=name, db_schema="hr")["snapshots"]
+    return ids(who.sql(f"SELECT * FROM hr.{name} AT (VERSION => {snapshot['snapshot_id']})"))
+
+
+def by_describe(who: Caller, name: str) -> set[int]:
+    assert set(who.sql(f"DESCRIBE hr.{name}").column("column_name").to_pylist()) == {"id", "region", "note"}
+    return by_query(who, name)
+
+
+def by_summarize(who: Caller, name: str) -> set[int]:
+    summary = {row["column_name"]: row for row in who.sql(f"SUMMARIZE hr.{name}").to_pylist()}
+    found = by_query(who, name)
+    assert int(summary["id"]["max"]) == max(found)
+    assert summary["id"]["count"] == len(found)
+    return found
+
+
+READ = {
+    by_query: {commands.StatementQuery, commands.TicketStatementQuery},
+    by_update_command: {commands.StatementUpdate},
+    by_view: set(),
+    by_cte: set(),
+    by_time_travel: set(),
+    by_subquery: set(),
+    by_transaction: {commands.BeginTransaction, commands.EndTransaction},
+    by_prepared_statement: {
+        commands.CreatePreparedStatement,
+        commands.PreparedStatementQuery,
+        commands.ClosePreparedStatement,
+    },
+    by_schema_of_a_query: {"get_schema"},
+    by_path: {"get_flight_info", "do_get"},
+    by_schema_of_a_path: set(),
+    by_own_ticket: set(),
+    by_snapshots: {"catalog.snapshots"},
+    by_describe: set(),
+    by_summarize: set(),
+}
+
+
+# -- the paths on which names are listed: each gives the tables of schema hr -----------------------------------
+
+
+def by_get_tables(who: Caller) -> set[str]:
+    found = who.get(command("CommandGetTables", db_schema_filter_pattern="hr"))
+    with_schema = who.get(command("CommandGetTables", db_schema_filter_pattern="hr", include_schema=True))
+    names = set(found.column("table_name").to_pylist())
+    assert set(with_schema.column("table_name").to_pylist()) == names
+    return names
+
+
+def by_get_schemas(who: Caller) -> set[str]:
+    schemas = who.get(command("CommandGetDbSchemas")).column("db_schema_name").to_pylist()
+    return by_get_tables(who) if "hr" in schemas else set()
+
+
+def by_primary_keys(who: Caller) -> set[str]:
+    found = [who.get(command("CommandGetPrimaryKeys", table=name)) for name in OBJECTS]
+    return {name for table in found for name in table.column("table_name").to_pylist()}
+
+
+def by_foreign_keys(who: Caller) -> set[str]:
+    """``open`` refers to ``people``: what refers, and what is referred to where it can be seen."""
+    found = set()
+    for name in OBJECTS:
+        for kind in ("CommandGetImportedKeys", "CommandGetExportedKeys"):
+            for row in who.get(command(kind, table=name)).to_pylist():
+                found |= {row["fk_table_name"], row["pk_table_name"]}
+    crossed = who.get(command("CommandGetCrossReference", pk_table="people", fk_table="open"))
+    assert (crossed.num_rows == 1) == (found == set(OBJECTS))
+    return found or by_get_tables(who)
+
+
+def by_list_flights(who: Caller) -> set[str]:
+    found = list(who.client.list_flights(b"hr.*", who.options))
+    return {info.descriptor.path[-1].decode() for info in found}
+
+
+def by_information_schema(who: Caller) -> set[str]:
+    sql = "SELECT DISTINCT table_name FROM information_schema.{} WHERE table_schema = 'hr'"
+    tables = set(who.sql(sql.format("tables")).column(0).to_pylist())
+    assert set(who.sql(sql.format("columns")).column(0).to_pylist()) == tables
+    return tables
+
+
+def by_show(who: Caller) -> set[str]:
+    return {row["name"] for row in who.sql("SHOW ALL TABLES").to_pylist() if row["schema"] == "hr"}
+
+
+LIST = {
+    by_get_tables: {commands.GetTables},
+    by_get_schemas: {commands.GetDbSchemas},
+    by_primary_keys: {commands.GetPrimaryKeys},
+    by_foreign_keys: {commands.GetImportedKeys, commands.GetExportedKeys, commands.GetCrossReference},
+    by_list_flights: {"list_flights"},
+    by_information_schema: set(),
+    by_show: set(),
+}
+
+
+# -- the paths on which objects are changed: each must leave things as they were -------------------------------
+
+
+def ingest(who: Caller, name: str, exists: int, missing: int = 1) -> int:
+    options = {"if_not_exist": missing, "if_exists": exists}
+    described = command("CommandStatementIngest", table_definition_options=options, table=name, schema="hr")
+    return who.update(described, ROWS.slice(0, 0))
+
+
+def by_append(who: Caller, name: str) -> None:
+    assert ingest(who, name, exists=2, missing=2) == 0
+
+
+def by_create_or_append(who: Caller, name: str) -> None:
+    assert ingest(who, name, exists=2) == 0
+
+
+def by_prepared_update(who: Caller, name: str) -> None:
+    """Lake tables take no DML yet; until then the path ends in the same refusal for those who may write."""
+    request = wrapped("ActionCreatePreparedStatementRequest", query=f"DELETE FROM hr.{name} WHERE false")
+    (created,) = who.act("CreatePreparedStatement", request)
+    handle = unwrapped(created, "ActionCreatePreparedStatementResult").prepared_statement_handle
+    try:
+        who.update(command("CommandPreparedStatementUpdate", prepared_statement_handle=handle), pa.table({}))
+    except NotImplementedError as error:
+        assert "is a lake table" in str(error)
+        by_append(who, name)
+
+
+WRITE = {
+    by_append: {commands.StatementIngest, "do_put"},
+    by_create_or_append: set(),
+    by_prepared_update: {commands.PreparedStatementUpdate},
+}
+
+
+def declare(who: Caller, name: str) -> None:
+    keys = {"primary_key": ["id"]}
+    if name == "open":
+        reference = {"name": "fk", "columns": ["id"], "ref_table": "people", "ref_columns": ["id"]}
+        keys["foreign_keys"] = [reference]
+    who.call("catalog.declare_keys", table=name, db_schema="hr", **keys)
+
+
+def drop_in_transaction(who: Caller, name: str) -> None:
+    (begun,) = who.act("BeginTransaction", wrapped("ActionBeginTransactionRequest"))
+    transaction = unwrapped(begun, "ActionBeginTransactionResult").transaction_id
+    try:
+        statement = command(
+            "CommandStatementUpdate", query=f"DROP TABLE hr.{name}", transaction_id=transaction
+        )
+        who.update(statement, pa.table({}))
+    finally:
+        who.act(
+            "EndTransaction", wrapped("ActionEndTransactionRequest", transaction_id=transaction, action=2)
+        )
+
+
+def create_schema(who: Caller, _: str) -> None:
+    who.sql("CREATE SCHEMA fresh")
+    who.sql("DROP SCHEMA fresh")
+
+
+# Changes of a table as a whole, which need it to be both read and written in full.
+CHANGE = {declare: {"catalog.declare_keys", "do_action"}, drop_in_transaction: set(), create_schema: set()}
+
+# What reaches no object. Whether an action may be run at all is tested below for every action.
+NO_OBJECT = {
+    commands.StatementSubstraitPlan, commands.CreatePreparedSubstraitPlan, commands.GetSqlInfo,
+    commands.GetXdbcTypeInfo, commands.GetCatalogs, commands.GetTableTypes, commands.BeginSavepoint,
+    commands.EndSavepoint, commands.CancelQuery, commands.CancelFlightInfo, commands.RenewFlightEndpoint,
+    commands.SetSessionOptions, commands.GetSessionOptions, commands.CloseSession,
+    "list_actions", "do_exchange",
+    "server.status", "actions.describe", "samples.load",
+}  # fmt: skip
+NO_OBJECT_FAMILIES = ("auth.", "admin.", "audit.")
+
+
+@pytest.fixture(scope="module")
+def callers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Caller]]:
+    tokens = {role: f"{role}-" + "0123456789abcdef" * 3 for role in ROLES}
+    lines = [CONFIG]
+    for role in ROLES:
+        held = "[]" if role == "nobody" else f'["{role}"]'
+        lines += ["[[auth.tokens]]", f'name = "{role}"', f"roles = {held}", f'token = {{ env = "T_{role}" }}']
+    environment = {f"T_{role}": token for role, token in tokens.items()}
+    server = start_server(tmp_path_factory.mktemp("matrix"), "\n".join(lines), **environment)
+    found = {}
+    for role, token in tokens.items():
+        options = flight.FlightCallOptions(headers=[(b"authorization", f"Bearer {token}".encode())])
+        found[role] = Caller(flight.connect(server.uri), options)
+    admin = found["admin"]
+    admin.sql("CREATE SCHEMA hr")
+    for name in OBJECTS:
+        options = {"if_not_exist": 1, "if_exists": 1}
+        described = command(
+            "CommandStatementIngest", table_definition_options=options, table=name, schema="hr"
+        )
+        assert admin.update(described, ROWS) == ROWS.num_rows
+        declare(admin, name)
+    yield found
+    for caller in found.values():
+        caller.client.close()
+    assert server.stop() == 0, "".join(server.log[-50:])
+
+
+def names(paths: dict[Callable[..., Any], set[Any]]) -> list[Any]:
+    return [pytest.param(path, id=path.__name__) for path in paths]
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+@pytest.mark.parametrize("path", names(READ))
+@pytest.mark.parametrize("role", ROLES)
+def test_reading(
+    callers: dict[str, Caller], role: str, path: Callable[[Caller, str], set[int]], name: str
+) -> None:
+    who, (expected, _) = callers[role], ROLES[role][name]
+    if expected is not None:
+        assert path(who, name) == expected
+        return
+    with pytest.raises(pa.ArrowException) as denied:
+        path(who, name)
+    with pytest.raises(pa.ArrowException) as missing:
+        path(who, "nothing")
+    assert type(denied.value) is type(missing.value)
+    assert sentence(denied.value).replace(name, "nothing") == sentence(missing.value)
+
+
+def sentence(error: Exception) -> str:
+    """What an error says, without the suggestion that follows, which can only name what can be seen."""
+    text, _, hint = str(error).partition(". Detail")[0].partition("[")[2].partition(" (")
+    assert "people" not in hint
+    return text
+
+
+@pytest.mark.parametrize("path", names(LIST))
+@pytest.mark.parametrize("role", ROLES)
+def test_listing(callers: dict[str, Caller], role: str, path: Callable[[Caller], set[str]]) -> None:
+    assert path(callers[role]) == {name for name, (seen, _) in ROLES[role].items() if seen is not None}
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+@pytest.mark.parametrize("path", names(WRITE))
+@pytest.mark.parametrize("role", ROLES)
+def test_writing(
+    callers: dict[str, Caller], role: str, path: Callable[[Caller, str], None], name: str
+) -> None:
+    who, (seen, may_write) = callers[role], ROLES[role][name]
+    if may_write and (seen or path is not by_prepared_update):
+        path(who, name)
+        return
+    with pytest.raises(pa.ArrowException) as denied:
+        path(who, name)
+    with pytest.raises(pa.ArrowException) as missing:
+        path(who, "nothing")
+    if seen is None and not may_write:
+        assert sentence(denied.value).replace(name, "nothing") == sentence(missing.value)
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+@pytest.mark.parametrize("path", names(CHANGE))
+@pytest.mark.parametrize("role", ROLES)
+def test_changing(
+    callers: dict[str, Caller], role: str, path: Callable[[Caller, str], None], name: str
+) -> None:
+    who, (seen, may_write) = callers[role], ROLES[role][name]
+    if role in ("writer", "admin"):
+        path(who, name)
+        return
+    with pytest.raises(pa.ArrowException, match=r"\[(PERMISSION_DENIED|TABLE_NOT_FOUND|SCHEMA_NOT_FOUND)\]"):
+        path(who, name)
+    assert not (seen == ALL and may_write)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_actions_run_for_those_who_may(callers: dict[str, Caller], role: str) -> None:
+    allowed = {"admin": 3, "writer": 2}.get(role, 1)
+    for spec in all_actions():
+        needed = {"read": 1, "write": 2, "admin": 3}[spec.permission.value]
+        # A body that fits no request: whoever may run the action is told so, and nothing runs.
+        with pytest.raises(pa.ArrowException) as refused:
+            callers[role].act(spec.name, b'{"no such field": 1}')
+        expected = "[INVALID_REQUEST]" if needed <= allowed else "[PERMISSION_DENIED]"
+        assert expected in str(refused.value), spec.name
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_the_size_of_a_part_is_not_told(callers: dict[str, Caller], role: str) -> None:
+    who, (expected, _) = callers[role], ROLES[role]["people"]
+    if expected is not None:
+        path = flight.FlightDescriptor.for_path("hr", "people")
+        infos = [
+            who.client.get_flight_info(path, who.options),
+            *who.client.list_flights(b"hr.people", who.options),
+        ]
+        assert {info.total_records for info in infos} == ({4} if expected == ALL else {-1})
+
+
+def test_nobody_gets_in_without_credentials(callers: dict[str, Caller]) -> None:
+    client = callers["admin"].client
+    strangers = (None, flight.FlightCallOptions(headers=[(b"authorization", b"Bearer wrong")]))
+    for options in strangers:
+        calls: tuple[Callable[[], Any], ...] = (
+            lambda o=options: client.get_flight_info(command("CommandGetCatalogs"), o),
+            lambda o=options: client.get_schema(command("CommandGetCatalogs"), o),
+            lambda o=options: client.do_get(flight.Ticket(wrapped("CommandGetCatalogs")), o).read_all(),
+            lambda o=options: list(client.do_action("server.status", o)),
+            lambda o=options: list(client.list_actions(o)),
+            lambda o=options: list(client.list_flights(b"", o)),
+            lambda o=options: Caller(client, o).update(
+                command("CommandStatementUpdate", query="x"), pa.table({})
+            ),
+        )
+        for attempt in calls:
+            # GetSchema cannot send that status.
+            with pytest.raises((flight.FlightUnauthenticatedError, OSError), match=r"\[UNAUTHENTICATED\]"):
+                attempt()
+
+
+def test_every_command_action_and_rpc_is_in_the_matrix() -> None:
+    covered: set[Any] = set(NO_OBJECT)
+    for paths in (READ, LIST, WRITE, CHANGE):
+        covered = covered.union(*paths.values())
+    types = {
+        kind for kind in vars(commands).values()
+        if isinstance(kind, type) and kind.__module__ == commands.__name__ and hasattr(kind, "__dataclass_fields__")
+    }  # fmt: skip
+    assert types <= covered
+    actions = {spec.name for spec in all_actions() if not spec.name.startswith(NO_OBJECT_FAMILIES)}
+    assert actions <= covered
+    assert not {name for name, _ in PROTOCOL_ACTIONS} & actions
+    rpcs = {
+        "list_flights", "get_flight_info", "get_schema", "do_get", "do_put", "do_exchange", "do_action", "list_actions"
+    }  # fmt: skip
+    assert rpcs <= covered
