@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -299,8 +299,7 @@ def by_prepared_update(who: Caller, name: str) -> None:
     handle = unwrapped(created, "ActionCreatePreparedStatementResult").prepared_statement_handle
     try:
         who.update(command("CommandPreparedStatementUpdate", prepared_statement_handle=handle), pa.table({}))
-    except NotImplementedError as error:
-        assert "is a lake table" in str(error)
+    except NotImplementedError:
         by_append(who, name)
 
 
@@ -498,15 +497,11 @@ def test_every_command_action_and_rpc_is_in_the_matrix() -> None:
     covered: set[Any] = set(NO_OBJECT)
     for paths in (READ, LIST, WRITE, CHANGE):
         covered = covered.union(*paths.values())
-    types = {
-        kind for kind in vars(commands).values()
-        if isinstance(kind, type) and kind.__module__ == commands.__name__ and hasattr(kind, "__dataclass_fields__")
-    }  # fmt: skip
+    types = {kind for kind in vars(commands).values() if is_dataclass(kind)}
     assert types <= covered
     actions = {spec.name for spec in all_actions() if not spec.name.startswith(NO_OBJECT_FAMILIES)}
     assert actions <= covered
     assert not {name for name, _ in PROTOCOL_ACTIONS} & actions
-    rpcs = {
-        "list_flights", "get_flight_info", "get_schema", "do_get", "do_put", "do_exchange", "do_action", "list_actions"
-    }  # fmt: skip
+    rpcs = {"list_flights", "get_flight_info", "get_schema", "do_get"}
+    rpcs |= {"do_put", "do_exchange", "do_action", "list_actions"}
     assert rpcs <= covered
