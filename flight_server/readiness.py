@@ -118,14 +118,19 @@ class Readiness:
         self._draining = threading.Event()
 
     @classmethod
-    def of(cls, lakehouse: Lakehouse) -> Readiness:
-        """The probes of a lakehouse: the engine answers, storage can be reached, the catalog can be read."""
+    def of(cls, lakehouse: Lakehouse, kept_s: float = _KEPT_SECONDS) -> Readiness:
+        """The probes of a lakehouse: the engine answers, storage can be reached, the catalog can be read.
+
+        Args:
+            lakehouse: What is looked at.
+            kept_s: How long a finding holds.
+        """
         checks: dict[str, Callable[[], object]] = {
             "engine": lambda: check_engine(lakehouse.engine),
             "storage": lakehouse.bucket.check,
             "catalog": lambda: _check_catalog(lakehouse),
         }
-        return cls({name: Probe(name, check) for name, check in checks.items()}, ("engine",))
+        return cls({name: Probe(name, check, kept_s=kept_s) for name, check in checks.items()}, ("engine",))
 
     @property
     def names(self) -> tuple[str, ...]:
