@@ -1,29 +1,42 @@
 """The statement gate: what kind of statement is this, what does it name, and may it run at all.
 
-DuckDB's own parser does the parsing (``extract_statements``, ``json_serialize_sql``); sqlglot reads the
-statements that DuckDB cannot serialise. The answer depends on the text only, so it is cached by text.
+DuckDB's own parser does the reading: queries come as its tree, other statements are brought into a form that
+has one. The answer depends on the text only, so it is cached by text.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 import re
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
 import duckdb
-import sqlglot
-from sqlglot import expressions as exp
-from sqlglot.errors import SqlglotError
 
 from lakehouse.engine.database import INTERNAL_CATALOG
-from lakehouse.engine.errors import duckdb_errors
-from lakehouse.engine.gate_functions import check_function, check_table_function
-from lakehouse.engine.gate_text import NAME, PATH, retarget, rewrite_reference
+from lakehouse.engine.gate_functions import check_calls, check_function
+from lakehouse.engine.gate_parser import Parsed, Parsers, check_size, same_shape
+from lakehouse.engine.gate_text import (
+    NAME,
+    PATH,
+    Edited,
+    Token,
+    closing_bracket,
+    has_wide_blanks,
+    outer_words,
+    plain_blanks,
+    read_path,
+    retarget,
+    rewrite_reference,
+    statement_start,
+    with_from_clauses,
+    with_pivot_values,
+    without_wide_blanks,
+    words,
+)
 from lakehouse.engine.gate_tree import TableReference, TreeWalk
 from lakehouse.errors import LakehouseError, NotSupported, SqlSyntaxError, StatementForbidden
 
@@ -58,9 +71,9 @@ class StatementKind(Enum):
 class Analysis:
     """What the gate found out about one statement.
 
-    ``sql`` is the statement without trailing semicolon; ``local_names`` are lower-case CTE names
-    where DuckDB could not give its tree; otherwise no reference leads to one.
-    ``target`` is the table or schema that DDL and DML change; ``detail`` holds what a kind needs besides.
+    ``sql`` is the statement without trailing semicolon, in a form that tells where its names stand; no
+    reference leads to a common table expression, and ``local_names`` is empty. ``target`` is the table or
+    schema that DDL and DML change; ``detail`` holds what a kind needs besides.
     """
 
     kind: StatementKind
@@ -80,14 +93,6 @@ class Analysis:
         )
 
 
-# It says on standard error what it does not understand, which the caller of this server cannot act on.
-logging.getLogger("sqlglot").setLevel(logging.ERROR)
-
-_COMMENT = re.compile(r"\A(?:\s+|--[^\n]*(?:\n|\Z)|/\*.*?\*/)*", re.DOTALL)
-_EXPLAIN = re.compile(r"EXPLAIN\s+(ANALYZE\s+)?(\([^)]*\)\s*)?", re.IGNORECASE)
-_CREATE_TEMP = re.compile(
-    r"CREATE\s+(OR\s+REPLACE\s+)?(LOCAL\s+)?(?P<temp>TEMP|TEMPORARY)\s+(?P<what>TABLE|VIEW)\b", re.IGNORECASE
-)
 _SET = re.compile(
     rf"(?P<verb>SET|RESET)\s+(?:(?P<scope>SESSION|LOCAL|GLOBAL)\s+)?(?P<name>{NAME})\s*(?:(?:=|TO\b)\s*(?P<value>.+))?\Z",
     re.IGNORECASE | re.DOTALL,
@@ -99,6 +104,17 @@ _SHOW = {
     '"schemas"': "show_schemas",
     "__show_tables_expanded": "show_all_tables",
 }
+_QUERY_WORDS = frozenset("SELECT FROM WITH VALUES TABLE DESCRIBE DESC SUMMARIZE SHOW PIVOT UNPIVOT (".split())
+_TRANSACTION_WORDS = {
+    "BEGIN": StatementKind.BEGIN,
+    "START": StatementKind.BEGIN,
+    "COMMIT": StatementKind.COMMIT,
+    "END": StatementKind.COMMIT,
+    "ROLLBACK": StatementKind.ROLLBACK,
+    "ABORT": StatementKind.ROLLBACK,
+}
+# INSERT, UPDATE and DELETE have a tree as the body of a common table expression only.
+_BEFORE_CHANGE, _AFTER_CHANGE = 'WITH "~" AS (\n', "\n) SELECT 1"
 
 
 class StatementGate:
@@ -107,18 +123,21 @@ class StatementGate:
     Args:
         connection: A DuckDB connection of the gate's own, used for parsing only.
         cache_entries: How many analyses are kept.
+        max_bytes: How long a statement may be, in UTF-8 bytes; 0 allows every length.
     """
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, cache_entries: int = 4096) -> None:
-        self._connection = connection
+    def __init__(
+        self, connection: duckdb.DuckDBPyConnection, cache_entries: int = 4096, max_bytes: int = 0
+    ) -> None:
+        self._parsers = Parsers(connection)
         self._lock = threading.Lock()
         self._cache: OrderedDict[str, Analysis] = OrderedDict()
         self._cache_entries = cache_entries
+        self._max_bytes = max_bytes
 
     def reconnect(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Parse with another connection from now on."""
-        with self._lock:
-            self._connection = connection
+        self._parsers.reconnect(connection)
 
     def analyse(self, sql: str) -> Analysis:
         """What one statement is and names.
@@ -127,13 +146,15 @@ class StatementGate:
             SqlSyntaxError: The text does not parse, is empty or holds several statements.
             StatementForbidden: The kind of statement or a function in it is not allowed.
             NotSupported: The statement is legitimate but not offered.
+            LimitExceeded: The text is too long.
         """
         found = self._cache.get(sql)
         if found is not None:
             return found
-        with self._lock:
-            analysis = self._analyse(sql)
-            if len(sql) <= 100_000:
+        check_size(sql, self._max_bytes)
+        analysis = self._analyse(sql)
+        if len(sql) <= 100_000:
+            with self._lock:
                 self._cache[sql] = analysis
                 while len(self._cache) > self._cache_entries:
                     self._cache.popitem(last=False)
@@ -146,10 +167,10 @@ class StatementGate:
             SqlSyntaxError: The text does not parse, or goes on after the expression.
             StatementForbidden: A function in it is not allowed.
         """
-        self.analyse(f"SELECT ({text}\n)")
-        with self._lock:
-            tree = self._serialise(f"SELECT ({text}\n)")
-        node = tree["statements"][0]["node"] if tree is not None else {}
+        sql = f"SELECT ({text}\n)"
+        self.analyse(sql)
+        parsed = self._parsers.query(plain_blanks(sql))
+        node = parsed.tree["node"] if parsed is not None else {}
         plain = (
             node.get("type") == "SELECT_NODE"
             and len(node["select_list"]) == 1
@@ -160,24 +181,21 @@ class StatementGate:
             raise SqlSyntaxError("expected one SQL expression, but the text goes on after it")
 
     def _analyse(self, sql: str) -> Analysis:
-        with duckdb_errors():
-            statements = self._connection.extract_statements(sql)
-        if len(statements) != 1:
-            found = "the text is empty" if not statements else f"the text holds {len(statements)}"
-            raise SqlSyntaxError(f"expected one SQL statement, but {found}", "send statements one at a time")
-        kind = statements[0].type.name
-        text = _strip(sql)
-        parameters = tuple(sorted(statements[0].named_parameters, key=_parameter_order))
+        text = _strip(plain_blanks(sql))
+        parsed = self._parsers.query(text)
+        if parsed is not None:
+            return self._query(parsed)
+        kind, names = self._parsers.kind(text)
+        parameters = tuple(sorted(names, key=_parameter_order))
         handler = {
-            "SELECT": self._select,
-            "MULTI": self._other_query,
+            "MULTI": self._pivot,
             "EXPLAIN": self._explain,
             "CREATE": self._create,
             "DROP": self._drop,
-            "INSERT": self._dml,
-            "UPDATE": self._dml,
-            "DELETE": self._dml,
-            "MERGE_INTO": self._dml,
+            "INSERT": self._change,
+            "UPDATE": self._change,
+            "DELETE": self._change,
+            "MERGE_INTO": self._merge,
             "SET": self._set,
             "VARIABLE_SET": self._set,
             "TRANSACTION": self._transaction,
@@ -186,155 +204,228 @@ class StatementGate:
             raise _refusal(kind)
         return handler(text, parameters)
 
-    def _select(self, sql: str, parameters: tuple[str, ...]) -> Analysis:
-        tree = self._serialise(sql)
-        if tree is None:
-            return self._other_query(sql, parameters)
-        walk = TreeWalk(sql.encode())
-        walk.visit(tree)
+    # -- queries --------------------------------------------------------------------------------------
+
+    def _query(self, parsed: Parsed) -> Analysis:
+        parsed, walk = self._walk(parsed, TreeWalk.visit)
         if walk.show:
-            return self._show(sql, walk.show)
+            return _show(parsed.text, walk.show)
         return Analysis(
             StatementKind.QUERY,
-            sql,
+            parsed.text,
             tuple(walk.references),
-            frozenset(),
-            parameters,
+            parameters=tuple(sorted(parsed.parameters, key=_parameter_order)),
             needs_all_tables=walk.needs_all_tables,
         )
 
-    def _show(self, sql: str, what: str) -> Analysis:
-        view = _SHOW.get(what)
-        if view is None or not re.match(r"SHOW\b", sql, re.IGNORECASE):
-            raise NotSupported(
-                f"SHOW {what.strip(chr(34))} is not supported here", "read information_schema instead"
-            )
-        return Analysis(StatementKind.QUERY, f'FROM "{INTERNAL_CATALOG}".main.{view}', needs_all_tables=True)
+    def _walk(self, parsed: Parsed, visit: Callable[[TreeWalk, Any], None]) -> tuple[Parsed, TreeWalk]:
+        """Walk a tree; where places of names are missing, that of a text that means the same and has them."""
+        walk = TreeWalk(parsed.text)
+        visit(walk, parsed.tree)
+        if any(reference.span is None for reference in walk.references):
+            text = with_from_clauses(parsed.text)
+            other = self._parsers.query(text) if text != parsed.text else None
+            if other is not None:
+                placed = TreeWalk(text)
+                visit(placed, other.tree)
+                is_show = re.match(r"SHOW\b", parsed.text, re.IGNORECASE) and walk.paths() == placed.paths()
+                if is_show or same_shape(parsed, other):
+                    parsed, walk = other, placed
+        if has_wide_blanks(parsed.text) and walk.references:
+            self._doubt_places(parsed.text, walk, visit)
+        return parsed, walk
 
-    def _serialise(self, sql: str) -> Any:
-        with duckdb_errors():
-            rows = self._connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [sql]).fetchall()
-        try:
-            tree = json.loads(rows[0][0])
-        except RecursionError as error:
-            raise SqlSyntaxError("the statement is nested too deeply") from error
-        return None if tree.get("error") else tree
+    def _doubt_places(self, text: str, walk: TreeWalk, visit: Callable[[TreeWalk, Any], None]) -> None:
+        """Forget the places of names where DuckDB may have counted otherwise than the bytes of the text."""
+        other = self._parsers.query(without_wide_blanks(text))
+        counted = TreeWalk("")
+        if other is not None:
+            visit(counted, other.tree)
+        if counted.places != walk.places:
+            walk.references = [replace(reference, span=None) for reference in walk.references]
 
-    def _other_query(self, sql: str, parameters: tuple[str, ...]) -> Analysis:
-        """A query that DuckDB cannot serialise (PIVOT with values found at run time)."""
-        tree = _parse(sql)
-        if not isinstance(tree, exp.Query | exp.Pivot):
-            raise NotSupported("this kind of statement is not supported")
-        references, local_names = _inspect(tree)
-        return Analysis(StatementKind.QUERY, sql, references, local_names, parameters)
+    def _pivot(self, text: str, parameters: tuple[str, ...]) -> Analysis:
+        """PIVOT with values found at run time, which DuckDB runs as two statements and gives no tree of."""
+        explained = re.match(r"EXPLAIN\b", text, re.IGNORECASE)
+        if explained is not None:
+            return self._explain(text, parameters)
+        edited = with_pivot_values(text)
+        parsed = self._parsers.query(edited.text)
+        if parsed is None:
+            raise NotSupported("this form of PIVOT is not supported", "name the values: ON column IN (…)")
+        inner = self._query(parsed)
+        if inner.sql != edited.text:
+            raise NotSupported("this form of PIVOT is not supported", "write SELECT … FROM the table")
+        references = tuple(_moved(r, edited.original) for r in inner.references)
+        return replace(inner, sql=text, references=references, parameters=parameters)
 
-    def _explain(self, sql: str, parameters: tuple[str, ...]) -> Analysis:
-        match = _EXPLAIN.match(sql)
-        if match is None:
+    def _explain(self, text: str, parameters: tuple[str, ...]) -> Analysis:
+        tokens = words(text)
+        index = 2 if len(tokens) > 1 and tokens[1].word in ("ANALYZE", "ANALYSE", "VERBOSE") else 1
+        if index < len(tokens) and tokens[index].text == "(":
+            after = tokens[index + 1 : index + 2]
+            if after and after[0].word not in _QUERY_WORDS and after[0].text != "(":
+                index = closing_bracket(tokens, index) + 1
+        if index >= len(tokens):
             raise NotSupported("this form of EXPLAIN is not supported")
-        inner = self._analyse(sql[match.end() :])
+        start = tokens[index].start
+        head, body = text.encode()[:start].decode(), text.encode()[start:].decode()
+        inner = self._analyse(body)
         if inner.kind is not StatementKind.QUERY:
             raise NotSupported("EXPLAIN is supported for queries only")
-        shift = len(sql[: match.end()].encode())
-        return Analysis(
-            StatementKind.EXPLAIN,
-            sql[: match.end()] + inner.sql,
-            tuple(_shifted(r, shift) for r in inner.references),
-            inner.local_names,
-            parameters,
-            needs_all_tables=inner.needs_all_tables,
+        return replace(
+            inner,
+            kind=StatementKind.EXPLAIN,
+            sql=head + inner.sql,
+            references=tuple(_moved(r, lambda place: place + start) for r in inner.references),
+            parameters=parameters or inner.parameters,
         )
 
-    def _create(self, sql: str, parameters: tuple[str, ...]) -> Analysis:
-        tree = _parse(sql)
-        if not isinstance(tree, exp.Create):
-            raise NotSupported("this kind of CREATE is not supported")
-        kind = str(tree.args.get("kind") or "").upper()
-        if kind == "SCHEMA":
-            name = _path(tree.find(exp.Table))
-            return Analysis(
-                StatementKind.CREATE_SCHEMA,
-                sql,
-                target=name,
-                detail={"if_not_exists": bool(tree.args.get("exists"))},
-            )
-        if kind not in ("TABLE", "VIEW"):
-            raise NotSupported(f"CREATE {kind} is not supported")
-        match = _CREATE_TEMP.match(sql)
-        if match is None:
+    # -- what changes something -----------------------------------------------------------------------
+
+    def _create(self, text: str, parameters: tuple[str, ...]) -> Analysis:
+        tokens = words(text)
+        index = 3 if [t.word for t in tokens[1:3]] == ["OR", "REPLACE"] else 1
+        head = "CREATE OR REPLACE" if index == 3 else "CREATE"
+        index += tokens[index].word == "LOCAL"
+        temporary = tokens[index].word in ("TEMP", "TEMPORARY")
+        index += temporary
+        what, index = tokens[index].word, index + 1
+        exists = [t.word for t in tokens[index : index + 3]] == ["IF", "NOT", "EXISTS"]
+        index += 3 * exists
+        path, after = read_path(tokens, index)
+        if what == "SCHEMA" and not temporary:
+            return Analysis(StatementKind.CREATE_SCHEMA, text, target=path, detail={"if_not_exists": exists})
+        if what not in ("TABLE", "VIEW") or not path:
+            raise NotSupported(f"CREATE {what} is not supported")
+        if not temporary:
             raise NotSupported(
-                f"CREATE {kind} is not supported on lake tables yet",
+                f"CREATE {what} is not supported on lake tables yet",
                 "load tables with ADBC bulk ingest, or use CREATE TEMP TABLE",
             )
         # Without TEMP and under the name of the session's own database it lives as long as the session.
-        plain = sql[: match.start("temp")] + sql[match.end("temp") :].lstrip()
-        start, query = self._trailing_query(sql) if tree.expression is not None else (0, None)
-        if query is not None:
-            moved = start - (len(sql.encode()) - len(plain.encode()))
-            references = tuple(_shifted(r, moved) for r in query.references)
-            local_names = query.local_names
-        else:
-            references, local_names = _inspect(tree, skip=tree.this)
-        return Analysis(
+        start = tokens[index].start
+        plain = f"{head} {what} {'IF NOT EXISTS ' if exists else ''}"
+        moved = len(plain) - start
+        plain += text.encode()[start:].decode()
+        found = Analysis(
             StatementKind.CREATE_TEMP,
             plain,
-            references,
-            local_names,
-            parameters,
-            target=_path(tree.find(exp.Table)),
-            detail={"view": kind == "VIEW"},
+            parameters=parameters,
+            target=path,
+            detail={"view": what == "VIEW"},
+        )
+        return self._created(found, tokens, after, moved)
+
+    def _created(self, found: Analysis, tokens: Sequence[Token], after: int, moved: int) -> Analysis:
+        """What the query or the column definitions after the name of a new table or view name."""
+        if after < len(tokens) and tokens[after].text == "(":
+            closing = closing_bracket(tokens, after)
+            check_calls(tokens[after : closing + 1])
+            after = closing + 1
+        if after >= len(tokens):
+            return found
+        if tokens[after].word != "AS" or after + 1 >= len(tokens):
+            raise NotSupported("this form of CREATE is not supported")
+        raw, end = found.sql.encode(), len(tokens)
+        start = tokens[after + 1].start + moved
+        if [t.word for t in tokens[-2:]] == ["WITH", "DATA"]:
+            end -= 2
+        elif [t.word for t in tokens[-3:]] == ["WITH", "NO", "DATA"]:
+            end -= 3
+        stop = tokens[end].start + moved if end < len(tokens) else len(raw)
+        parsed = self._parsers.query(raw[start:stop].decode())
+        if parsed is None:
+            raise NotSupported("this kind of query is not supported in CREATE")
+        query = self._query(parsed)
+        return replace(
+            found,
+            sql=(raw[:start] + query.sql.encode() + b" " + raw[stop:]).decode().rstrip(),
+            references=tuple(_moved(r, lambda place: place + start) for r in query.references),
+            needs_all_tables=query.needs_all_tables,
         )
 
-    def _trailing_query(self, sql: str) -> tuple[int, Analysis | None]:
-        """The query after the first AS of a CREATE, with the place where it starts in the UTF-8 bytes."""
-        for match in re.finditer(r"\bAS\b", sql, re.IGNORECASE):
-            inner = sql[match.end() :]
-            body = inner.lstrip()
-            try:
-                statements = self._connection.extract_statements(body)
-                if len(statements) == 1 and statements[0].type.name == "SELECT":
-                    return len(sql[: len(sql) - len(body)].encode()), self._select(body, ())
-            except duckdb.Error:
-                continue
-        return 0, None
+    def _drop(self, text: str, parameters: tuple[str, ...]) -> Analysis:
+        tokens = words(text)
+        what = tokens[1].word
+        exists = [t.word for t in tokens[2:4]] == ["IF", "EXISTS"]
+        target, after = read_path(tokens, 4 if exists else 2)
+        detail = {"if_exists": exists, "view": what == "VIEW"}
+        rest = [t.word for t in tokens[after:]]
+        if what not in ("SCHEMA", "TABLE", "VIEW"):
+            raise NotSupported(f"DROP {what} is not supported")
+        if what == "SCHEMA" and rest == ["CASCADE"]:
+            raise NotSupported("DROP SCHEMA … CASCADE is not supported", "drop its tables first")
+        if not target or rest not in ([], ["CASCADE"], ["RESTRICT"]):
+            raise NotSupported("this form of DROP is not supported", "drop one thing at a time")
+        kind = StatementKind.DROP_SCHEMA if what == "SCHEMA" else StatementKind.DROP
+        return Analysis(kind, text, target=target, detail=detail)
 
-    def _drop(self, sql: str, parameters: tuple[str, ...]) -> Analysis:
-        tree = _parse(sql)
-        if not isinstance(tree, exp.Drop):
-            raise NotSupported("this kind of DROP is not supported")
-        kind = str(tree.args.get("kind") or "").upper()
-        target = _path(tree.find(exp.Table))
-        detail = {"if_exists": bool(tree.args.get("exists")), "view": kind == "VIEW"}
-        if kind == "SCHEMA":
-            if tree.args.get("cascade"):
-                raise NotSupported("DROP SCHEMA … CASCADE is not supported", "drop its tables first")
-            return Analysis(StatementKind.DROP_SCHEMA, sql, target=target, detail=detail)
-        if kind not in ("TABLE", "VIEW"):
-            raise NotSupported(f"DROP {kind} is not supported")
-        return Analysis(StatementKind.DROP, sql, target=target, detail=detail)
-
-    def _dml(self, sql: str, parameters: tuple[str, ...]) -> Analysis:
-        tree = _parse(sql)
-        target = tree.find(exp.Table) if not isinstance(tree, exp.TruncateTable) else tree.expressions[0]
-        if target is None or isinstance(tree, exp.Command):
+    def _change(self, text: str, parameters: tuple[str, ...]) -> Analysis:
+        """INSERT, UPDATE, DELETE and TRUNCATE."""
+        parsed = self._parsers.query(f"{_BEFORE_CHANGE}{text}{_AFTER_CHANGE}")
+        if parsed is None:
             raise NotSupported("this form of the statement is not supported")
-        references, local_names = _inspect(tree, skip=target)
-        returning = tree.args.get("returning") is not None
+        parsed, walk = self._walk(parsed, TreeWalk.visit_change)
+        start = len(_BEFORE_CHANGE)
         return Analysis(
             StatementKind.TEMP_DML,
-            sql,
-            references,
-            local_names,
-            parameters,
-            target=_path(target),
-            detail={"returning": returning},
+            parsed.text[start : -len(_AFTER_CHANGE)],
+            tuple(_moved(r, lambda place: place - start) for r in walk.references),
+            parameters=parameters,
+            target=walk.target,
+            detail={"returning": walk.returning},
+            needs_all_tables=walk.needs_all_tables,
         )
 
-    def _set(self, sql: str, parameters: tuple[str, ...]) -> Analysis:
-        use = _USE.match(sql)
+    def _merge(self, text: str, parameters: tuple[str, ...]) -> Analysis:
+        """MERGE has no tree: its tables are read as those of a join, its actions may hold no query."""
+        tokens = words(text)
+        outer = outer_words(tokens)
+        try:
+            merge = outer.index("MERGE")
+            using = outer.index("USING", merge)
+            when = next(
+                i
+                for i in range(using, len(outer))
+                if outer[i] == "WHEN" and "MATCHED" in outer[i + 1 : i + 3]
+            )
+        except ValueError as error:
+            raise NotSupported("this form of MERGE is not supported") from error
+        check_calls(tokens[when:])
+        edited = Edited(
+            text,
+            [
+                (tokens[merge].start, tokens[merge + 1].end, "SELECT 1 FROM"),
+                (tokens[using].start, tokens[using].end, "JOIN"),
+                (tokens[when].start, len(text.encode()), ""),
+            ],
+        )
+        parsed = self._parsers.query(edited.text)
+        if parsed is None:
+            raise NotSupported("this form of MERGE is not supported")
+        walk = TreeWalk(parsed.text)
+        walk.visit(parsed.tree)
+        target, _ = read_path(tokens, merge + 2)
+        found = [_moved(r, edited.original) for r in walk.references]
+        into = [r for r in found if r.span and r.span[0] == tokens[merge + 2].start]
+        if len(into) != 1 or into[0].path != target or has_wide_blanks(text):
+            raise NotSupported("this form of MERGE is not supported")
+        return Analysis(
+            StatementKind.TEMP_DML,
+            text,
+            tuple(r for r in found if r is not into[0]),
+            parameters=parameters,
+            target=target,
+            detail={"returning": "RETURNING" in outer[when:]},
+            needs_all_tables=walk.needs_all_tables,
+        )
+
+    def _set(self, text: str, parameters: tuple[str, ...]) -> Analysis:
+        use = _USE.match(text)
         if use is not None:
-            return Analysis(StatementKind.SET, sql, detail={"use": _split(use["path"])})
-        match = _SET.match(sql)
+            return Analysis(StatementKind.SET, text, detail={"use": _split(use["path"])})
+        match = _SET.match(text)
         if match is None or match["name"].lower() == "variable":
             raise StatementForbidden("SET VARIABLE is not allowed")
         if (match["scope"] or "").upper() == "GLOBAL":
@@ -343,61 +434,24 @@ class StatementGate:
             )
         value = None if match["verb"].upper() == "RESET" else (match["value"] or "").strip()
         return Analysis(
-            StatementKind.SET, sql, detail={"name": _split(match["name"])[0].lower(), "value": value}
+            StatementKind.SET, text, detail={"name": _split(match["name"])[0].lower(), "value": value}
         )
 
-    def _transaction(self, sql: str, parameters: tuple[str, ...]) -> Analysis:
-        word = sql.split(None, 1)[0].upper().rstrip(";")
-        kind = {
-            "BEGIN": StatementKind.BEGIN,
-            "START": StatementKind.BEGIN,
-            "COMMIT": StatementKind.COMMIT,
-            "END": StatementKind.COMMIT,
-            "ROLLBACK": StatementKind.ROLLBACK,
-            "ABORT": StatementKind.ROLLBACK,
-        }.get(word)
+    def _transaction(self, text: str, parameters: tuple[str, ...]) -> Analysis:
+        word = words(text)[0].word
+        kind = _TRANSACTION_WORDS.get(word)
         if kind is None:
             raise NotSupported(f"{word} is not supported")
-        return Analysis(kind, sql)
+        return Analysis(kind, text)
 
 
-def _inspect(
-    tree: exp.Expr, skip: exp.Expr | None = None
-) -> tuple[tuple[TableReference, ...], frozenset[str]]:
-    """References and CTE names of a statement that sqlglot parsed; forbidden functions are refused."""
-    references = []
-    local_names = {cte.alias.lower() for cte in tree.find_all(exp.CTE)}
-    skipped = skip.find(exp.Table) if skip is not None else None
-    for function in tree.find_all(exp.Func):
-        name = function.name if isinstance(function, exp.Anonymous) else function.sql_name()
-        check_function(name)
-        if isinstance(function, exp.ReadCSV | exp.ReadParquet):
-            raise StatementForbidden(f"the table function {name.lower()} is not allowed")
-    for table in tree.find_all(exp.Table):
-        if table is skipped:
-            continue
-        if isinstance(table.this, exp.Func):
-            name = table.this.name if isinstance(table.this, exp.Anonymous) else table.this.sql_name()
-            check_table_function(name)
-            continue
-        if table.args.get("version") is not None or table.args.get("when") is not None:
-            raise NotSupported("time travel can be used in queries only")
-        references.append(TableReference(_path(table)))
-    return tuple(references), frozenset(local_names)
-
-
-def _parse(sql: str) -> exp.Expr:
-    try:
-        tree = sqlglot.parse_one(sql, dialect="duckdb")
-    except (SqlglotError, RecursionError) as error:
-        raise NotSupported("this form of the statement is not supported") from error
-    return tree
-
-
-def _path(table: exp.Expr | None) -> tuple[str, ...]:
-    if not isinstance(table, exp.Table):
-        return ()
-    return tuple(part.name for part in table.parts if part.name)
+def _show(sql: str, what: str) -> Analysis:
+    view = _SHOW.get(what)
+    if view is None or not re.match(r"SHOW\b", sql, re.IGNORECASE):
+        raise NotSupported(
+            f"SHOW {what.strip(chr(34))} is not supported here", "read information_schema instead"
+        )
+    return Analysis(StatementKind.QUERY, f'FROM "{INTERNAL_CATALOG}".main.{view}', needs_all_tables=True)
 
 
 def _split(path: str) -> tuple[str, ...]:
@@ -406,16 +460,14 @@ def _split(path: str) -> tuple[str, ...]:
     return tuple(p[1:-1].replace('""', '"') if p.startswith('"') else p for p in parts)
 
 
-def _shifted(reference: TableReference, by: int) -> TableReference:
+def _moved(reference: TableReference, place: Callable[[int], int]) -> TableReference:
     span = reference.span
-    moved = (span[0] + by, span[1] + by) if span else None
-    return TableReference(reference.path, moved, reference.has_alias, reference.at)
+    return replace(reference, span=(place(span[0]), place(span[1])) if span else None)
 
 
 def _strip(sql: str) -> str:
     """The statement without leading comments and trailing semicolons."""
-    text = sql[_COMMENT.match(sql).end() :]  # type: ignore[union-attr]
-    return text.rstrip().rstrip(";").rstrip()
+    return sql[statement_start(sql) :].rstrip().rstrip(";").rstrip()
 
 
 def _parameter_order(name: str) -> tuple[int, str]:

@@ -15,7 +15,10 @@ on what a client may know anyway (the time, its own name and schema). Left out, 
 
 from __future__ import annotations
 
-from lakehouse.errors import StatementForbidden
+from collections.abc import Sequence
+
+from lakehouse.engine.gate_text import Token
+from lakehouse.errors import NotSupported, StatementForbidden
 
 _OPERATORS = """
     !__postfix + - * / // % ^ ** @ & | << >> ~ = != < <= > >= || && @> <@ ^@ -> ->> <-> <=> ~~ !~~ ~~*
@@ -148,6 +151,17 @@ _VALUE_GROUPS = (
     _WINDOWS,
 )
 
+# What may stand before a bracket in the definition of a column or an action of MERGE and is no function.
+_BEFORE_BRACKET = frozenset(
+    """
+    all and any array as between bit bpchar by case cast char character check coalesce dec decimal default
+    distinct else enum exists extract filter float geometry ifnull ilike in insert interval is key like not
+    numeric on or over set some string struct text then time timestamp try try_cast union unique using values
+    varbit varchar varying when
+    """.split()
+)
+_QUERY_WORDS = frozenset("SELECT FROM WITH VALUES TABLE DESCRIBE DESC SUMMARIZE SHOW PIVOT UNPIVOT".split())
+
 FUNCTIONS = frozenset(name for group in _VALUE_GROUPS for name in group.split())
 """Functions, operators and macros that give a value, by lower-case name."""
 
@@ -176,3 +190,19 @@ def check_table_function(name: str) -> None:
     """
     if name.lower() not in TABLE_FUNCTIONS:
         raise StatementForbidden(f"the table function {name.lower()} is not allowed")
+
+
+def check_calls(tokens: Sequence[Token]) -> None:
+    """Refuse functions and queries in a piece of a statement that there is no tree of.
+
+    Raises:
+        StatementForbidden: A function is called that is not on the list of allowed ones.
+        NotSupported: There is a query in it.
+    """
+    for token, after in zip(tokens, [*tokens[1:], None], strict=True):
+        if after is None:
+            continue
+        if token.text == "(" and after.word in _QUERY_WORDS:
+            raise NotSupported("a query is not supported in this place")
+        if token.kind == "name" and after.text == "(" and token.name.lower() not in _BEFORE_BRACKET:
+            check_function(token.name)

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from lakehouse.engine.gate_functions import check_function, check_table_function
-from lakehouse.engine.gate_text import at_clause
+from lakehouse.engine.gate_text import read_reference
 from lakehouse.errors import NotSupported, StatementForbidden
 
 # WITH x AS (INSERT …), WITH x AS (COPY … TO …) are query nodes too, and not on this list.
 _QUERY_NODES = frozenset({"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"})
+_CHANGES = frozenset({"INSERT_QUERY_NODE", "UPDATE_QUERY_NODE", "DELETE_QUERY_NODE"})
 _TABLE_REFERENCES = frozenset(
     "BASE_TABLE SUBQUERY JOIN TABLE_FUNCTION EXPRESSION_LIST EMPTY PIVOT SHOW_REF".split()
 )
@@ -70,15 +71,24 @@ def fold(name: str) -> str:
 class TreeWalk:
     """Collects what a serialised query names, and refuses what no query may hold.
 
+    ``target`` is the table that a change changes, ``returning`` whether it gives rows.
+
     Args:
-        text: The UTF-8 bytes of the statement, which the places in the tree count in.
+        text: The statement, whose UTF-8 bytes the places in the tree count in.
     """
 
-    def __init__(self, text: bytes) -> None:
-        self._text = text
+    def __init__(self, text: str) -> None:
+        self._text = text.encode()
         self.references: list[TableReference] = []
+        self.places: list[tuple[int, int]] = []
         self.needs_all_tables = False
         self.show = ""
+        self.target: tuple[str, ...] = ()
+        self.returning = False
+
+    def paths(self) -> set[tuple[str, ...]]:
+        """The names found."""
+        return {reference.path for reference in self.references}
 
     def visit(self, root: Any) -> None:
         """Walk the tree without recursion, so that deep nesting cannot exhaust the stack.
@@ -87,11 +97,38 @@ class TreeWalk:
             StatementForbidden: A function, or a statement in place of a query, is not allowed.
             NotSupported: Something is in the tree that is not offered.
         """
-        pending: list[tuple[Any, _Scope]] = [(root, _Scope())]
+        self._visit([(root, _Scope())])
+
+    def visit_change(self, root: Any) -> None:
+        """Walk the tree of an INSERT, UPDATE or DELETE that stands alone in a WITH clause.
+
+        Raises:
+            StatementForbidden: A function in it is not allowed.
+            NotSupported: It is something else, or something is in the tree that is not offered.
+        """
+        (entry,) = root["node"]["cte_map"]["map"]
+        node = entry["value"]["query_node"]
+        if node["type"] not in _CHANGES:
+            raise NotSupported("this form of the statement is not supported")
+        table = node["table"]
+        if isinstance(table, dict) and table.get("type") != "BASE_TABLE":
+            raise NotSupported("only one table can be changed at a time")
+        self.target = _path(table if isinstance(table, dict) else node)
+        self.returning = bool(node["returning_list"])
+        scope, pending = _Scope(), []  # type: _Scope, list[tuple[Any, _Scope]]
+        for inner in node["cte_map"].get("map", ()):
+            pending.append((inner["value"], scope))
+            scope = scope.with_name(fold(str(inner["key"])))
+        others = {k: v for k, v in node.items() if k not in ("cte_map", "table", "table_ref")}
+        self._visit([*pending, (list(others.values()), scope)])
+
+    def _visit(self, pending: list[tuple[Any, _Scope]]) -> None:
         while pending:
             node, scope = pending.pop()
             if isinstance(node, list):
                 pending.extend([(item, scope) for item in node if isinstance(item, dict | list)])
+            elif not isinstance(node, dict):
+                continue
             elif "cte_map" in node:
                 self._query(node, scope, pending)
             elif node.get("type") == "TABLE_FUNCTION" and "class" not in node:
@@ -137,7 +174,7 @@ class TreeWalk:
 
     def _show(self, node: dict[str, Any]) -> None:
         if node["show_type"] != "SHOW":
-            self.show = str(node["table_name"])
+            self.show = str(node["table_name"] or node["show_type"])
         else:
             self.references.append(TableReference(_path(node)))
 
@@ -152,17 +189,19 @@ class TreeWalk:
                 )
             self.needs_all_tables = True
         start, length = int(node["query_location"]), int(node["query_location_length"])
-        span = (start, start + length) if length and start + length <= len(self._text) else None
-        clause = None
-        at = node.get("at_clause")
+        self.places.append((start, length))
+        text = self._text[start : start + length].decode(errors="replace") if length else ""
+        found = read_reference(text)
+        if found is not None and found.path != path:
+            found = None
+        at, clause = node.get("at_clause"), None
         if at is not None:
-            text = self._text[span[0] : span[1]].decode() if span else ""
-            found = at_clause(text)
-            if found is None:
+            if found is None or found.clause is None:
                 raise NotSupported(
                     "time travel cannot be used in this place", "write FROM table AT (VERSION => …)"
                 )
-            clause = (str(at["unit"]).upper(), found[1])
+            clause = (str(at["unit"]).upper(), found.expression)
+        span = (start, start + length) if found is not None else None
         self.references.append(TableReference(path, span, bool(node.get("alias")), clause))
 
 
