@@ -93,7 +93,7 @@ def unwrapped_bare(body: bytes) -> Any:
     return message
 
 
-# -- the paths on which rows are read: each gives the ids that were seen ---------------------------------------
+# -- the paths on which rows are read: each gives the ids that were seen -----------------------------
 
 
 def ids(table: pa.Table) -> set[int]:
@@ -215,7 +215,7 @@ READ = {
 }
 
 
-# -- the paths on which names are listed: each gives the tables of schema hr -----------------------------------
+# -- the paths on which names are listed: each gives the tables of schema hr -----------------------------
 
 
 def by_get_tables(who: Caller) -> set[str]:
@@ -275,7 +275,7 @@ LIST = {
 }
 
 
-# -- the paths on which objects are changed: each must leave things as they were -------------------------------
+# -- the paths on which objects are changed: each must leave things as they were -----------------------------
 
 
 def ingest(who: Caller, name: str, exists: int, missing: int = 1) -> int:
