@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,7 +13,14 @@ from typing import Any
 from lakehouse.access.policy import SYSTEM_SCHEMA, Access
 from lakehouse.access.restriction import restricted_query
 from lakehouse.catalog import Catalog, Table
-from lakehouse.engine.database import INTERNAL_CATALOG, VISIBLE_TABLES, Binding, DuckDatabase, Input
+from lakehouse.engine.database import (
+    INTERNAL_CATALOG,
+    PRINCIPAL,
+    VISIBLE_TABLES,
+    Binding,
+    DuckDatabase,
+    Input,
+)
 from lakehouse.engine.errors import duckdb_errors
 from lakehouse.engine.gate import Analysis, StatementKind, TableReference, rewrite_reference
 from lakehouse.engine.session import Session
@@ -30,6 +38,7 @@ from lakehouse.errors import (
 from lakehouse.types import TableName, quote
 
 _SYSTEM_SCHEMAS = frozenset({"information_schema", "pg_catalog"})
+_ASKS_WHO = re.compile(r"\b(current_|session_)?user\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -423,10 +432,18 @@ class _Binding:
         names += [f"{SYSTEM_SCHEMA}.", *(f"{SYSTEM_SCHEMA}.{name}" for name in system)]
         self._bindings[VISIBLE_TABLES] = Binding(VISIBLE_TABLES, tuple(names), tuple(names))
 
+    def _tell_principal(self) -> None:
+        """Let ``current_user`` give the principal's name; others may run the same text on the same cursor."""
+        name = self._session.principal.name
+        self._fresh = False
+        self._bindings[PRINCIPAL] = Binding(PRINCIPAL, (name,), (name,))
+
     def result(self) -> Bound:
         if self._analysis.needs_all_tables and self._session.access.key:
             self._fresh = False
             self._show_visible()
+        if _ASKS_WHO.search(self._analysis.sql) or self._session.temp_views:
+            self._tell_principal()
         text = self._analysis.sql
         if self._edits:
             raw = text.encode()

@@ -41,6 +41,9 @@ SESSION_SETTINGS: dict[str, str] = {
 INTERNAL_CATALOG = "~lakehouse"
 VISIBLE_TABLES = "visible_tables"
 """Variable with the tables that a principal may read, as ``schema.table``, and schemas as ``schema.``."""
+PRINCIPAL = "principal"
+"""Variable with the name that ``current_user`` gives, as a list of one."""
+_SESSION_CATALOG = "~session"
 _POOL_PER_STATE = 8
 _POOL_STATES = 64
 _RELATIONS_PER_CURSOR = 32
@@ -178,6 +181,10 @@ class DuckDatabase:
         root = duckdb.connect(":memory:", config=config)
         root.execute(f"ATTACH ':memory:' AS {quote(self.catalog)}")
         root.execute(f"ATTACH ':memory:' AS {quote(INTERNAL_CATALOG)}")
+        root.execute(f"ATTACH ':memory:' AS {quote(_SESSION_CATALOG)}")
+        for function in ("current_user", "session_user"):
+            name = f"{quote(_SESSION_CATALOG)}.main.{function}"
+            root.execute(f"CREATE MACRO {name}() AS getvariable('{PRINCIPAL}')[1]")
         self._define_internal_views(root)
         root.execute("SET GLOBAL TimeZone = 'UTC'")
         root.execute("SET parquet_metadata_cache = true")
@@ -277,7 +284,8 @@ class DuckDatabase:
     def _prepare(self, state: CursorState) -> PooledCursor:
         connection = self._root.cursor()
         lake = f"{quote(state.catalog)}.{quote(state.schema)}"
-        path = f"{lake},{quote(state.temporary)}.main" if state.temporary else lake
+        own = f"{quote(state.temporary)}.main," if state.temporary else ""
+        path = f"{lake},{own}{quote(_SESSION_CATALOG)}.main"
         with duckdb_errors():
             connection.execute("SET search_path = ?", [path]).fetchall()
             connection.execute("SET VARIABLE session_schema = ?", [state.schema]).fetchall()
