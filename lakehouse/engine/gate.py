@@ -213,7 +213,7 @@ class StatementGate:
         return Analysis(
             StatementKind.QUERY,
             parsed.text,
-            tuple(walk.references),
+            walk.in_order(),
             parameters=tuple(sorted(parsed.parameters, key=_parameter_order)),
             needs_all_tables=walk.needs_all_tables,
         )
@@ -448,9 +448,8 @@ class StatementGate:
 def _show(sql: str, what: str) -> Analysis:
     view = _SHOW.get(what)
     if view is None or not re.match(r"SHOW\b", sql, re.IGNORECASE):
-        raise NotSupported(
-            f"SHOW {what.strip(chr(34))} is not supported here", "read information_schema instead"
-        )
+        what = "TABLES FROM" if what == "SHOW_FROM" else what.strip(chr(34))
+        raise NotSupported(f"SHOW {what} is not supported here", "read information_schema instead")
     return Analysis(StatementKind.QUERY, f'FROM "{INTERNAL_CATALOG}".main.{view}', needs_all_tables=True)
 
 

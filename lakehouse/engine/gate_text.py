@@ -128,7 +128,7 @@ def statement_start(text: str) -> int:
 
 
 def plain_blanks(text: str) -> str:
-    """The text with wide blanks outside quotes and comments made plain, as DuckDB reads them.
+    """The text with wide blanks outside quotes made plain, as DuckDB reads them.
 
     Otherwise every place that DuckDB tells would be off by the bytes it saved.
     """
@@ -136,8 +136,9 @@ def plain_blanks(text: str) -> str:
         return text
     parts, position = [], 0
     for match in _QUOTED.finditer(text):
+        is_comment = match[0].startswith(("--", "/*"))
         parts.append(_WIDE_BLANK.sub(" ", text[position : match.start()]))
-        parts.append(match[0])
+        parts.append(_WIDE_BLANK.sub(" ", match[0]) if is_comment else match[0])
         position = match.end()
     parts.append(_WIDE_BLANK.sub(" ", text[position:]))
     return "".join(parts)

@@ -90,6 +90,10 @@ class TreeWalk:
         """The names found."""
         return {reference.path for reference in self.references}
 
+    def in_order(self) -> tuple[TableReference, ...]:
+        """The references in the order of the text, those without a place first."""
+        return tuple(sorted(self.references, key=lambda reference: reference.span or (-1, -1)))
+
     def visit(self, root: Any) -> None:
         """Walk the tree without recursion, so that deep nesting cannot exhaust the stack.
 
@@ -133,6 +137,7 @@ class TreeWalk:
                 self._query(node, scope, pending)
             elif node.get("type") == "TABLE_FUNCTION" and "class" not in node:
                 check_table_function(str(node["function"]["function_name"]))
+                _check_visible(_path(node["function"]))
                 pending.append((list(node["function"].values()), scope))
             else:
                 self._node(node, scope)
@@ -171,6 +176,7 @@ class TreeWalk:
         name = node.get("function_name")
         if name is not None and kind in ("FUNCTION", "WINDOW"):
             check_function(str(name))
+        _check_visible(_path(node)[:-1])
 
     def _show(self, node: dict[str, Any]) -> None:
         if node["show_type"] != "SHOW":
@@ -182,6 +188,7 @@ class TreeWalk:
         path = _path(node)
         if scope.resolves(path):
             return
+        _check_visible(path)
         if len(path) > 1 and path[-2].lower() == "information_schema":
             if path[-1].lower() not in _INFORMATION_SCHEMA:
                 raise NotSupported(
@@ -203,6 +210,11 @@ class TreeWalk:
             clause = (str(at["unit"]).upper(), found.expression)
         span = (start, start + length) if found is not None else None
         self.references.append(TableReference(path, span, bool(node.get("alias")), clause))
+
+
+def _check_visible(path: tuple[str, ...]) -> None:
+    if any(part.startswith("~") for part in path):
+        raise StatementForbidden("names that begin with ~ are internal")
 
 
 def _path(node: dict[str, Any]) -> tuple[str, ...]:
