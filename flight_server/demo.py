@@ -88,8 +88,14 @@ def run_demo(settings: Settings, *, stay: bool) -> int:
         The exit status: 0 also when it was stopped by Ctrl-C or SIGTERM.
 
     Raises:
-        ConfigError: The port is taken; says which one is free.
+        ConfigError: The port is taken; says which one is free. Or the configuration is one for serving: the
+            demo asks its server as anybody, unencrypted.
     """
+    if settings.auth.is_enabled or settings.server.tls.is_enabled:
+        raise ConfigError(
+            "the demo goes without encryption and authentication, but the configuration has them set up",
+            "lakehouse serve goes with them; lakehouse demo --config FILE takes another configuration",
+        )
     console = Console(highlight=False, soft_wrap=True)
     configure_logging(settings.log.model_copy(update={"level": "warning"}))
     server = _start(settings)

@@ -32,6 +32,9 @@ SERVER = (
     CONFIG,
     click.option("--host", help="Address to listen on."),
     click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 takes a free one."),
+    click.option(
+        "--insecure", is_flag=True, help="Serve other machines even without encryption and authentication."
+    ),
 )
 CREDENTIALS = (
     click.option(
@@ -92,12 +95,13 @@ def options(*chosen: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
-def settings_of(config: Path | None, host: str | None = None, port: int | None = None) -> Settings:
-    """The configuration, with what the command line overrides."""
+def settings_of(config: Path | None, **server: Any) -> Settings:
+    """The configuration, with what the command line overrides of its section ``server``."""
     from lakehouse.config import load_settings  # noqa: PLC0415
 
-    server = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
-    return load_settings(config, {"server": server} if server else None)
+    # Neither an option left out nor a flag not given says anything.
+    given = {key: value for key, value in server.items() if value is not None and value is not False}
+    return load_settings(config, {"server": given} if given else None)
 
 
 @contextmanager
