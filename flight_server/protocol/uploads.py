@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import pyarrow as pa
 import pyarrow.flight as flight
 
+from flight_server.protocol.decoded_size import decoded_bytes
 from lakehouse.errors import InvalidRequest, LimitExceeded
 
 _SHOWN = 300
@@ -41,7 +42,7 @@ def upload_batches(
 
     Args:
         reader: The stream.
-        most_bytes: Largest batch to take, in bytes of its buffers after decompression.
+        most_bytes: Largest batch to take, in bytes, with every value written out.
         check: Called before each batch; raises where the call is over.
 
     Raises:
@@ -54,9 +55,10 @@ def upload_batches(
             batch = reader.read_chunk().data
             if batch is None:
                 continue
-            size = batch.get_total_buffer_size()
+            size = float(batch.get_total_buffer_size())
             if size <= most_bytes:
                 batch.validate(full=True)
+                size = decoded_bytes(batch, most_bytes)
         except StopIteration:
             # A client that went away ends its stream just as one that has finished.
             check()
@@ -71,7 +73,7 @@ def upload_batches(
             raise InvalidRequest(f"a batch of rows is malformed: {_shown(error)}") from error
         if size > most_bytes:
             raise LimitExceeded(
-                f"a batch of rows has {size} bytes, expected up to {most_bytes}",
+                f"a batch of {batch.num_rows} rows takes more than {most_bytes} bytes",
                 "send smaller batches, or raise limits.message_bytes",
             )
         yield batch
