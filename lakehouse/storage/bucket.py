@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError, PermissionDeniedError
 
+from lakehouse import telemetry
 from lakehouse.errors import InvalidRequest, ObjectAlreadyExists, ObjectNotFound, StorageError
 
 if TYPE_CHECKING:
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 _UPLOAD_PART_BYTES = 10 * 1024 * 1024
+
+StorageObserver = Callable[[str, str, float], None]
+"""Told of the operation, its outcome (``ok``, ``not_found``, ``already_exists``, ``failed``) and seconds."""
 
 
 class Bucket:
@@ -33,6 +38,9 @@ class Bucket:
         uri: Prefix of the objects' URIs, without a slash at the end.
         root: The directory that holds the objects, where the bucket is one of this machine.
         persist: Makes an object that was written survive a power failure; None where the store does that.
+
+    Attributes:
+        observers: Told of every request to the store.
     """
 
     def __init__(
@@ -48,6 +56,35 @@ class Bucket:
         self._store = store
         self._root = root
         self._persist = persist
+        self.observers: list[StorageObserver] = []
+
+    @contextmanager
+    def operation(self, name: str, key: str, done: str) -> Iterator[None]:
+        """A request to the store: its errors are translated, and observers and traces are told of it.
+
+        Args:
+            name: Of the operation, from a small fixed set.
+            key: The object's key.
+            done: What is being done, as a participle.
+        """
+        part = telemetry.begin(f"storage.{name}", key=key)
+        begun_s = time.perf_counter()
+        outcome, failure = "failed", None
+        try:
+            with storage_errors(self.name, key, done):
+                yield
+            outcome = "ok"
+        except (ObjectNotFound, ObjectAlreadyExists) as error:
+            outcome = "not_found" if isinstance(error, ObjectNotFound) else "already_exists"
+            raise
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            part.set({"outcome": outcome})
+            part.end(failure)
+            for observer in self.observers:
+                observer(name, outcome, time.perf_counter() - begun_s)
 
     def uri_of(self, key: str) -> str:
         """The URI of an object, as Iceberg metadata names it."""
@@ -83,7 +120,7 @@ class Bucket:
         Raises:
             ObjectNotFound: There is none.
         """
-        with storage_errors(self.name, key, "read"):
+        with self.operation("get", key, "read"):
             return bytes(obstore.get(self._store, key).bytes())
 
     def put(self, key: str, content: bytes, durable: bool = True) -> None:
@@ -94,7 +131,7 @@ class Bucket:
             content: What it is to hold.
             durable: Whether it has to survive a power failure from the moment that this returns.
         """
-        with storage_errors(self.name, key, "written"):
+        with self.operation("put", key, "written"):
             obstore.put(self._store, key, content, mode="overwrite", use_multipart=False)
             if durable and self._persist:
                 self._persist(key)
@@ -105,7 +142,7 @@ class Bucket:
         Raises:
             ObjectAlreadyExists: There is one.
         """
-        with storage_errors(self.name, key, "written"):
+        with self.operation("put_new", key, "written"):
             # A multipart upload would silently ignore the create-only mode.
             obstore.put(self._store, key, content, mode="create", use_multipart=False)
             if self._persist:
@@ -125,18 +162,18 @@ class Bucket:
         Raises:
             ObjectNotFound: There is none.
         """
-        with storage_errors(self.name, key, "looked up"):
+        with self.operation("head", key, "looked up"):
             return int(obstore.head(self._store, key)["size"])
 
     def directories(self, prefix: str) -> list[str]:
         """The names of the segments that follow ``prefix`` and have something below them, sorted."""
-        with storage_errors(self.name, prefix, "listed"):
+        with self.operation("list", prefix, "listed"):
             listed = obstore.list_with_delimiter(self._store, prefix)
         return sorted(path.rsplit("/", 1)[-1] for path in listed["common_prefixes"])
 
     def names(self, prefix: str) -> list[str]:
         """The last segments of the objects directly under ``prefix``, sorted."""
-        with storage_errors(self.name, prefix, "listed"):
+        with self.operation("list", prefix, "listed"):
             listed = obstore.list_with_delimiter(self._store, prefix)
         return sorted(found["path"].rsplit("/", 1)[-1] for found in listed["objects"])
 
@@ -146,7 +183,7 @@ class Bucket:
         Raises:
             ObjectNotFound: There is none (not every kind of store tells).
         """
-        with storage_errors(self.name, key, "deleted"):
+        with self.operation("delete", key, "deleted"):
             obstore.delete(self._store, key)
 
     def check(self) -> None:
@@ -158,7 +195,7 @@ class Bucket:
         if self._root is not None and not os.access(self._root, os.R_OK | os.W_OK | os.X_OK):
             # The store itself would take a directory that is gone for an empty one.
             raise StorageError(f"the directory of bucket '{self.name}' is gone or not accessible")
-        with storage_errors(self.name, "", "listed"):
+        with self.operation("list", "", "listed"):
             obstore.list_with_delimiter(self._store)
 
     def open_writer(self, key: str) -> ObjectWriter:
@@ -203,7 +240,7 @@ class ObjectWriter:
         """Make the object appear."""
         target, self._target = self._target, None
         if target is not None:
-            with storage_errors(self._bucket.name, self.key, "written"):
+            with self._bucket.operation("upload", self.key, "written"):
                 target.close()
                 if self._persist:
                     self._persist(self.key)
