@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import structlog
 
 from lakehouse.clock import Clock
-from lakehouse.errors import LakehouseError, ObjectAlreadyExists
+from lakehouse.errors import LakehouseError, ObjectAlreadyExists, ObjectNotFound
 from lakehouse.storage.bucket import Bucket
 from lakehouse.storage.log_objects import Entry, Event, LogObjects, SeenEvents, microseconds
 
@@ -371,10 +371,18 @@ class AppendLog:
             self._written_bytes += len(batch.content)
         was_tried, batch.was_tried = batch.was_tried, True
         try:
-            self.objects.put_batch(batch.us, batch.content)
+            self._put_batch(batch)
         except ObjectAlreadyExists:
             return was_tried and self.objects.has_batch(batch.us, batch.content)
         return True
+
+    def _put_batch(self, batch: _Batch) -> None:
+        try:
+            self.objects.put_batch(batch.us, batch.content)
+        except ObjectNotFound:
+            # Another process merged it between its writing and its flushing to the disk. It may be there
+            # twice from now on, which readers see.
+            self.objects.put_batch(batch.us, batch.content)
 
     def _run(self) -> None:
         failures = 0

@@ -132,19 +132,23 @@ class LogObjects:
         self._bucket.put_new(self._batch_key(us), content)
 
     def has_batch(self, us: int, content: bytes) -> bool:
-        """Whether the batch of that number holds exactly this content; if so, it is durable afterwards."""
+        """Whether the batch of that number is known to be durable and to hold exactly this content."""
         key = self._batch_key(us)
         try:
             if self._bucket.get(key) != content:
                 return False
-        except ObjectNotFound:
-            return False
+            if self._is_local(key):
+                # After a failed fsync nobody knows what the disk holds, so the same bytes are written afresh.
+                self._bucket.put(key, content)
+        except StorageError:
+            return False  # such as credentials that may write but not read
+        return True
+
+    def _is_local(self, key: str) -> bool:
         try:
             self._bucket.local_path(key)
         except StorageError:
-            return True  # an object store that shows an object has it
-        # After a failed fsync nobody knows what the disk holds, so the same bytes are written afresh.
-        self._bucket.put(key, content)
+            return False
         return True
 
     def days(self, since_us: int = 0) -> list[str]:
