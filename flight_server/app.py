@@ -30,6 +30,7 @@ from flight_server.handlers import (
     transactions,
     xdbc,
 )
+from flight_server.operations import Operations
 from flight_server.server import LakehouseFlightServer
 from flight_server.tls import load_tls
 from lakehouse.config import Settings
@@ -60,8 +61,9 @@ class RunningServer:
         uri: Where it listens, as clients write it.
     """
 
-    def __init__(self, lakehouse: Lakehouse, server: LakehouseFlightServer) -> None:
+    def __init__(self, lakehouse: Lakehouse, server: LakehouseFlightServer, operations: Operations) -> None:
         self._lakehouse = lakehouse
+        self._operations = operations
         self._server = server
         self.port: int = server.port
         self.uri = _location(lakehouse.settings, server.port)
@@ -81,6 +83,7 @@ class RunningServer:
         if self._stopped.is_set():
             return
         self._server.drain()
+        self._operations.drain()
         running = self._lakehouse.engine.running
         waited = threading.Event()
         for _ in range(int(drain_seconds * 20)):
@@ -93,6 +96,7 @@ class RunningServer:
         closer = threading.Thread(target=self._server.shutdown, name="shutdown", daemon=True)
         closer.start()
         closer.join(timeout=max(1.0, drain_seconds))
+        self._operations.stop()
         self._lakehouse.close()
 
 
@@ -111,11 +115,26 @@ def start(settings: Settings) -> RunningServer:
     lakehouse = Lakehouse(settings)
     location = _location(settings, port)
     try:
-        server = LakehouseFlightServer(location, lakehouse, build_dispatcher(), all_actions(), tls)
+        operations = Operations(lakehouse)
+        server = LakehouseFlightServer(
+            location,
+            lakehouse,
+            build_dispatcher(),
+            all_actions(),
+            operations.observation,
+            operations.middleware(),
+            tls,
+        )
     except (OSError, flight.FlightError) as error:
         lakehouse.close()
         raise ConfigError(f"cannot listen on {host}:{port}", "choose another with --port") from error
-    return RunningServer(lakehouse, server)
+    running = RunningServer(lakehouse, server, operations)
+    try:
+        operations.start()
+    except BaseException:
+        running.stop(0)
+        raise
+    return running
 
 
 def _location(settings: Settings, port: int) -> str:

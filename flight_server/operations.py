@@ -9,7 +9,7 @@ import structlog
 from flight_server.health import HealthService
 from flight_server.logs import SlowStatementLog
 from flight_server.metrics import Metrics
-from flight_server.middleware.observation import Observation
+from flight_server.middleware.observation import TRACE_HEADERS, Observation
 from flight_server.ops_http import OperationsHttp
 from flight_server.readiness import Readiness
 from lakehouse.runtime import Lakehouse
@@ -51,6 +51,7 @@ class Operations:
         observers = lakehouse.engine.running.observers
         if self._metrics is not None:
             observers.append(self._metrics.statement)
+            lakehouse.attempt_observers.append(self._attempted)
         if settings.log.slow_statement_seconds:
             observers.append(SlowStatementLog(settings.log.slow_statement_seconds))
 
@@ -58,9 +59,13 @@ class Operations:
         """What the Flight server has to do with the headers of calls for this, by name."""
         if self._tracing is None:
             return {}
-        from flight_server.middleware.tracing import MIDDLEWARE, TraceHeadersFactory  # noqa: PLC0415
+        from flight_server.middleware.tracing import TraceHeadersFactory  # noqa: PLC0415
 
-        return {MIDDLEWARE: TraceHeadersFactory()}
+        return {TRACE_HEADERS: TraceHeadersFactory()}
+
+    def _attempted(self, _principal: str, _peer: str, method: str, outcome: str) -> None:
+        if self._metrics is not None:
+            self._metrics.authentication(method, outcome)
 
     def start(self) -> None:
         """Listen on the operator's ports.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -17,55 +18,106 @@ from flight_server.dispatch import DataStream, Dispatcher, FlightPlan, Upload
 from flight_server.errors import wire_errors
 from flight_server.handlers import flights
 from flight_server.middleware.authentication import AuthenticationMiddleware, AuthenticationMiddlewareFactory
+from flight_server.middleware.observation import TRACE_HEADERS, Observation, ObservedCall
 from flight_server.protocol.codec import PROTOCOL_ACTIONS, decode_action, decode_command
+from flight_server.protocol.uploads import upload_batches, upload_schema
 from flight_server.tls import TlsIdentity
+from lakehouse.engine.admission import CallPlaces, check_size
 from lakehouse.engine.session import Session
-from lakehouse.errors import InvalidRequest, NotSupported, ShuttingDown, UnknownAction
+from lakehouse.errors import (
+    InternalError,
+    InvalidRequest,
+    LakehouseError,
+    NotSupported,
+    ShuttingDown,
+    StatementCancelled,
+    UnknownAction,
+)
 from lakehouse.runtime import Lakehouse
+from lakehouse.telemetry import span
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+# The statements that these prepare are on record themselves.
+_TOLD_BY_STATEMENTS = frozenset({"CreatePreparedStatement", "ClosePreparedStatement"})
+
 
 class _Call:
-    """One RPC's cancellation flag, safe to ask for at any time.
+    """One RPC: its cancellation flag, safe to ask for at any time, its place, and what is seen of it.
 
     pyarrow's context points to memory that is gone once the RPC has ended, so it is let go of first; a
     statement that outlives its call for whatever reason then finds itself cancelled.
     """
 
-    def __init__(self, context: flight.ServerCallContext) -> None:
+    def __init__(self, context: flight.ServerCallContext, observed: ObservedCall, places: CallPlaces) -> None:
         self._lock = threading.Lock()
         self._context: flight.ServerCallContext | None = context
+        self._places = places
+        self._entered = False
+        self.observed = observed
         self.kept = False
+
+    def enter(self) -> None:
+        """Take a place.
+
+        Raises:
+            LimitExceeded: Too many calls are open.
+        """
+        self._places.enter()
+        self._entered = True
 
     def cancelled(self) -> bool:
         """Whether the client has gone, or the call has ended."""
         with self._lock:
             return self._context is None or self._context.is_cancelled()
 
-    def end(self) -> None:
-        """Let go of the context. Harmless when repeated."""
+    def end(self, error: BaseException | None = None) -> None:
+        """Let go of the context, and give the place back. Harmless when repeated."""
+        if self._let_go():
+            self.observed.end(error)
+
+    def abandon(self) -> None:
+        """End a call whose answer the client did not want to the end. Harmless when repeated."""
+        if self._let_go():
+            self.observed.abandon()
+
+    def _let_go(self) -> bool:
         with self._lock:
-            self._context = None
+            held, self._context = self._context is not None, None
+        if held and self._entered:
+            self._places.leave()
+        return held
 
 
 def _rpc(method: F) -> F:
     """Map errors, give the method its context, and end the call with it unless a stream keeps it open."""
+    name = method.__name__
 
     @functools.wraps(method)
     def wrapper(self: LakehouseFlightServer, context: flight.ServerCallContext, *args: Any) -> Any:
-        call = _Call(context)
-        try:
-            with wire_errors(method.__name__):
-                return method(self, self._context(context, call), call, *args)
-        except BaseException:
-            call.kept = False
-            raise
-        finally:
-            if not call.kept:
-                call.end()
+        with wire_errors(name):
+            call = self._begin(name, context)
+            try:
+                call.enter()
+                return call.observed.run(_answer, self, method, context, call, args)
+            except BaseException as error:
+                call.end(error)
+                raise
+            finally:
+                if not call.kept:
+                    call.end()
 
     return wrapper  # type: ignore[return-value]
+
+
+def _answer(
+    server: LakehouseFlightServer,
+    method: Callable[..., Any],
+    context: flight.ServerCallContext,
+    call: _Call,
+    args: tuple[Any, ...],
+) -> Any:
+    return method(server, server._context(context, call), call, *args)  # noqa: SLF001 - part of the server
 
 
 class LakehouseFlightServer(flight.FlightServerBase):
@@ -76,6 +128,8 @@ class LakehouseFlightServer(flight.FlightServerBase):
         lakehouse: The domain.
         dispatcher: Typed command → handler.
         actions: The custom actions.
+        observation: What the operator sees of calls.
+        headers: Reads the headers that observation wants, by name.
         tls: What encryption needs; None where connections are not encrypted.
     """
 
@@ -85,6 +139,8 @@ class LakehouseFlightServer(flight.FlightServerBase):
         lakehouse: Lakehouse,
         dispatcher: Dispatcher,
         actions: ActionRegistry,
+        observation: Observation,
+        headers: Mapping[str, flight.ServerMiddlewareFactory],
         tls: TlsIdentity | None = None,
     ) -> None:
         # The server answers during super().__init__(), so everything must be in place before it.
@@ -92,13 +148,15 @@ class LakehouseFlightServer(flight.FlightServerBase):
         self._dispatcher = dispatcher
         self._actions = actions
         self._draining = threading.Event()
-        timeout = lakehouse.settings.limits.statement_timeout_seconds
-        self._limits = CallLimits(statement_timeout_s=timeout or None)
+        self._bounds = lakehouse.settings.limits
+        self._limits = CallLimits(self._bounds.statement_timeout_seconds or None)
+        self._places = CallPlaces(self._bounds.concurrent_calls)
+        self._observation = observation
+        self._reads_traces = bool(headers)
         callers = AuthenticationMiddlewareFactory(lakehouse.authenticator, lakehouse.sessions.known)
         encryption = tls.arguments() if tls is not None else {}
-        super().__init__(
-            location, callers.auth_handler(), middleware={"authentication": callers}, **encryption
-        )
+        middleware = {"authentication": callers, **headers}
+        super().__init__(location, callers.auth_handler(), middleware=middleware, **encryption)
 
     def drain(self) -> None:
         """Take no new work from now on."""
@@ -114,7 +172,7 @@ class LakehouseFlightServer(flight.FlightServerBase):
         if descriptor.descriptor_type == flight.DescriptorType.PATH:
             plan = flights.info(ctx, _path(descriptor))
         else:
-            plan = self._dispatcher.info(ctx, decode_command(descriptor.command), descriptor.command)
+            plan = self._dispatcher.info(ctx, self._decoded(descriptor.command), descriptor.command)
         return _flight_info(plan, descriptor)
 
     @_rpc
@@ -124,15 +182,16 @@ class LakehouseFlightServer(flight.FlightServerBase):
         """GetSchema."""
         if descriptor.descriptor_type == flight.DescriptorType.PATH:
             return flight.SchemaResult(flights.schema(ctx, _path(descriptor)))
-        return flight.SchemaResult(self._dispatcher.schema(ctx, decode_command(descriptor.command)))
+        return flight.SchemaResult(self._dispatcher.schema(ctx, self._decoded(descriptor.command)))
 
     @_rpc
     def do_get(self, ctx: CallContext, call: _Call, ticket: flight.Ticket) -> flight.FlightDataStream:
         """DoGet."""
+        check_size("the ticket", len(ticket.ticket), self._bounds.request_bytes, "limits.request_bytes")
         if flights.is_path_ticket(ticket.ticket):
             result = flights.stream(ctx, flights.decode_ticket(ticket.ticket))
         else:
-            result = self._dispatcher.stream(ctx, decode_command(ticket.ticket))
+            result = self._dispatcher.stream(ctx, self._decoded(ticket.ticket))
         return flight.GeneratorStream(result.schema, _Outgoing(result, call))
 
     @_rpc
@@ -151,23 +210,25 @@ class LakehouseFlightServer(flight.FlightServerBase):
         def reply(metadata: bytes) -> None:
             writer.write(pa.py_buffer(metadata))
 
-        self._dispatcher.put(
-            ctx, decode_command(descriptor.command), Upload(_schema(reader), _incoming(ctx, reader), reply)
-        )
+        command = self._decoded(descriptor.command)
+        batches = upload_batches(reader, self._bounds.message_bytes, ctx.check_cancelled)
+        self._dispatcher.put(ctx, command, Upload(upload_schema(reader), batches, reply))
 
     @_rpc
     def do_action(self, ctx: CallContext, call: _Call, action: flight.Action) -> Iterator[flight.Result]:
         """DoAction."""
         body = action.body.to_pybytes() if action.body is not None else b""
+        check_size("the body of the action", len(body), self._bounds.request_bytes, "limits.request_bytes")
         command = decode_action(action.type, body)
         if command is not None:
-            results = self._dispatcher.action(ctx, command)
+            results = partial(self._dispatcher.action, ctx, command)
         else:
             spec = self._actions.get(action.type)
             if spec is None:
                 raise UnknownAction(f"no action is called {action.type}", "list_actions gives all of them")
-            results = self._actions.run(ctx, spec, body)
-        return _ActionResults(results, call)
+            results = partial(self._actions.run, ctx, spec, body)
+        is_told = action.type in _TOLD_BY_STATEMENTS
+        return _ActionResults(results() if is_told else _audited(ctx, action.type, results), call)
 
     @_rpc
     def list_actions(self, ctx: CallContext, call: _Call) -> list[flight.ActionType]:
@@ -192,17 +253,22 @@ class LakehouseFlightServer(flight.FlightServerBase):
 
     # -- plumbing -----------------------------------------------------------------------------------
 
+    def _begin(self, name: str, context: flight.ServerCallContext) -> _Call:
+        headers = context.get_middleware(TRACE_HEADERS) if self._reads_traces else None
+        observed = self._observation.begin(name, headers.carrier if headers is not None else None)
+        return _Call(context, observed, self._places)
+
     def _context(self, context: flight.ServerCallContext, call: _Call) -> CallContext:
         if self._draining.is_set():
             raise ShuttingDown("the server is shutting down", "connect again in a moment")
-        return CallContext(
-            self._lakehouse,
-            self._session(context),
-            limits=self._limits,
-            request_id=uuid.uuid4().hex,
-            peer=context.peer(),
-            cancelled=call.cancelled,
-        )
+        session, peer, request_id = self._session(context), context.peer(), uuid.uuid4().hex
+        call.observed.identify(request_id, session.id, session.principal.name, peer)
+        return CallContext(self._lakehouse, session, self._limits, request_id, peer, call.cancelled)
+
+    def _decoded(self, command: bytes) -> object:
+        check_size("the command", len(command), self._bounds.request_bytes, "limits.request_bytes")
+        with span("decode"):
+            return decode_command(command)
 
     def _session(self, context: flight.ServerCallContext) -> Session:
         caller: AuthenticationMiddleware = context.get_middleware("authentication")
@@ -226,43 +292,53 @@ class _Outgoing:
         return self
 
     def __next__(self) -> pa.RecordBatch:
-        try:
-            return next(self._batches)
-        except StopIteration:
-            self.close()
-            raise
-        except Exception as error:
-            self.close()
-            with wire_errors("do_get"):
-                raise error  # noqa: TRY201 - inside the mapping
-            raise
+        with wire_errors("do_get"):
+            try:
+                batch = self._call.observed.run(next, self._batches, None)
+            except BaseException as error:
+                self._release()
+                self._call.end(error)
+                raise
+        if batch is None:
+            self._release()
+            self._call.end()
+            raise StopIteration
+        return batch
 
     def close(self) -> None:
         """Release what the result holds. Harmless when repeated."""
+        self._release()
+        self._call.abandon()
+
+    def _release(self) -> None:
         close = getattr(self._batches, "close", None)
         if close is not None:
             close()
-        self._call.end()
 
     def __del__(self) -> None:
         self.close()
 
 
-def _schema(reader: flight.MetadataRecordBatchReader) -> pa.Schema:
-    """The schema of an upload; without columns where a client (Go) sends a command and nothing after it."""
+def _audited(ctx: CallContext, name: str, start: Callable[[], Iterator[bytes]]) -> Iterator[bytes]:
+    """The results of an action, which is put on record when it has ended, whichever way."""
+    journal, clock = ctx.lakehouse.journal, ctx.lakehouse.clock
+    started_s, code = clock.monotonic(), "ok"
     try:
-        return reader.schema
-    except OSError as error:
-        if "never sent a data message" not in str(error):
-            raise
-        return pa.schema([])
-
-
-def _incoming(ctx: CallContext, reader: flight.MetadataRecordBatchReader) -> Iterable[pa.RecordBatch]:
-    for chunk in reader:
-        ctx.check_cancelled()
-        if chunk.data is not None:
-            yield chunk.data
+        yield from start()
+    except LakehouseError as error:
+        code = error.code
+        raise
+    except GeneratorExit:
+        code = StatementCancelled.code
+        raise
+    except BaseException:
+        code = InternalError.code
+        raise
+    finally:
+        session, principal, seconds = ctx.session, ctx.principal, clock.monotonic() - started_s
+        journal.action(
+            principal.name, ctx.peer, ctx.request_id, session.id, name, code, seconds, method=principal.method
+        )
 
 
 class _ActionResults:
@@ -279,23 +355,28 @@ class _ActionResults:
 
     def __next__(self) -> flight.Result:
         body, self._first = self._first, None
-        try:
-            with wire_errors("do_action"):
-                body = next(self._bodies, None) if body is None else body
-        except BaseException:
-            self.close()
-            raise
+        with wire_errors("do_action"):
+            try:
+                body = self._call.observed.run(next, self._bodies, None) if body is None else body
+            except BaseException as error:
+                self._release()
+                self._call.end(error)
+                raise
         if body is None:
-            self.close()
+            self._release()
+            self._call.end()
             raise StopIteration
         return flight.Result(pa.py_buffer(body))
 
     def close(self) -> None:
         """Stop the action. Harmless when repeated."""
+        self._release()
+        self._call.abandon()
+
+    def _release(self) -> None:
         close = getattr(self._bodies, "close", None)
         if close is not None:
             close()
-        self._call.end()
 
     def __del__(self) -> None:
         self.close()

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lakehouse.access.authenticator import Authenticator
+from lakehouse.access.authenticator import Authenticator, OnAttempt
 from lakehouse.access.policy import AccessPolicy
 from lakehouse.access.principal import ANONYMOUS, Principal
 from lakehouse.catalog import Catalog, open_catalog
 from lakehouse.clock import Clock, SystemClock
 from lakehouse.config import Settings
 from lakehouse.engine.engine import Engine
+from lakehouse.engine.redaction import statement_text
 from lakehouse.engine.session import SessionRegistry
+from lakehouse.engine.system_audit import audit_table
+from lakehouse.journal import AuditJournal
 from lakehouse.storage import open_local_bucket
 
 
 class Lakehouse:
     """The whole domain of one server: catalog, engine and sessions.
 
-    ``anonymous`` is who callers are while nobody has to say who they are.
+    ``anonymous`` is who callers are while nobody has to say who they are. ``attempt_observers`` are told of
+    attempts to authenticate.
 
     Args:
         settings: The configuration.
@@ -37,13 +41,14 @@ class Lakehouse:
         self.anonymous = Principal(ANONYMOUS, frozenset({settings.auth.anonymous_role}))
         where = settings.buckets[0]
         self.bucket = open_local_bucket(where.name, where.path)
-        self.authenticator = Authenticator(settings, self.bucket, self.clock)
+        self.journal = AuditJournal(self.bucket, settings.audit, self.clock, statement_text)
+        self.attempt_observers: list[OnAttempt] = [self.journal.authentication]
+        self.authenticator = Authenticator(settings, self.bucket, self.clock, self._attempted)
         self.engine = Engine(settings, self.catalog, self.policy, readable, self.clock)
-        self.engine.add_system_tables(())
-        session = settings.session
-        self.sessions = SessionRegistry(
-            self.engine.new_session, self.clock, session.idle_seconds, session.max_sessions
-        )
+        if self.journal.is_enabled:
+            self.engine.running.observers.append(self.journal.statement)
+        self.engine.add_system_tables((audit_table(self.journal),))
+        self.sessions = SessionRegistry(self.engine.new_session, self.clock, settings.session)
 
     def uptime_seconds(self) -> float:
         """Seconds since this object was built."""
@@ -53,3 +58,8 @@ class Lakehouse:
         """Roll back what is open, stop what runs and release every resource."""
         self.sessions.close_all()
         self.engine.close()
+        self.journal.close()
+
+    def _attempted(self, principal: str, peer: str, method: str, outcome: str) -> None:
+        for observer in self.attempt_observers:
+            observer(principal, peer, method, outcome)

@@ -23,6 +23,8 @@ log = structlog.get_logger(__name__)
 
 R = TypeVar("R")
 
+TRACE_HEADERS = "tracing"
+"""Name of the middleware that keeps a call's trace headers."""
 _OK = "OK"
 _METHODS = {
     "get_flight_info": "GetFlightInfo",

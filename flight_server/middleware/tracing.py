@@ -26,7 +26,6 @@ from lakehouse.config import TelemetrySettings
 from lakehouse.errors import LakehouseError
 from lakehouse.telemetry import Attribute, Span
 
-MIDDLEWARE = "tracing"
 _SERVICE = "arrow.flight.protocol.FlightService"
 _PROPAGATED = ("traceparent", "tracestate")
 _EXPORT_SECONDS = 5
