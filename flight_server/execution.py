@@ -1,21 +1,22 @@
-"""Running statements for handlers: what is planned waits under a handle until it is fetched."""
+"""Running statements for handlers: each is recorded; what is planned waits under a handle to be fetched."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import pyarrow as pa
 
 from flight_server.context import CallContext
-from flight_server.dispatch import Endpoint, FlightPlan
+from flight_server.dispatch import DataStream, Endpoint, FlightPlan
 from flight_server.protocol.codec import encode_statement_ticket
 from lakehouse.engine.changes import Scope
 from lakehouse.engine.engine import Plan
 from lakehouse.engine.gate import Analysis
-from lakehouse.engine.result import ResultStream
-from lakehouse.engine.running import CallWatch
+from lakehouse.engine.result import ResultStream, SpooledResult
+from lakehouse.engine.running import CallWatch, StatementRecord
 from lakehouse.engine.session import Session, StatementHandle
 from lakehouse.engine.transaction import Transaction
 from lakehouse.errors import StatementCancelled
@@ -23,9 +24,83 @@ from lakehouse.errors import StatementCancelled
 COUNT_SCHEMA = pa.schema([pa.field("Count", pa.int64())])
 
 
-def watch(ctx: CallContext) -> CallWatch:
-    """How a statement of this call learns that it should stop."""
-    return CallWatch(ctx.cancelled, ctx.limits.statement_timeout_s)
+def watch(ctx: CallContext, record: StatementRecord | None = None) -> CallWatch:
+    """How a statement of this call learns that it should stop, and where it is recorded."""
+    return CallWatch(ctx.cancelled, ctx.limits.statement_timeout_s, record)
+
+
+def arrive(ctx: CallContext, sql: str, kind: str = "") -> StatementRecord:
+    """Record a statement of this call."""
+    session = ctx.session
+    return ctx.lakehouse.engine.running.arrive(
+        sql,
+        kind=kind,
+        principal=session.principal.name,
+        session_id=session.id,
+        request_id=ctx.request_id,
+        peer=ctx.peer,
+    )
+
+
+class Recording:
+    """Records the statement that a ``with`` is about, and how it ends.
+
+    Attributes:
+        record: The record; it ends with the block unless ``goes_on`` is set in it.
+        goes_on: Whether the statement outlives the block: it waits to be fetched, or is being streamed.
+    """
+
+    __slots__ = ("_began_s", "_ctx", "goes_on", "record")
+
+    def __init__(self, ctx: CallContext, sql: str, kind: str = "") -> None:
+        self._ctx = ctx
+        self._began_s = ctx.lakehouse.clock.monotonic()
+        self.record = arrive(ctx, sql, kind)
+        self.goes_on = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        record = self.record
+        elapsed_s = self._ctx.lakehouse.clock.monotonic() - self._began_s
+        record.plan_s += max(0.0, elapsed_s - record.queue_s - record.run_s)
+        if error is not None or not self.goes_on:
+            self._ctx.lakehouse.engine.running.end(record, error)
+
+    def analysed(self, analysis: Analysis, session: Session) -> None:
+        """Note what the statement turned out to be, and in which session it runs."""
+        self.record.kind = analysis.kind.value
+        self.record.session_id = session.id
+
+    def watch(self) -> CallWatch:
+        """How the statement learns that it should stop."""
+        return watch(self._ctx, self.record)
+
+
+class RecordedFailure:
+    """Records a statement only if the ``with`` that is about it fails: for requests that run nothing.
+
+    Preparing a statement that is refused has to leave a trace; the executions of one that is not, do.
+    """
+
+    __slots__ = ("_ctx", "_kind", "_sql")
+
+    def __init__(self, ctx: CallContext, sql: str, kind: str = "") -> None:
+        self._ctx = ctx
+        self._sql = sql
+        self._kind = kind
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._ctx.lakehouse.engine.running.end(arrive(self._ctx, self._sql, self._kind), error)
 
 
 def execute(
@@ -33,6 +108,7 @@ def execute(
     session: Session,
     analysis: Analysis,
     transaction: Transaction | None,
+    recording: Recording,
     rows: Sequence[Sequence[Any]] | None = None,
 ) -> FlightPlan:
     """Plan a query, or run a statement that changes something, and keep the outcome under a handle.
@@ -43,19 +119,21 @@ def execute(
     engine, clock = ctx.lakehouse.engine, ctx.lakehouse.clock
     seconds = ctx.lakehouse.settings.session.handle_seconds
     handle = StatementHandle(clock.token(), COUNT_SCHEMA, expires_s=clock.monotonic() + seconds)
+    recording.analysed(analysis, session)
     if analysis.is_update:
-        count = engine.changes.run(analysis, Scope(session, transaction, watch(ctx)), rows)
+        count = run_change(analysis, session, transaction, recording, rows)
         handle.result = pa.table([pa.array([count], pa.int64())], schema=COUNT_SCHEMA)
     elif analysis.detail.get("returning"):
-        _, table = engine.changes.modify(analysis, Scope(session, transaction, watch(ctx)), rows)
+        scope = Scope(session, transaction, recording.watch())
+        count, table = engine.changes.modify(analysis, scope, rows)
+        recording.record.rows = count
         handle.result = table if table is not None else COUNT_SCHEMA.empty_table()
         handle.schema = handle.result.schema
     else:
-        handle.plans = tuple(
-            engine.plan(analysis, session, transaction, row)
-            for row in (rows if rows is not None else (None,))
-        ) or (engine.plan(analysis, session, transaction, None),)
+        handle.plans = plan_rows(analysis, session, transaction, recording.watch(), rows)
         handle.schema = handle.plans[0].schema
+        handle.record = recording.record
+        recording.goes_on = True
     session.add_handle(handle)
     return FlightPlan(
         handle.schema,
@@ -69,26 +147,98 @@ def execute(
     )
 
 
-class RunningHandle:
-    """The rows of a handle's plans, one plan after the other; stops when the handle is cancelled."""
+def plan_rows(
+    analysis: Analysis,
+    session: Session,
+    transaction: Transaction | None,
+    watched: CallWatch,
+    rows: Sequence[Sequence[Any]] | None,
+) -> tuple[Plan, ...]:
+    """Plan a query once for each row of parameters, and at least once."""
+    plans = tuple(
+        session.engine.plan(analysis, session, transaction, row, watched) for row in (rows or (None,))
+    )
+    watched.note_tables(plans[0].names)
+    return plans
 
-    def __init__(self, ctx: CallContext, session: Session, handle: StatementHandle) -> None:
-        self._handle = handle
-        self._session = session
+
+def run_change(
+    analysis: Analysis,
+    session: Session,
+    transaction: Transaction | None,
+    recording: Recording,
+    rows: Iterable[Sequence[Any]] | None = None,
+) -> int:
+    """Run a statement that changes something; gives the number of rows affected."""
+    scope = Scope(session, transaction, recording.watch())
+    changes = session.engine.changes
+    if analysis.detail.get("returning"):
+        count, _ = changes.modify(analysis, scope, rows)
+    else:
+        count = changes.run(analysis, scope, rows)
+    recording.record.rows = count
+    return count
+
+
+def fetch(ctx: CallContext, session: Session, handle: StatementHandle) -> DataStream:
+    """Run what a handle stands for, or give the result that it holds."""
+    engine = ctx.lakehouse.engine
+    if handle.result is not None:
+        return DataStream(handle.schema, engine.batches_of(handle.result))
+    if handle.cancelled:
+        raise StatementCancelled("the statement was cancelled")
+    record = session.take_record(handle) or _again(ctx, handle)
+    handle.fetches.add(record)
+    stream = RecordedStream(ctx, session, handle.plans, record, lambda: handle.fetches.discard(record))
+    return DataStream(handle.schema, stream)
+
+
+def _again(ctx: CallContext, handle: StatementHandle) -> StatementRecord:
+    """A record for one more fetch of a statement."""
+    first = handle.record
+    assert first is not None
+    record = arrive(ctx, first.sql, first.kind)
+    record.tables = first.tables
+    return record
+
+
+def _nothing() -> None:
+    return None
+
+
+class RecordedStream:
+    """The rows of a statement's plans, one plan after the other; its end is noted in the record.
+
+    Args:
+        ctx: The call that fetches them.
+        session: In which session they run.
+        plans: What to run.
+        record: The record of the statement.
+        on_end: Called once, whichever way it ends.
+    """
+
+    def __init__(
+        self,
+        ctx: CallContext,
+        session: Session,
+        plans: Sequence[Plan],
+        record: StatementRecord,
+        on_end: Callable[[], None] = _nothing,
+    ) -> None:
         self._engine = ctx.lakehouse.engine
-        self._watch = CallWatch(lambda: handle.cancelled or ctx.cancelled(), ctx.limits.statement_timeout_s)
-        self._plans: list[Plan] = list(reversed(handle.plans))
-        self._open = True
-        handle.active += 1
+        self._session = session
+        self._watch = watch(ctx, record)
+        self._record = record
+        self._plans: list[Plan] = list(reversed(plans))
+        self._on_end: Callable[[], None] | None = on_end
+        self._stream: ResultStream | SpooledResult | None = None
         try:
             self._stream = self._next_plan()
-        except BaseException:
-            self.close()
+        except BaseException as error:
+            self._end(error)
             raise
 
-    def _next_plan(self) -> ResultStream:
-        if self._handle.cancelled:
-            raise StatementCancelled("the statement was cancelled")
+    def _next_plan(self) -> ResultStream | SpooledResult:
         return self._engine.open(self._plans.pop(), self._session, self._watch)
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
@@ -96,26 +246,28 @@ class RunningHandle:
 
     def __next__(self) -> pa.RecordBatch:
         try:
-            while True:
+            while self._stream is not None:
                 for batch in self._stream:
                     return batch
-                if not self._plans:
-                    break
-                self._stream = self._next_plan()
-        except BaseException:
-            self.close()
+                self._stream = self._next_plan() if self._plans else None
+        except BaseException as error:
+            self._end(error)
             raise
-        self.close()
+        self._end(None)
         raise StopIteration
 
     def close(self) -> None:
         """Stop what runs. Harmless when repeated."""
-        if self._open:
-            self._open = False
-            self._handle.active -= 1
-            stream = getattr(self, "_stream", None)
-            if stream is not None:
-                stream.close()
+        self._end(StatementCancelled("the client went away before the end of the result"))
+
+    def _end(self, error: BaseException | None) -> None:
+        on_end, self._on_end = self._on_end, None
+        if on_end is None:
+            return
+        if self._stream is not None:
+            self._stream.close()
+        on_end()
+        self._engine.running.end(self._record, error)
 
     def __del__(self) -> None:
         self.close()

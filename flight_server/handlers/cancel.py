@@ -21,8 +21,9 @@ from flight_server.protocol.commands import (
     RenewFlightEndpoint,
     TicketStatementQuery,
 )
+from lakehouse.engine.running import StatementRecord
 from lakehouse.engine.session import Session, StatementHandle
-from lakehouse.errors import InvalidRequest, LakehouseError, StatementNotFound
+from lakehouse.errors import InvalidRequest, LakehouseError, StatementCancelled, StatementNotFound
 
 _WAIT_SECONDS = 1.0
 
@@ -49,10 +50,17 @@ def _cancel(ctx: CallContext, tickets: tuple[bytes, ...]) -> CancelStatus:
     handles = [_find(ctx, ticket)[1] for ticket in tickets]
     if not handles:
         raise StatementNotFound("the FlightInfo names no statement of this server")
+    running = ctx.lakehouse.engine.running
+    records: list[StatementRecord] = []
     for handle in handles:
         handle.cancelled = True
+        records += handle.fetches
+        if handle.record is not None and not handle.is_taken:
+            records.append(handle.record)
+    for record in records:
+        running.kill(record, StatementCancelled("the client cancelled the statement"))
     give_up = time.monotonic() + _WAIT_SECONDS
-    while any(handle.active for handle in handles):
+    while not all(running.has_ended(record) for record in records):
         if time.monotonic() > give_up:
             return CancelStatus.CANCELLING
         time.sleep(0.01)

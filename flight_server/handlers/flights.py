@@ -16,9 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flight_server.context import CallContext
 from flight_server.dispatch import DataStream, Endpoint, FlightPlan
-from flight_server.execution import watch
+from flight_server.execution import RecordedFailure, RecordedStream, Recording, watch
 from lakehouse.catalog import Table
 from lakehouse.engine.engine import Plan
+from lakehouse.engine.running import CallWatch
 from lakehouse.errors import InvalidRequest, LakehouseError
 from lakehouse.types import DataFileRef, TableName, quote
 
@@ -72,9 +73,10 @@ def info(ctx: CallContext, path: tuple[str, ...]) -> FlightPlan:
     Raises:
         TableNotFound, SchemaNotFound: There is no such table.
     """
-    table = _load(ctx, path)
-    plan = _plan(ctx, PathTicket(path=list(_full(table)), snapshot=table.snapshot_id))
-    return _flight(ctx, table, plan.schema)
+    with RecordedFailure(ctx, f"FLIGHT {'.'.join(path)}", "flight"):
+        table = _load(ctx, path)
+        ticket = PathTicket(path=list(_full(table)), snapshot=table.snapshot_id)
+        return _flight(ctx, table, _plan(ctx, ticket, watch(ctx)).schema)
 
 
 def schema(ctx: CallContext, path: tuple[str, ...]) -> pa.Schema:
@@ -84,10 +86,20 @@ def schema(ctx: CallContext, path: tuple[str, ...]) -> pa.Schema:
 
 def stream(ctx: CallContext, ticket: PathTicket) -> DataStream:
     """The rows of a dataset ticket."""
-    plan = _plan(ctx, ticket)
-    if ticket.files is not None:
-        plan = _restricted(plan, ticket.files)
-    return DataStream(plan.schema, ctx.lakehouse.engine.open(plan, ctx.session, watch(ctx)))
+    with Recording(ctx, _described(ticket), "flight") as recording:
+        plan = _plan(ctx, ticket, recording.watch())
+        if ticket.files is not None:
+            plan = _restricted(plan, ticket.files)
+        recording.watch().note_tables(plan.names)
+        recording.goes_on = True
+    return DataStream(plan.schema, RecordedStream(ctx, ctx.session, (plan,), recording.record))
+
+
+def _described(ticket: PathTicket) -> str:
+    """A dataset ticket as a line of text."""
+    rest = ticket.model_dump(exclude_none=True, exclude={"path"})
+    said = ", ".join(f"{name} {value}" for name, value in rest.items())
+    return f"FLIGHT {'.'.join(ticket.path)}" + (f" ({said})" if said else "")
 
 
 def listing(ctx: CallContext, criteria: bytes) -> Iterator[Listing]:
@@ -185,7 +197,7 @@ def _groups(files: tuple[DataFileRef, ...]) -> list[tuple[int, int]]:
     return groups
 
 
-def _plan(ctx: CallContext, ticket: PathTicket) -> Plan:
+def _plan(ctx: CallContext, ticket: PathTicket, watched: CallWatch) -> Plan:
     engine = ctx.lakehouse.engine
     table = _load(ctx, tuple(ticket.path))
     columns = "*" if ticket.columns is None else ", ".join(quote(column) for column in ticket.columns)
@@ -198,7 +210,7 @@ def _plan(ctx: CallContext, ticket: PathTicket) -> Plan:
         sql += f" WHERE ({ticket.filter}\n)"
     if ticket.limit is not None:
         sql += f" LIMIT {ticket.limit}"
-    return engine.plan(engine.gate.analyse(sql), ctx.session)
+    return engine.plan(engine.gate.analyse(sql), ctx.session, watch=watched)
 
 
 def _restricted(plan: Plan, files: tuple[int, int]) -> Plan:

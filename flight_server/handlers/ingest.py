@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
+import pyarrow as pa
+
 from flight_server.context import CallContext
 from flight_server.dispatch import Upload, UploadHandler
-from flight_server.execution import watch
+from flight_server.execution import Recording
 from flight_server.protocol.codec import encode_update_result
 from flight_server.protocol.commands import IfExists, IfNotExist, StatementIngest
 from lakehouse.engine.changes import Scope
+from lakehouse.engine.running import StatementRecord
 from lakehouse.errors import InvalidRequest
 from lakehouse.ingest import WriteMode
 
@@ -32,20 +37,42 @@ class IngestHandler:
             )
         if not command.table:
             raise InvalidRequest("expected the name of a table to load into")
-        owner = (command.transaction_id or b"").decode("ascii", "replace")
-        session = ctx.lakehouse.sessions.owner(owner, ctx.session)
-        transaction = session.transaction(command.transaction_id) or session.only_transaction()
-        scope = Scope(session, transaction, watch(ctx))
-        engine = ctx.lakehouse.engine
-        if command.temporary:
-            if command.catalog or command.schema:
-                raise InvalidRequest("a temporary table has no catalog or schema", "leave them out")
-            rows = engine.changes.ingest_temporary(scope, command.table, mode, upload.schema, upload.batches)
-        else:
-            path = tuple(p for p in (command.catalog, command.schema or session.schema, command.table) if p)
-            target = engine.binder.locate(path, session)
-            rows = engine.changes.ingest(scope, target, mode, upload.schema, upload.batches)
+        with Recording(ctx, _described(command, mode), "ingest") as recording:
+            rows = _load(ctx, command, mode, upload, recording)
         upload.reply(encode_update_result(rows))
+
+
+def _load(
+    ctx: CallContext, command: StatementIngest, mode: WriteMode, upload: Upload, recording: Recording
+) -> int:
+    owner = (command.transaction_id or b"").decode("ascii", "replace")
+    session = ctx.lakehouse.sessions.owner(owner, ctx.session)
+    recording.record.session_id = session.id
+    transaction = session.transaction(command.transaction_id) or session.only_transaction()
+    scope = Scope(session, transaction, recording.watch())
+    engine = ctx.lakehouse.engine
+    batches = _counted(upload.batches, recording.record)
+    if command.temporary:
+        if command.catalog or command.schema:
+            raise InvalidRequest("a temporary table has no catalog or schema", "leave them out")
+        return engine.changes.ingest_temporary(scope, command.table, mode, upload.schema, batches)
+    path = tuple(p for p in (command.catalog, command.schema or session.schema, command.table) if p)
+    target = engine.binder.locate(path, session)
+    scope.watch.note_tables([target])
+    return engine.changes.ingest(scope, target, mode, upload.schema, batches)
+
+
+def _counted(batches: Iterable[pa.RecordBatch], record: StatementRecord) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        record.rows += batch.num_rows
+        record.bytes += batch.nbytes
+        yield batch
+
+
+def _described(command: StatementIngest, mode: WriteMode) -> str:
+    """The load as a line of text."""
+    place = ("temp",) if command.temporary else (command.catalog, command.schema)
+    return f"INGEST {'.'.join(p for p in (*place, command.table) if p)} ({mode.value})"
 
 
 def upload_handlers() -> dict[type, UploadHandler]:

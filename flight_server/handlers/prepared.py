@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 
 from flight_server.context import CallContext
 from flight_server.dispatch import ActionHandler, DataStream, FlightPlan, QueryHandler, Upload, UploadHandler
-from flight_server.execution import COUNT_SCHEMA, RunningHandle, execute, watch
+from flight_server.execution import (
+    COUNT_SCHEMA,
+    RecordedFailure,
+    RecordedStream,
+    Recording,
+    execute,
+    plan_rows,
+    run_change,
+    watch,
+)
 from flight_server.protocol.codec import encode_prepared_statement, encode_update_result
 from flight_server.protocol.commands import (
     ClosePreparedStatement,
@@ -19,16 +29,27 @@ from flight_server.protocol.commands import (
     PreparedStatementUpdate,
     StatementSubstraitPlan,
 )
-from lakehouse.engine.changes import Scope
 from lakehouse.engine.engine import Plan
 from lakehouse.engine.gate import Analysis
-from lakehouse.engine.session import PreparedStatement, Session, StatementHandle
+from lakehouse.engine.running import CallWatch
+from lakehouse.engine.session import PreparedStatement, Session
 from lakehouse.engine.transaction import Transaction
-from lakehouse.errors import InvalidRequest, NotSupported
+from lakehouse.errors import InvalidRequest, LimitExceeded, NotSupported
+
+# A query is planned once for each row of its parameters before any of them runs.
+_MAX_BOUND_ROWS = 10_000
+# Values become Python objects, several times as large, so many at a time.
+_ROWS_AT_A_TIME = 8192
 
 
 def create(ctx: CallContext, command: CreatePreparedStatement) -> Iterator[bytes]:
     """Analyse a statement, find the types of its result and parameters, and keep it."""
+    with RecordedFailure(ctx, command.query):
+        answer = _prepare(ctx, command)
+    yield answer
+
+
+def _prepare(ctx: CallContext, command: CreatePreparedStatement) -> bytes:
     engine = ctx.lakehouse.engine
     owner = (command.transaction_id or b"").decode("ascii", "replace")
     session = ctx.lakehouse.sessions.owner(owner, ctx.session)
@@ -37,11 +58,11 @@ def create(ctx: CallContext, command: CreatePreparedStatement) -> Iterator[bytes
     parameter_schema = engine.parameter_schema(analysis, session, transaction)
     dataset_schema = None
     if not analysis.is_update and not analysis.detail.get("returning"):
-        dataset_schema = engine.typed_schema(analysis, session, transaction, parameter_schema)
+        dataset_schema = engine.typed_schema(analysis, session, transaction, parameter_schema, watch(ctx))
     handle = ctx.lakehouse.clock.token()
     session.add_prepared(PreparedStatement(handle, analysis.sql, analysis, transaction, parameter_schema))
     announced = _in_milliseconds(parameter_schema)
-    yield encode_prepared_statement(handle.encode(), dataset_schema, announced, is_update=analysis.is_update)
+    return encode_prepared_statement(handle.encode(), dataset_schema, announced, is_update=analysis.is_update)
 
 
 def _in_milliseconds(schema: pa.Schema) -> pa.Schema:
@@ -77,33 +98,42 @@ class PreparedHandler:
     def info(self, ctx: CallContext, command: PreparedStatementQuery, descriptor: bytes) -> FlightPlan:
         """Execute with the rows bound last."""
         session, statement = _statement(ctx, command.handle)
-        return execute(ctx, session, statement.analysis, _transaction(session, statement), statement.rows)
+        transaction = _transaction(session, statement)
+        with Recording(ctx, statement.sql) as recording:
+            return execute(ctx, session, statement.analysis, transaction, recording, statement.rows)
 
     def schema(self, ctx: CallContext, command: PreparedStatementQuery) -> pa.Schema:
         """The schema under the rows bound last."""
         session, statement = _statement(ctx, command.handle)
         if statement.analysis.is_update:
             return COUNT_SCHEMA
-        return self._plans(ctx, session, statement)[0].schema
+        with RecordedFailure(ctx, statement.sql):
+            return self._plans(session, statement, watch(ctx))[0].schema
 
     def stream(self, ctx: CallContext, command: PreparedStatementQuery) -> DataStream:
         """Execute and fetch in one call, for clients that use the command as a ticket."""
         session, statement = _statement(ctx, command.handle)
-        plans = self._plans(ctx, session, statement)
-        handle = StatementHandle(statement.handle, plans[0].schema, plans)
-        return DataStream(handle.schema, RunningHandle(ctx, session, handle))
+        with Recording(ctx, statement.sql) as recording:
+            recording.analysed(statement.analysis, session)
+            plans = self._plans(session, statement, recording.watch())
+            recording.goes_on = True
+        return DataStream(plans[0].schema, RecordedStream(ctx, session, plans, recording.record))
 
-    def _plans(self, ctx: CallContext, session: Session, statement: PreparedStatement) -> tuple[Plan, ...]:
-        engine, transaction = ctx.lakehouse.engine, _transaction(session, statement)
+    def _plans(self, session: Session, statement: PreparedStatement, watched: CallWatch) -> tuple[Plan, ...]:
         rows: list[Any] = list(statement.rows) if statement.rows else [None]
         if statement.rows is None and statement.analysis.parameters:
             rows = [[None] * len(statement.analysis.parameters)]
-        return tuple(engine.plan(statement.analysis, session, transaction, row) for row in rows)
+        return plan_rows(statement.analysis, session, _transaction(session, statement), watched, rows)
 
     def put(self, ctx: CallContext, command: PreparedStatementQuery, upload: Upload) -> None:
         """Keep the rows of parameters for the next execution."""
         _, statement = _statement(ctx, command.handle)
-        statement.rows = list(parameter_rows(statement.analysis, upload)) or None
+        rows = list(islice(parameter_rows(statement.analysis, upload), _MAX_BOUND_ROWS + 1))
+        if len(rows) > _MAX_BOUND_ROWS:
+            raise LimitExceeded(
+                f"a query takes up to {_MAX_BOUND_ROWS} rows of parameters", "bind them in several parts"
+            )
+        statement.rows = rows or None
 
 
 class PreparedUpdateHandler:
@@ -112,18 +142,16 @@ class PreparedUpdateHandler:
     def put(self, ctx: CallContext, command: PreparedStatementUpdate, upload: Upload) -> None:
         """Run once for each row of parameters, as one unit, and reply with the rows affected."""
         session, statement = _statement(ctx, command.handle)
-        engine = ctx.lakehouse.engine
-        scope = Scope(session, _transaction(session, statement), watch(ctx))
-        rows = parameter_rows(statement.analysis, upload) if statement.analysis.parameters else None
-        if rows is None:
-            for _ in upload.batches:
-                pass
-        if statement.analysis.is_update:
-            count = engine.changes.run(statement.analysis, scope, rows)
-        elif statement.analysis.detail.get("returning"):
-            count, _ = engine.changes.modify(statement.analysis, scope, rows)
-        else:
-            raise InvalidRequest("the prepared statement is a query", "execute it as a query")
+        analysis = statement.analysis
+        with Recording(ctx, statement.sql) as recording:
+            recording.analysed(analysis, session)
+            rows = parameter_rows(analysis, upload) if analysis.parameters else None
+            if rows is None:
+                for _ in upload.batches:
+                    pass
+            if not analysis.is_update and not analysis.detail.get("returning"):
+                raise InvalidRequest("the prepared statement is a query", "execute it as a query")
+            count = run_change(analysis, session, _transaction(session, statement), recording, rows)
         upload.reply(encode_update_result(count))
 
 
@@ -162,9 +190,11 @@ def parameter_rows(analysis: Analysis, upload: Upload) -> Iterator[list[Any]]:
         )
     order = [names.index(p) for p in expected] if sorted(names) == sorted(expected) else range(len(names))
     for batch in upload.batches:
-        columns = [_values(batch.column(i), names[i]) for i in order]
-        for row in zip(*columns, strict=True):
-            yield list(row)
+        for start in range(0, batch.num_rows, _ROWS_AT_A_TIME):
+            part = batch.slice(start, _ROWS_AT_A_TIME)
+            columns = [_values(part.column(i), names[i]) for i in order]
+            for row in zip(*columns, strict=True):
+                yield list(row)
 
 
 def _values(column: pa.Array, name: str) -> list[Any]:
@@ -172,7 +202,7 @@ def _values(column: pa.Array, name: str) -> list[Any]:
         if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
             column = column.cast(pa.timestamp("us", column.type.tz))
         values: list[Any] = column.to_pylist()
-    except (pa.ArrowException, ValueError) as error:
+    except (pa.ArrowException, ValueError, OverflowError) as error:
         raise InvalidRequest(f"parameter {name}: its values of type {column.type} cannot be bound") from error
     return values
 

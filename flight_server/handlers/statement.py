@@ -6,10 +6,17 @@ import pyarrow as pa
 
 from flight_server.context import CallContext
 from flight_server.dispatch import DataStream, FlightPlan, QueryHandler, Upload, UploadHandler
-from flight_server.execution import COUNT_SCHEMA, RunningHandle, execute, watch
+from flight_server.execution import (
+    COUNT_SCHEMA,
+    RecordedFailure,
+    Recording,
+    execute,
+    fetch,
+    run_change,
+    watch,
+)
 from flight_server.protocol.codec import encode_update_result
 from flight_server.protocol.commands import StatementQuery, StatementUpdate, TicketStatementQuery
-from lakehouse.engine.changes import Scope
 from lakehouse.engine.session import Session
 from lakehouse.errors import NotSupported
 
@@ -19,20 +26,24 @@ class StatementHandler:
 
     def info(self, ctx: CallContext, command: StatementQuery, descriptor: bytes) -> FlightPlan:
         """Plan a query, or run what is not one."""
-        session = _session(ctx, command.transaction_id)
-        transaction = session.transaction(command.transaction_id)
-        return execute(ctx, session, ctx.lakehouse.engine.gate.analyse(command.query), transaction)
+        with Recording(ctx, command.query) as recording:
+            session = _session(ctx, command.transaction_id)
+            transaction = session.transaction(command.transaction_id)
+            analysis = ctx.lakehouse.engine.gate.analyse(command.query)
+            return execute(ctx, session, analysis, transaction, recording)
 
     def schema(self, ctx: CallContext, command: StatementQuery) -> pa.Schema:
         """The schema of a query; nothing runs."""
-        session = _session(ctx, command.transaction_id)
-        engine = ctx.lakehouse.engine
-        analysis = engine.gate.analyse(command.query)
-        if analysis.is_update:
-            return COUNT_SCHEMA
-        if analysis.detail.get("returning"):
-            raise NotSupported("the schema of RETURNING is known only after the statement has run")
-        return engine.plan(analysis, session, session.transaction(command.transaction_id)).schema
+        with RecordedFailure(ctx, command.query):
+            session = _session(ctx, command.transaction_id)
+            engine = ctx.lakehouse.engine
+            analysis = engine.gate.analyse(command.query)
+            if analysis.is_update:
+                return COUNT_SCHEMA
+            if analysis.detail.get("returning"):
+                raise NotSupported("the schema of RETURNING is known only after the statement has run")
+            transaction = session.transaction(command.transaction_id)
+            return engine.plan(analysis, session, transaction, watch=watch(ctx)).schema
 
     def stream(self, ctx: CallContext, command: StatementQuery) -> DataStream:
         """Statements are fetched with the ticket that GetFlightInfo gave."""
@@ -40,14 +51,12 @@ class StatementHandler:
 
     def put(self, ctx: CallContext, command: StatementUpdate, upload: Upload) -> None:
         """Run a statement and reply with the number of rows affected."""
-        session = _session(ctx, command.transaction_id)
-        scope = Scope(session, session.transaction(command.transaction_id), watch(ctx))
-        engine = ctx.lakehouse.engine
-        analysis = engine.gate.analyse(command.query)
-        if analysis.detail.get("returning"):
-            count, _ = engine.changes.modify(analysis, scope)
-        else:
-            count = engine.changes.run(analysis, scope)
+        with Recording(ctx, command.query) as recording:
+            session = _session(ctx, command.transaction_id)
+            transaction = session.transaction(command.transaction_id)
+            analysis = ctx.lakehouse.engine.gate.analyse(command.query)
+            recording.analysed(analysis, session)
+            count = run_change(analysis, session, transaction, recording)
         upload.reply(encode_update_result(count))
 
 
@@ -67,10 +76,7 @@ class TicketHandler:
         """Run the planned statement and stream its rows."""
         name = command.statement_handle.decode("ascii", "replace")
         session = ctx.lakehouse.sessions.owner(name, ctx.session)
-        handle = session.handle(name)
-        if handle.result is not None:
-            return DataStream(handle.schema, ctx.lakehouse.engine.batches_of(handle.result))
-        return DataStream(handle.schema, RunningHandle(ctx, session, handle))
+        return fetch(ctx, session, session.handle(name))
 
 
 def _session(ctx: CallContext, transaction_id: bytes | None) -> Session:

@@ -21,12 +21,11 @@ from lakehouse.errors import (
     InvalidRequest,
     NotSupported,
     SchemaNotFound,
-    StatementCancelled,
     StatementForbidden,
     TableAlreadyExists,
     TableNotFound,
 )
-from lakehouse.ingest import WriteMode, stage
+from lakehouse.ingest import StagedWrite, WriteMode, stage
 from lakehouse.types import TableName, quote
 
 if TYPE_CHECKING:
@@ -126,6 +125,7 @@ class Changes:
             session.temp_views.pop(path[-1].lower(), None)
             return
         target = self._engine.binder.locate(path, session)
+        scope.watch.note_tables([target])
         try:
             session.lake.check_change(target.schema, target.table)
             if transaction is not None:
@@ -153,6 +153,7 @@ class Changes:
         if view and any(r.at for r in analysis.references):
             raise NotSupported("a temporary view cannot use time travel")
         bound = self._engine.binder.bind(analysis, session, scope.transaction, qualify=view)
+        scope.watch.note_tables(bound.names)
         sql = retarget(bound.sql, f"{quote(session.temporary)}.main.{quote(path[-1])}")
         if view and bound.inputs:
             raise NotSupported("a temporary view cannot read tables of the schema system")
@@ -199,6 +200,7 @@ class Changes:
                 "give the temporary table another name",
             )
         bound = self._engine.binder.bind(analysis, session, scope.transaction)
+        scope.watch.note_tables(bound.names)
         returning = bool(analysis.detail["returning"])
         return self._run_temporary(
             scope, bound.sql, _values(analysis, rows), bound.bindings, bound.inputs, returning
@@ -217,17 +219,14 @@ class Changes:
         self._begin(scope)
         with self._engine.cursor(session.state(), transaction) as cursor:
             connection = cursor.connection
-            statement = self._engine.running.start(scope.watch, session.id)
-            try:
+            with self._engine.running.working(scope.watch, session.id) as statement:
                 statement.attach(connection.interrupt)
-                with self._engine.errors(), cursor.supplied(inputs):
-                    cursor.bind(bindings, self._database.empty_file)
-                    return _execute_all(connection, sql, rows, returning, own=transaction is None)
-            except StatementCancelled:
-                raise statement.reason or StatementCancelled("the statement was cancelled") from None
-            finally:
-                self._engine.running.finish(statement)
-                session.changed()
+                try:
+                    with self._engine.errors(), cursor.supplied(inputs):
+                        cursor.bind(bindings, self._database.empty_file)
+                        return _execute_all(connection, sql, rows, returning, own=transaction is None)
+                finally:
+                    session.changed()
 
     def _begin(self, scope: Scope) -> None:
         """Open DuckDB's own transaction for the first change to temporary tables in a transaction."""
@@ -332,8 +331,14 @@ class Changes:
         append = exists and mode is not WriteMode.REPLACE
         verb = f"INSERT INTO {target} BY NAME" if append else f"CREATE OR REPLACE TABLE {target} AS"
         self._begin(scope)
-        with self._engine.cursor(session.state(), transaction) as cursor, self._engine.errors():
-            reader = pa.RecordBatchReader.from_batches(schema, batches)
+        running = self._engine.running
+        with (
+            self._engine.cursor(session.state(), transaction) as cursor,
+            running.working(scope.watch, session.id) as statement,
+            self._engine.errors(),
+        ):
+            statement.attach(cursor.connection.interrupt)
+            reader = pa.RecordBatchReader.from_batches(schema, running.arriving(statement, batches))
             cursor.connection.register("incoming", reader)
             try:
                 rows = cursor.connection.execute(f"{verb} SELECT * FROM incoming").fetchall()
@@ -357,14 +362,14 @@ class Changes:
         Raises:
             LakehouseError: The load failed; nothing of it is visible.
         """
-        transaction, cancelled = scope.transaction, scope.watch.cancelled
+        transaction = scope.transaction
         scope.session.lake.check_write(target.schema, target.table)
         if mode is WriteMode.REPLACE:
             scope.session.lake.check_change(target.schema, target.table)
         if mode is WriteMode.REPLACE and not self._exists(transaction, target):
             mode = WriteMode.CREATE
         if transaction is None:
-            staged = stage(self._catalog, target, mode, schema, batches, cancelled)
+            staged = self._stage(scope, target, mode, schema, batches)
             commit_or_discard(self._catalog, staged)
             return staged.rows
         with transaction.lock:
@@ -374,9 +379,27 @@ class Changes:
                 if mode is WriteMode.APPEND:
                     raise TableNotFound(f"table {known} was dropped in this transaction")
                 mode = WriteMode.REPLACE
-            staged = stage(self._catalog, target, mode, schema, batches, cancelled, on=earlier)
+            staged = self._stage(scope, target, mode, schema, batches, earlier)
             transaction.writes[staged.target] = staged
             return staged.rows
+
+    def _stage(
+        self,
+        scope: Scope,
+        target: TableName,
+        mode: WriteMode,
+        schema: pa.Schema,
+        batches: Iterable[pa.RecordBatch],
+        earlier: StagedWrite | None = None,
+    ) -> StagedWrite:
+        running = self._engine.running
+        with running.working(scope.watch, scope.session.id) as statement:
+
+            def cancelled() -> bool:
+                return statement.reason is not None or scope.watch.cancelled()
+
+            incoming = running.arriving(statement, batches)
+            return stage(self._catalog, target, mode, schema, incoming, cancelled, on=earlier)
 
     def _exists(self, transaction: Transaction | None, target: TableName) -> bool:
         if transaction is None:

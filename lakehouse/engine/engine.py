@@ -146,6 +146,9 @@ class Engine:
             settings.catalog.default_schema,
             index,
             settings.session.max_prepared_per_session,
+            settings.session.max_transactions_per_session,
+            created_at=self.clock.now(),
+            created_s=self.clock.monotonic(),
             principal=principal,
             lake=GuardedCatalog(self.catalog, access),
         )
@@ -160,6 +163,7 @@ class Engine:
         session: Session,
         transaction: Transaction | None = None,
         parameters: Sequence[Any] | None = None,
+        watch: CallWatch | None = None,
     ) -> Plan:
         """Bind a query to snapshots and find the schema of its result, without running it.
 
@@ -173,7 +177,7 @@ class Engine:
             return cached if values is None else _with_parameters(cached, values)
         bound = self.binder.bind(analysis, session, transaction)
         owner = transaction if bound.temporary else None
-        schema = self._schema(analysis, bound, session, owner, values)
+        schema = self._schema(analysis, bound, session, owner, values, watch)
         plan = Plan(
             bound.sql,
             session.state(),
@@ -208,12 +212,17 @@ class Engine:
         session: Session,
         transaction: Transaction | None,
         values: tuple[Any, ...] | dict[str, Any] | None,
+        watch: CallWatch | None,
     ) -> pa.Schema:
         if analysis.kind is StatementKind.EXPLAIN:
             return _EXPLAIN_SCHEMA
         if analysis.kind is not StatementKind.QUERY:
             raise NotSupported(f"{analysis.kind.value} gives no rows")
-        with self.cursor(session.state(), transaction) as cursor, self.errors():
+        with (
+            self.cursor(session.state(), transaction) as cursor,
+            self.running.planning(watch, session.id, cursor.connection.interrupt),
+            self.errors(),
+        ):
             cursor.bind(bound.bindings, self.database.empty_file)
             with cursor.supplied(bound.inputs, empty=True):
                 return relation_schema(cursor.connection.sql(bound.sql, params=values))
@@ -261,16 +270,21 @@ class Engine:
         return found
 
     def typed_schema(
-        self, analysis: Analysis, session: Session, transaction: Transaction | None, parameters: pa.Schema
+        self,
+        analysis: Analysis,
+        session: Session,
+        transaction: Transaction | None,
+        parameters: pa.Schema,
+        watch: CallWatch | None = None,
     ) -> pa.Schema:
         """The schema of a query whose parameters have these types but no values yet."""
         if not analysis.parameters:
-            return self.plan(analysis, session, transaction).schema
+            return self.plan(analysis, session, transaction, watch=watch).schema
         specimens = [_specimen(field.type) for field in parameters]
         try:
-            return self.plan(analysis, session, transaction, specimens).schema
+            return self.plan(analysis, session, transaction, specimens, watch).schema
         except (SqlExecutionError, SqlBindError):
-            return self.plan(analysis, session, transaction, [None] * len(specimens)).schema
+            return self.plan(analysis, session, transaction, [None] * len(specimens), watch).schema
 
     def open(self, plan: Plan, session: Session, watch: CallWatch) -> ResultStream | SpooledResult:
         """Run a plan; its first batch has been computed when this returns.
@@ -475,4 +489,14 @@ def _listed(values: tuple[Any, ...] | dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _with_parameters(plan: Plan, values: tuple[Any, ...] | dict[str, Any]) -> Plan:
-    return Plan(plan.sql, plan.state, plan.bindings, plan.schema, values, plan.transaction, plan.tables)
+    return Plan(
+        plan.sql,
+        plan.state,
+        plan.bindings,
+        plan.schema,
+        values,
+        plan.transaction,
+        plan.tables,
+        plan.inputs,
+        plan.names,
+    )

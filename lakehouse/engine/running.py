@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import structlog
 
@@ -27,6 +28,9 @@ _RECENT_RECORDS = 1000
 _RECORDED_CHARACTERS = 20_000
 ABANDONED = "ABANDONED"
 """Code of a record whose statement was planned but whose result nobody fetched."""
+
+
+Batch = TypeVar("Batch")
 
 
 def _never() -> bool:
@@ -96,6 +100,11 @@ class CallWatch:
     timeout_s: float | None = None
     record: StatementRecord | None = None
 
+    def note_tables(self, names: Iterable[object]) -> None:
+        """Record which lake tables the statement reads or writes."""
+        if self.record is not None:
+            self.record.tables = tuple(dict.fromkeys([*self.record.tables, *map(str, names)]))
+
 
 class Closable(Protocol):
     """Something that is open until it is closed."""
@@ -131,17 +140,19 @@ class RunningStatement:
         """Why it has to stop, if it has to."""
         return self.record.stop
 
-    def cancel(self, reason: LakehouseError | None = None) -> bool:
-        """Stop the statement; gives whether it was still at work."""
+    def halt(self, reason: LakehouseError) -> Closable | None:
+        """Interrupt what goes on for this reason, unless it has another already.
+
+        Returns:
+            The stream to close, where nothing goes on because a result waits for its client. A stream whose
+            statement has to stop takes up no work any more, so that it can be closed from any thread.
+        """
         with self.lock:
             if self.finished:
-                return False
+                return None
             if self.record.stop is None:
-                self.record.stop = reason or StatementCancelled("the statement was cancelled")
-            stalled = self._halt()
-        if stalled is not None:
-            stalled.close()
-        return True
+                self.record.stop = reason
+            return self._interrupt()
 
     def attach(self, interrupt: Callable[[], None]) -> None:
         """Say how to interrupt what comes next.
@@ -153,19 +164,15 @@ class RunningStatement:
             self.record.check_stop()
             self.interrupt = interrupt
 
-    def check(self, now_s: float, idle_limit_s: float) -> None:
-        """Stop the statement if its client has gone or its time is up."""
+    def check(self, now_s: float, idle_limit_s: float) -> Closable | None:
+        """Stop the statement if its client has gone or its time is up; gives what ``halt`` gives."""
         with self.lock:
             if self.finished:
-                return
+                return None
             record = self.record
             if record.stop is None:
                 record.stop = self._overdue(now_s, idle_limit_s)
-            if record.stop is None:
-                return
-            stalled = self._halt()
-        if stalled is not None:
-            stalled.close()
+            return None if record.stop is None else self._interrupt()
 
     def _overdue(self, now_s: float, idle_limit_s: float) -> LakehouseError | None:
         if self.cancelled():
@@ -180,12 +187,7 @@ class RunningStatement:
             )
         return None
 
-    def _halt(self) -> Closable | None:
-        """Interrupt what goes on; the stream to close, where nothing does. Called with the lock held.
-
-        A stream whose statement has to stop takes up no work any more (``resume`` of the registry), so it
-        can be closed after the lock has been given back.
-        """
+    def _interrupt(self) -> Closable | None:
         if self.idle_since_s is not None:
             return self.stream
         if self.interrupt is not None:
@@ -307,7 +309,7 @@ class RunningStatements:
         with self._lock:
             working = [s for s in self._statements if s.record is record]
         for statement in working:
-            statement.cancel(reason)
+            self._stop_work(statement, reason)
         if not working and record.state is StatementState.PLANNED:
             self.end(record, record.stop)
         return True
@@ -330,7 +332,8 @@ class RunningStatements:
         try:
             if not admission.try_enter():
                 record.state = StatementState.QUEUED
-                admission.wait(record.principal, statement.attach, record.check_stop)
+                with telemetry.span("queue"):
+                    admission.wait(record.principal, statement.attach, record.check_stop)
             statement.has_place = True
             now = self._clock.monotonic()
             record.queue_s += now - statement.started_s
@@ -346,28 +349,29 @@ class RunningStatements:
         record.state = StatementState.RUNNING
         return statement
 
-    def start_planning(
-        self, watch: CallWatch, session_id: str, interrupt: Callable[[], None]
-    ) -> RunningStatement:
-        """Watch a statement while it is planned, which takes no place; end it with ``finish_planning``.
+    @contextmanager
+    def planning(
+        self, watch: CallWatch | None, session_id: str, interrupt: Callable[[], None]
+    ) -> Iterator[None]:
+        """Watch a statement while it is planned, which takes no place.
 
         Raises:
-            LakehouseError: It has been stopped already.
+            LakehouseError: It has been stopped.
         """
+        if watch is None:
+            yield
+            return
         statement = self._register(watch, session_id)
         if watch.timeout_s:
-            statement.deadline_s = statement.started_s + watch.timeout_s - statement.record.plan_s
+            statement.deadline_s = statement.started_s + watch.timeout_s
         try:
             statement.attach(interrupt)
-        except BaseException:
-            self.finish_planning(statement)
+            yield
+        except StatementCancelled:
+            statement.record.check_stop()
             raise
-        return statement
-
-    def finish_planning(self, statement: RunningStatement) -> None:
-        """Forget a statement that has been planned; afterwards nothing of it is touched any more."""
-        self._unregister(statement)
-        statement.record.plan_s += self._clock.monotonic() - statement.started_s
+        finally:
+            self._unregister(statement)
 
     def finish(self, statement: RunningStatement) -> None:
         """Give a statement's place back and forget it; afterwards nothing of it is touched any more."""
@@ -377,6 +381,39 @@ class RunningStatements:
         if record.began_s is not None:
             record.run_s += self._clock.monotonic() - record.began_s
             record.began_s = None
+
+    @contextmanager
+    def working(self, watch: CallWatch, session_id: str) -> Iterator[RunningStatement]:
+        """A place for the length of a ``with``; what stopped the statement is what comes out of it.
+
+        Raises:
+            LakehouseError: See ``start``; or the statement was stopped.
+        """
+        statement = self.start(watch, session_id)
+        try:
+            yield statement
+        except LakehouseError:
+            statement.record.check_stop()
+            raise
+        finally:
+            self.finish(statement)
+
+    def arriving(self, statement: RunningStatement, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """What a client sends for a statement, which lends its place while it waits for the client."""
+        incoming = iter(batches)
+        while True:
+            self.pause(statement)
+            try:
+                batch = next(incoming)
+            except StopIteration:
+                return
+            except LakehouseError as error:
+                # Engines that read this from foreign code would turn the error into text.
+                statement.record.stop = statement.record.stop or error
+                raise
+            finally:
+                self.resume(statement)
+            yield batch
 
     def pause(self, statement: RunningStatement) -> None:
         """Note that a result waits for its client to take the next batch."""
@@ -404,17 +441,19 @@ class RunningStatements:
         """How many statements are at work or wait for their turn."""
         return len(self._statements)
 
-    def cancel_session(self, session_id: str, reason: LakehouseError | None = None) -> None:
-        """Stop everything that a session runs."""
-        for statement in self.of_session(session_id):
-            statement.cancel(reason)
+    def cancel_session(self, session_id: str, reason: LakehouseError | None = None) -> int:
+        """Stop everything that a session runs; gives how much that was."""
+        statements = self.of_session(session_id)
+        for statement in statements:
+            self._stop_work(statement, reason or StatementCancelled("the session was closed"))
+        return len(statements)
 
     def cancel_all(self) -> None:
         """Stop everything."""
         with self._lock:
             statements = list(self._statements)
         for statement in statements:
-            statement.cancel(StatementCancelled("the server is shutting down"))
+            self._stop_work(statement, StatementCancelled("the server is shutting down"))
 
     def close(self) -> None:
         """Stop watching."""
@@ -450,10 +489,19 @@ class RunningStatements:
             now = self._clock.monotonic()
             for statement in statements:
                 try:
-                    statement.check(now, self._idle_seconds)
+                    self._close_stalled(statement, statement.check(now, self._idle_seconds))
                     self._lend(statement, now)
                 except Exception:
                     log.exception("watching a statement failed", statement=statement.record.id)
+
+    def _stop_work(self, statement: RunningStatement, reason: LakehouseError) -> None:
+        self._close_stalled(statement, statement.halt(reason))
+
+    def _close_stalled(self, statement: RunningStatement, stream: Closable | None) -> None:
+        """Free what a result holds whose client does not read on, and which has to stop."""
+        if stream is not None:
+            stream.close()
+            self.end(statement.record, statement.record.stop)
 
     def _lend(self, statement: RunningStatement, now_s: float) -> None:
         """Give the place of a result that its client does not read to others."""

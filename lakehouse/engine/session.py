@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from lakehouse.access.guarded_catalog import GuardedCatalog
 from lakehouse.access.policy import Access
 from lakehouse.access.principal import Principal
 from lakehouse.clock import Clock
+from lakehouse.config.settings import SessionSettings
 from lakehouse.engine.database import CursorState
 from lakehouse.engine.gate import Analysis, TableReference
+from lakehouse.engine.running import StatementRecord
 from lakehouse.engine.transaction import Transaction
-from lakehouse.errors import LimitExceeded, StatementNotFound, TransactionNotFound, TransactionStateError
+from lakehouse.errors import (
+    LakehouseError,
+    LimitExceeded,
+    StatementCancelled,
+    StatementNotFound,
+    TransactionNotFound,
+    TransactionStateError,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,7 +54,8 @@ class PreparedStatement:
 class StatementHandle:
     """A planned query waiting to be fetched, or the finished result of a statement that ran at once.
 
-    ``plans`` holds one plan for each bound row of parameters.
+    ``plans`` holds one plan for each bound row of parameters. ``record`` is that of the statement; its first
+    fetch belongs to it, which sets ``is_taken``. ``fetches`` are the records of the fetches going on.
     """
 
     handle: str
@@ -52,8 +63,10 @@ class StatementHandle:
     plans: tuple[Plan, ...] = ()
     result: pa.Table | None = None
     expires_s: float = 0.0
+    record: StatementRecord | None = None
+    is_taken: bool = False
+    fetches: set[StatementRecord] = field(default_factory=set)
     cancelled: bool = False
-    active: int = 0
 
 
 @dataclass(eq=False)
@@ -70,11 +83,15 @@ class Session:
     schema: str
     index: dict[str, Session]
     max_handles: int = 1000
+    max_transactions: int = 100
     principal: Principal = field(kw_only=True)
     lake: GuardedCatalog = field(kw_only=True)
     settings: dict[str, str] = field(default_factory=dict)
     temporary: str = ""
+    created_at: datetime = field(kw_only=True)
+    created_s: float = field(kw_only=True)
     last_used_s: float = 0.0
+    peer: str = ""
     lock: threading.RLock = field(default_factory=threading.RLock)
     transactions: dict[str, Transaction] = field(default_factory=dict)
     sql_transaction: Transaction | None = None
@@ -170,8 +187,27 @@ class Session:
                 oldest = next(iter(self._handles.values()))
                 if oldest.expires_s > now and len(self._handles) <= self.max_handles:
                     break
-                del self._handles[oldest.handle]
-                self.index.pop(oldest.handle, None)
+                self._drop(oldest)
+
+    def expire_handles(self) -> None:
+        """Forget the planned queries that nobody fetched in time."""
+        with self.lock:
+            now = self.clock.monotonic()
+            for handle in [h for h in self._handles.values() if h.expires_s <= now]:
+                self._drop(handle)
+
+    def take_record(self, handle: StatementHandle) -> StatementRecord | None:
+        """The record of a planned query for its first fetch; later ones are statements of their own."""
+        with self.lock:
+            taken, handle.is_taken = handle.is_taken, True
+            return None if taken else handle.record
+
+    def _drop(self, handle: StatementHandle) -> None:
+        self._handles.pop(handle.handle, None)
+        self.index.pop(handle.handle, None)
+        record = self.take_record(handle)
+        if record is not None:
+            self.engine.running.abandon(record)
 
     def handle(self, handle: str) -> StatementHandle:
         """A planned query by its handle.
@@ -189,8 +225,17 @@ class Session:
     # -- transactions -------------------------------------------------------------------------------
 
     def begin(self) -> Transaction:
-        """Open a transaction."""
+        """Open a transaction.
+
+        Raises:
+            LimitExceeded: Too many are open.
+        """
         with self.lock:
+            if len(self.transactions) >= self.max_transactions:
+                raise LimitExceeded(
+                    f"{self.max_transactions} transactions are open in this session",
+                    "end some, or raise session.max_transactions_per_session",
+                )
             transaction = Transaction(self.clock.token(), self.engine.catalog)
             self.transactions[transaction.id] = transaction
             self.index[transaction.id] = self
@@ -271,46 +316,54 @@ class Session:
         held = (self.temporary, self.settings, self.transactions, self._prepared)
         return not any(held) and self.schema == self.home_schema and not self.is_running()
 
-    def close(self) -> None:
-        """Stop what runs, roll back what is open, drop the temporary tables. Harmless when repeated."""
+    def open_counts(self) -> tuple[int, int, int]:
+        """How many transactions, prepared statements and temporary tables are open."""
+        return len(self.transactions), len(self._prepared), len(self.temp_objects())
+
+    def close(self, reason: LakehouseError | None = None) -> None:
+        """Stop what runs, roll back what is open, drop the temporary tables. Harmless when repeated.
+
+        Args:
+            reason: What the clients of running statements are told.
+        """
         with self.lock:
             if self.closed:
                 return
             self.closed = True
-        self.engine.running.cancel_session(self.id)
+        self.engine.running.cancel_session(self.id, reason)
         for transaction in list(self.transactions.values()):
             self.end(transaction, commit=False)
-        for token in [*self._prepared, *self._handles]:
-            self.index.pop(token, None)
-        self._prepared.clear()
-        self._handles.clear()
+        with self.lock:
+            for token in self._prepared:
+                self.index.pop(token, None)
+            self._prepared.clear()
+            for handle in list(self._handles.values()):
+                self._drop(handle)
         if self.temporary:
             self.engine.database.forget(self.temporary)
 
 
 class SessionRegistry:
-    """Every open session, found by token; idle ones are closed by ``sweep``.
+    """Every open session, found by token; those idle or open for too long are closed by ``sweep``.
 
     Args:
         create: Makes a session of a given id.
         clock: Source of time and ids.
-        idle_seconds: A session unused for longer is closed.
-        max_sessions: How many may be open.
+        settings: How many sessions may be open, and for how long.
     """
 
     def __init__(
         self,
         create: Callable[[str, dict[str, Session], Principal], Session],
         clock: Clock,
-        idle_seconds: float,
-        max_sessions: int,
+        settings: SessionSettings,
     ) -> None:
         self._create = create
         self._clock = clock
-        self._idle_seconds = idle_seconds
-        self._max_sessions = max_sessions
+        self._settings = settings
         self._lock = threading.Lock()
         self._sessions: dict[str, Session] = {}
+        self._by_principal: dict[str, set[Session]] = {}
         self._by_token: dict[tuple[Principal, str], Session] = {}
         self._owners: dict[str, Session] = {}
 
@@ -337,16 +390,26 @@ class SessionRegistry:
             if len(session.aliases) > _MAX_ALIASES:
                 self._by_token.pop((session.principal, session.aliases.popleft()), None)
 
-    def get(self, token: str, principal: Principal) -> Session:
+    def get(self, token: str, principal: Principal, peer: str = "") -> Session:
         """The session of a principal's token; a new one where the token is new for that principal.
+
+        Args:
+            token: What the client presents.
+            principal: Who it is.
+            peer: The address it calls from.
 
         Raises:
             LimitExceeded: Too many sessions are open.
         """
         session = self._by_token.get((principal, token))
+        now = self._clock.monotonic()
+        if session is not None and now - session.created_s > self._settings.lifetime_seconds:
+            self.close(session)
         if session is None or session.closed:
             session = self._open(token, principal)
-        session.last_used_s = self._clock.monotonic()
+        session.last_used_s = now
+        if peer:
+            session.peer = peer
         return session
 
     def _open(self, token: str, principal: Principal) -> Session:
@@ -354,53 +417,105 @@ class SessionRegistry:
         with self._lock:
             session = self._by_token.get((principal, token))
             if session is None or session.closed:
-                if len(self._sessions) >= self._max_sessions:
-                    evicted = self._evict()
+                evicted = self._make_room(principal)
                 session = self._create(self._clock.token(), self._owners, principal)
-                session.last_used_s = self._clock.monotonic()
+                session.last_used_s = session.created_s
                 session.tokens.append(token)
                 self._sessions[session.id] = self._by_token[principal, token] = session
+                self._by_principal.setdefault(principal.name, set()).add(session)
         for old in evicted:
             old.close()
         return session
 
-    def _evict(self) -> list[Session]:
-        """Make room: forget a tenth of the sessions, those idle longest among them that hold nothing.
+    def _make_room(self, principal: Principal) -> list[Session]:
+        """What has to be closed before one more session of a principal can be opened."""
+        settings = self._settings
+        own = self._by_principal.get(principal.name, set())
+        if len(own) >= settings.max_sessions_per_principal:
+            return self._evict(
+                own,
+                LimitExceeded(
+                    f"{len(own)} sessions of {principal.name} are open",
+                    "close some, or raise session.max_sessions_per_principal",
+                ),
+            )
+        if len(self._sessions) < settings.max_sessions:
+            return []
+        full = LimitExceeded(
+            f"{len(self._sessions)} sessions are open", "close some, or raise session.max_sessions"
+        )
+        try:
+            return self._evict(own, full)
+        except LimitExceeded:
+            return self._evict(self._sessions.values(), full)
+
+    def _evict(self, candidates: Iterable[Session], full: LimitExceeded) -> list[Session]:
+        """Forget a tenth of these sessions, those idle longest among them that hold nothing.
 
         Clients without cookies leave such sessions behind with every connection that they drop.
+
+        Raises:
+            LimitExceeded: All of them hold something.
         """
-        idle = sorted((s for s in self._sessions.values() if s.is_disposable()), key=lambda s: s.last_used_s)
+        among = list(candidates)
+        idle = sorted((s for s in among if s.is_disposable()), key=lambda s: s.last_used_s)
         if not idle:
-            raise LimitExceeded(
-                f"{self._max_sessions} sessions are open", "close some, or raise session.max_sessions"
-            )
-        chosen = idle[: max(1, self._max_sessions // 10)]
+            raise full
+        chosen = idle[: max(1, len(among) // 10)]
         for session in chosen:
             self._forget(session)
         return chosen
 
     def _forget(self, session: Session) -> None:
         self._sessions.pop(session.id, None)
+        own = self._by_principal.get(session.principal.name)
+        if own is not None:
+            own.discard(session)
+            if not own:
+                del self._by_principal[session.principal.name]
         for token in (*session.tokens, *session.aliases):
             self._by_token.pop((session.principal, token), None)
 
-    def close(self, session: Session) -> None:
-        """Close a session and forget its tokens."""
+    def close(self, session: Session, reason: LakehouseError | None = None) -> None:
+        """Close a session and forget its tokens.
+
+        Args:
+            session: The session.
+            reason: What the clients of its running statements are told.
+        """
         with self._lock:
             self._forget(session)
-        session.close()
+        session.close(reason)
 
     def sweep(self) -> int:
-        """Close the sessions that were idle for too long and have nothing running; gives their number."""
-        limit = self._clock.monotonic() - self._idle_seconds
-        idle = [s for s in self.sessions() if s.last_used_s < limit and not s.is_running()]
-        for session in idle:
-            self.close(session)
-        return len(idle)
+        """Close the sessions that were idle or open for too long, and forget results that nobody fetched.
+
+        Returns:
+            How many sessions were closed.
+        """
+        now, settings = self._clock.monotonic(), self._settings
+        over = []
+        for session in self.sessions():
+            session.expire_handles()
+            is_idle = session.last_used_s < now - settings.idle_seconds and not session.is_running()
+            if is_idle or session.created_s < now - settings.lifetime_seconds:
+                over.append(session)
+        for session in over:
+            self.close(
+                session,
+                StatementCancelled(
+                    f"the session was open for {settings.lifetime_seconds:g} s", "session.lifetime_seconds"
+                ),
+            )
+        return len(over)
+
+    def find(self, session_id: str) -> Session | None:
+        """The open session of that id."""
+        return self._sessions.get(session_id)
 
     def sessions(self) -> list[Session]:
         """The open sessions."""
-        return list(self._sessions.values())
+        return list(self._sessions.copy().values())
 
     def close_all(self) -> None:
         """Close every session."""
