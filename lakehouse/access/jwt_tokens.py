@@ -168,9 +168,9 @@ class JwtTokens:
         try:
             header = jwt.get_unverified_header(token)
             claims = self._verified(token, header.get("alg"), header.get("kid"))
-        except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
-            return None
-        principal = None if claims is None else self._principal(claims)
+            principal = None if claims is None else self._principal(claims)
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError, OSError, RecursionError):
+            return None  # OSError: a time that is too far off for this machine
         if principal is not None and principal.expires_at is not None:
             self._remember(digest(token), principal, principal.expires_at.timestamp())
         return principal
@@ -186,7 +186,7 @@ class JwtTokens:
         for key in self._keys.candidates(algorithm, kid):
             try:
                 return self._decoded(token, key, algorithm)
-            except jwt.InvalidSignatureError:
+            except (jwt.InvalidSignatureError, jwt.InvalidKeyError):
                 continue
         return None
 
