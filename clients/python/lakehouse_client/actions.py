@@ -41,6 +41,36 @@ class DescribeResponse:
 
 
 @dataclass(frozen=True, slots=True)
+class FlushRequest:
+    """Nothing to say."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlushResponse:
+    """What is durable now."""
+
+    flushed: int
+    waiting: int
+    dropped: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecentRequest:
+    """How many events to give."""
+
+    limit: int = 100
+    kind: str | None = None
+    principal: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RecentResponse:
+    """The newest events of this server, newest first, durable or not."""
+
+    events: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
 class CreateKeyRequest:
     """A key to be made."""
 
@@ -227,6 +257,42 @@ class ActionsActions:
         return self._call("actions.describe", DescribeRequest(name=name), DescribeResponse)
 
 
+class AuditActions:
+    """Actions of the family ``audit``."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    def flush(self) -> FlushResponse:
+        """Make everything durable that was recorded so far.
+
+        Needs the permission ``admin``.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call("audit.flush", FlushRequest(), FlushResponse)
+
+    def recent(
+        self, *, limit: int = 100, kind: str | None = None, principal: str | None = None
+    ) -> RecentResponse:
+        """The newest audit events of this server, without reading storage.
+
+        Needs the permission ``admin``.
+
+        Args:
+            limit: most events to give.
+            kind: only statement, action, authentication or gap; all kinds when left out.
+            principal: only what this principal did.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "audit.recent", RecentRequest(limit=limit, kind=kind, principal=principal), RecentResponse
+        )
+
+
 class AuthActions:
     """Actions of the family ``auth``."""
 
@@ -391,6 +457,7 @@ class Actions:
 
     def __init__(self, call: Call) -> None:
         self.actions = ActionsActions(call)
+        self.audit = AuditActions(call)
         self.auth = AuthActions(call)
         self.catalog = CatalogActions(call)
         self.samples = SamplesActions(call)
