@@ -12,6 +12,7 @@ from flight_server.metrics import Metrics
 from flight_server.middleware.observation import TRACE_HEADERS, Observation
 from flight_server.ops_http import OperationsHttp
 from flight_server.readiness import Readiness
+from lakehouse.engine.redaction import statement_text
 from lakehouse.runtime import Lakehouse
 
 if TYPE_CHECKING:
@@ -52,8 +53,12 @@ class Operations:
         if self._metrics is not None:
             observers.append(self._metrics.statement)
             lakehouse.attempt_observers.append(self._attempted)
+            lakehouse.bucket.observers.append(self._metrics.storage)
         if settings.log.slow_statement_seconds:
-            observers.append(SlowStatementLog(settings.log.slow_statement_seconds))
+            redact = settings.audit.redact_literals
+            observers.append(
+                SlowStatementLog(settings.log.slow_statement_seconds, lambda sql: statement_text(sql, redact))
+            )
 
     def middleware(self) -> dict[str, flight.ServerMiddlewareFactory]:
         """What the Flight server has to do with the headers of calls for this, by name."""

@@ -34,7 +34,7 @@ from lakehouse.errors import (
     UnknownAction,
 )
 from lakehouse.runtime import Lakehouse
-from lakehouse.telemetry import span
+from lakehouse.telemetry import begin, span
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -286,6 +286,8 @@ class _Outgoing:
     def __init__(self, result: DataStream, call: _Call) -> None:
         self._batches = result.batches
         self._call = call
+        self._part = begin("stream")
+        self._sent = self._rows = 0
         call.kept = True
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
@@ -296,13 +298,15 @@ class _Outgoing:
             try:
                 batch = self._call.observed.run(next, self._batches, None)
             except BaseException as error:
-                self._release()
+                self._release(error)
                 self._call.end(error)
                 raise
         if batch is None:
             self._release()
             self._call.end()
             raise StopIteration
+        self._sent += 1
+        self._rows += batch.num_rows
         return batch
 
     def close(self) -> None:
@@ -310,10 +314,12 @@ class _Outgoing:
         self._release()
         self._call.abandon()
 
-    def _release(self) -> None:
+    def _release(self, error: BaseException | None = None) -> None:
         close = getattr(self._batches, "close", None)
         if close is not None:
             close()
+        self._part.set({"rows": self._rows, "batches": self._sent})
+        self._part.end(error)
 
     def __del__(self) -> None:
         self.close()

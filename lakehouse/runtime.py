@@ -33,14 +33,14 @@ class Lakehouse:
         self.settings = settings
         self.clock = clock or SystemClock()
         self._started_s = self.clock.monotonic()
-        self.catalog: Catalog = open_catalog(settings, self.clock)
+        where = settings.buckets[0]
+        self.bucket = open_local_bucket(where.name, where.path)
+        self.catalog: Catalog = open_catalog(settings, self.clock, self.bucket)
         default = settings.catalog.default_schema
         self.catalog.create_schema(default, if_not_exists=True)
         readable = [Path(bucket.path).absolute() for bucket in settings.buckets]
         self.policy = AccessPolicy(settings)
         self.anonymous = Principal(ANONYMOUS, frozenset({settings.auth.anonymous_role}))
-        where = settings.buckets[0]
-        self.bucket = open_local_bucket(where.name, where.path)
         self.journal = AuditJournal(self.bucket, settings.audit, self.clock, statement_text)
         self.attempt_observers: list[OnAttempt] = [self.journal.authentication]
         self.authenticator = Authenticator(settings, self.bucket, self.clock, self._attempted)

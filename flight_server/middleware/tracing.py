@@ -126,7 +126,8 @@ class _Recorded:
         return _Recorded(self._tracer, child)
 
     def set(self, attributes: Mapping[str, Attribute]) -> None:
-        self._span.set_attributes(_named(attributes))
+        if not self._ended:
+            self._span.set_attributes(_named(attributes))
 
     def end(self, error: BaseException | None = None) -> None:
         if self._ended:

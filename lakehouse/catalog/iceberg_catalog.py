@@ -429,8 +429,13 @@ class _Columns:
         return found
 
 
-def open_catalog(settings: Settings, clock: Clock) -> IcebergCatalog:
+def open_catalog(settings: Settings, clock: Clock, bucket: Bucket | None = None) -> IcebergCatalog:
     """The catalog that a configuration describes; its default schema is made if it is missing.
+
+    Args:
+        settings: The configuration.
+        clock: Source of time and ids.
+        bucket: The first bucket of the configuration, where it is open already.
 
     Raises:
         ConfigError: The bucket cannot be used.
@@ -438,7 +443,7 @@ def open_catalog(settings: Settings, clock: Clock) -> IcebergCatalog:
     where = settings.buckets[0]
     catalog = IcebergCatalog(
         settings.catalog.name,
-        open_local_bucket(where.name, where.path),
+        bucket or open_local_bucket(where.name, where.path),
         settings.catalog.warehouse,
         clock,
         settings.catalog.refresh_ms / 1000,

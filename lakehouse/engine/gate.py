@@ -39,6 +39,7 @@ from lakehouse.engine.gate_text import (
 )
 from lakehouse.engine.gate_tree import TableReference, TreeWalk
 from lakehouse.errors import LakehouseError, NotSupported, SqlSyntaxError, StatementForbidden
+from lakehouse.telemetry import span
 
 __all__ = [
     "Analysis",
@@ -152,7 +153,8 @@ class StatementGate:
         if found is not None:
             return found
         check_size(sql, self._max_bytes)
-        analysis = self._analyse(sql)
+        with span("gate"):
+            analysis = self._analyse(sql)
         if len(sql) <= 100_000:
             with self._lock:
                 self._cache[sql] = analysis
