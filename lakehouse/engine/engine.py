@@ -25,6 +25,7 @@ from lakehouse.engine.binding import Binder, Bound
 from lakehouse.engine.changes import Changes
 from lakehouse.engine.database import Binding, CursorState, DuckDatabase, Input, PooledCursor
 from lakehouse.engine.errors import duckdb_errors
+from lakehouse.engine.explain import shown_plans
 from lakehouse.engine.gate import Analysis, StatementGate, StatementKind
 from lakehouse.engine.parameters import infer_parameters
 from lakehouse.engine.result import (
@@ -100,7 +101,8 @@ class Engine:
         self.catalog = catalog
         self.clock = clock
         self.database = DuckDatabase(settings.engine, catalog.name, readable)
-        self.gate = StatementGate(self.database.private_cursor())
+        self._directories = [*map(str, readable), str(Path(self.database.empty_file).parent)]
+        self.gate = StatementGate(self.database.private_cursor(), max_bytes=settings.limits.statement_bytes)
         self.policy = policy
         self._check_policy()
         self.running = RunningStatements(clock, settings.limits, settings.session.idle_seconds)
@@ -323,6 +325,8 @@ class Engine:
                 else:
                     relation = cursor.connection.sql(plan.sql, params=plan.parameters)
                 reader = relation.to_arrow_reader(rows_per_batch(plan.schema, settings.batch_bytes))
+                if plan.schema is _EXPLAIN_SCHEMA:
+                    reader = shown_plans(reader, self._directories)
         except BaseException as error:
             finish()
             if isinstance(error, StatementCancelled) and statement.reason is not None:
