@@ -44,7 +44,7 @@ class _Pattern:
         parts = text.lower().split(".")
         self.text = text.lower()
         self.exact = "*" not in text
-        self._parts = tuple(re.compile(".*".join(map(re.escape, p.split("*"))), re.DOTALL) for p in parts)
+        self._parts = tuple(map(_wildcard, parts))
         self.any_table = parts[-1] == "*"
         self.schema_text = parts[1] if len(parts) == 3 else ""
         self.specificity = (sum("*" not in p for p in parts), len(text.replace("*", "")))
@@ -52,6 +52,11 @@ class _Pattern:
     def fits(self, *names: str) -> bool:
         """Whether every name fits its part; with fewer names than parts only the first parts count."""
         return all(part.fullmatch(name.lower()) for part, name in zip(self._parts, names, strict=False))
+
+
+def _wildcard(text: str) -> re.Pattern[str]:
+    """What a name must be to fit a text with ``*`` for any characters."""
+    return re.compile(".*".join(map(re.escape, text.lower().split("*"))), re.DOTALL)
 
 
 class _Grant:
@@ -78,7 +83,7 @@ class _Role:
         self.grants = sorted(grants, key=lambda g: g.pattern.specificity)
         restrictions = [grant.restriction for grant in grants if grant.restriction is not None]
         self.is_personal = any(restriction.is_personal for restriction in restrictions)
-        self.actions = tuple(_Pattern(action) for action in actions)
+        self.actions = tuple(map(_wildcard, actions))
         self.permissions = permissions
 
     def grant(self, name: TableName) -> _Grant | None:
@@ -175,7 +180,7 @@ class Access:
         """Whether an action may be run."""
         if permission in self._permissions:
             return True
-        return any(pattern.fits(action) for role in self._roles for pattern in role.actions)
+        return any(pattern.fullmatch(action) for role in self._roles for pattern in role.actions)
 
     def sees_all_of(self, catalog: str, table: str) -> bool:
         """Whether a system table shows what concerns everybody, not only the principal itself.

@@ -302,9 +302,10 @@ class _Binding:
             raise NotSupported(f"system.{reference.path[-1]} has no history")
         table = self._binder.system.get(reference.path[-1], self._session.access)
         if table is None:
+            names = ", ".join(self._binder.system.names(self._session.access))
             raise TableNotFound(
                 f"table {self._session.catalog}.{SYSTEM_SCHEMA}.{reference.path[-1]} does not exist",
-                f"there are {', '.join(self._binder.system.names(self._session.access))}",
+                f"there are {names}" if names else "",
             )
         access, internal = self._session.access, f"~system_{table.name}"
         self._inputs[internal] = Input(internal, table.schema, lambda: table.rows(access))

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from lakehouse.access.policy import Permission
 from lakehouse.access.principal import Principal
 from lakehouse.config import Settings
 from lakehouse.engine.changes import Scope
@@ -353,6 +354,24 @@ def test_ddl_needs_the_privilege(lakehouse: Lakehouse, sql: str) -> None:
             run(session_of(lakehouse, *roles), sql)
     run(session_of(lakehouse, "broad"), "DROP TABLE IF EXISTS hr.people")
     assert run(session_of(lakehouse, "reader"), "SELECT count(*) > 0 FROM hr.people") == [(True,)]
+
+
+def test_actions_are_granted_by_name_or_pattern(lakehouse: Lakehouse) -> None:
+    auditor = session_of(lakehouse, "auditor").access
+    assert auditor.may_run("audit.flush", Permission.ADMIN)
+    assert not auditor.may_run("audits.flush", Permission.ADMIN)
+    assert not auditor.may_run("admin.kill", Permission.ADMIN)
+    assert auditor.may_run("server.status", Permission.READ)
+    assert session_of(lakehouse, "admin").access.may_run("admin.kill", Permission.ADMIN)
+    assert not session_of(lakehouse, "writer").access.may_run("admin.kill", Permission.ADMIN)
+
+
+def test_system_tables_show_everything_to_those_who_were_granted_them(lakehouse: Lakehouse) -> None:
+    assert run(session_of(lakehouse, "auditor"), "SELECT count(*) >= 0 FROM system.audit") == [(True,)]
+    assert run(session_of(lakehouse, "admin"), "SELECT count(*) >= 0 FROM lake.system.audit") == [(True,)]
+    for roles in (("reader",), ("writer",), ("broad",), ()):
+        with pytest.raises(TableNotFound):
+            run(session_of(lakehouse, *roles), "FROM system.audit")
 
 
 def test_a_schema_that_is_hidden_cannot_be_chosen(lakehouse: Lakehouse) -> None:
