@@ -169,6 +169,8 @@ class StatementGate:
             SqlSyntaxError: The text does not parse, or goes on after the expression.
             StatementForbidden: A function in it is not allowed.
         """
+        if statement_start(text) == len(text):
+            raise SqlSyntaxError("expected one SQL expression, but the text is empty")
         sql = f"SELECT ({text}\n)"
         self.analyse(sql)
         parsed = self._parsers.query(plain_blanks(sql))
@@ -478,7 +480,7 @@ def _parameter_order(name: str) -> tuple[int, str]:
 def _refusal(kind: str) -> LakehouseError:
     if kind in ("ALTER", "VACUUM", "ANALYZE", "CREATE_FUNC"):
         return NotSupported(f"{kind} statements are not supported yet")
-    word = kind.replace("_", " ")
+    word = "such" if kind == "UNKNOWN" else kind.replace("_", " ")
     return StatementForbidden(
         f"{word} statements are not allowed", "queries, temporary tables and ingest are"
     )

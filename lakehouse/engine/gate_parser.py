@@ -123,7 +123,11 @@ class Parsers:
         with self._parser(len(text)) as parser, duckdb_errors():
             statements = parser.extract_statements(text)
         check_single(len(statements))
-        return statements[0].type.name, frozenset(statements[0].named_parameters)
+        try:
+            kind = statements[0].type.name
+        except ValueError:
+            kind = "UNKNOWN"  # DuckDB has kinds that its Python package has no name for
+        return kind, frozenset(statements[0].named_parameters)
 
 
 def same_shape(one: Parsed, other: Parsed) -> bool:
