@@ -262,7 +262,9 @@ class Authenticator:
 
 def _basic(credentials: str) -> _Basic | None:
     try:
-        text = base64.b64decode(credentials, validate=True).decode()
+        # Go's client leaves out the padding.
+        padding = "=" * (-len(credentials) % 4)
+        text = base64.b64decode(credentials + padding, validate=True).decode()
     except (binascii.Error, ValueError):
         return None
     name, colon, password = text.partition(":")
