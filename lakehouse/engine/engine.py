@@ -100,7 +100,9 @@ class Engine:
         self.settings = settings
         self.catalog = catalog
         self.clock = clock
-        self.database = DuckDatabase(settings.engine, catalog.name, readable)
+        self.database = DuckDatabase(
+            settings.engine, catalog.name, readable, settings.limits.statement_memory
+        )
         self._directories = [*map(str, readable), str(Path(self.database.empty_file).parent)]
         self.gate = StatementGate(self.database.private_cursor(), max_bytes=settings.limits.statement_bytes)
         self.policy = policy
@@ -365,7 +367,8 @@ class Engine:
 
     def _evaluate(self, expression: str, session: Session) -> Any:
         """The value of a constant SQL expression."""
-        self.gate.analyse(f"SELECT {expression}")
+        if self.gate.analyse(f"SELECT {expression}").references:
+            raise InvalidRequest(f"AT takes a version or time that needs no table, found {expression}")
         with self.cursor(session.state(), None) as cursor, self.errors():
             return cursor.connection.execute(f"SELECT {expression}").fetchall()[0][0]
 

@@ -16,7 +16,14 @@ from lakehouse.config import Settings
 from lakehouse.engine.changes import Scope
 from lakehouse.engine.running import CallWatch
 from lakehouse.engine.session import Session
-from lakehouse.errors import ConfigError, LakehouseError, PermissionDenied, SchemaNotFound, TableNotFound
+from lakehouse.errors import (
+    ConfigError,
+    InvalidRequest,
+    LakehouseError,
+    PermissionDenied,
+    SchemaNotFound,
+    TableNotFound,
+)
 from lakehouse.ingest import WriteMode, commit, stage
 from lakehouse.runtime import Lakehouse
 from lakehouse.types import TableName
@@ -289,6 +296,40 @@ def test_parameters_and_prepared_plans_are_guarded(lakehouse: Lakehouse) -> None
     assert broad.engine.columns_of(("hr", "people"), broad, None) is None
     with pytest.raises(TableNotFound):
         broad.engine.typed_schema(analysis, broad, None, pa.schema([("1", pa.int64())]))
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "INSERT INTO x SELECT id, name FROM hr.people",
+        "INSERT INTO x BY NAME SELECT id, name FROM hr.people",
+        "UPDATE x SET name = p.name FROM hr.people p WHERE p.id = x.id",
+        "UPDATE x SET name = (SELECT string_agg(name) FROM hr.people)",
+        "DELETE FROM x USING hr.people p WHERE p.id <> x.id",
+        "MERGE INTO x USING hr.people p ON p.id = x.id WHEN NOT MATCHED THEN INSERT (id, name) VALUES (p.id, p.name)",
+        "WITH p AS (FROM hr.people) INSERT INTO x SELECT id, name FROM p",
+        "CREATE OR REPLACE TEMP TABLE x AS SELECT id, name FROM (PIVOT hr.people ON region USING count(*))",
+    ],
+)
+def test_a_row_filter_holds_where_temporary_tables_are_filled(lakehouse: Lakehouse, sql: str) -> None:
+    session = session_of(lakehouse, "european")
+    run(session, "CREATE TEMP TABLE x AS SELECT 1::BIGINT AS id, 'old' AS name UNION ALL SELECT 2, 'old'")
+    run(session, sql)
+    assert SECRET not in str(run(session, "FROM x"))
+    with pytest.raises(TableNotFound):
+        hidden = session_of(lakehouse, "broad")
+        run(hidden, "CREATE TEMP TABLE x AS SELECT 1::BIGINT AS id, 'old' AS name")
+        run(hidden, sql)
+
+
+def test_a_point_in_time_cannot_be_asked_of_a_table(lakehouse: Lakehouse) -> None:
+    run(session_of(lakehouse, "reader"), "FROM hr.people")
+    for role in ("broad", "reader"):
+        with pytest.raises(InvalidRequest, match="needs no table"):
+            run(
+                session_of(lakehouse, role),
+                "FROM shop.people AT (VERSION => (SELECT count(*) FROM hr.people))",
+            )
 
 
 def test_the_plan_of_a_query_on_a_part_is_not_shown(lakehouse: Lakehouse) -> None:
