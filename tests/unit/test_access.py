@@ -307,8 +307,7 @@ def test_parameters_and_prepared_plans_are_guarded(lakehouse: Lakehouse) -> None
         "UPDATE x SET name = p.name FROM hr.people p WHERE p.id = x.id",
         "UPDATE x SET name = (SELECT string_agg(name) FROM hr.people)",
         "DELETE FROM x USING hr.people p WHERE p.id <> x.id",
-        "MERGE INTO x USING hr.people p ON p.id = x.id "
-        "WHEN NOT MATCHED THEN INSERT (id, name) VALUES (p.id, p.name)",
+        "MERGE INTO x USING hr.people p USING (id) WHEN NOT MATCHED THEN INSERT VALUES (p.id, p.name)",
         "WITH p AS (FROM hr.people) INSERT INTO x SELECT id, name FROM p",
         "CREATE OR REPLACE TEMP TABLE x AS SELECT id, name FROM hr.people",
     ],
