@@ -28,11 +28,14 @@ from lakehouse.storage import Bucket
 log = structlog.get_logger(__name__)
 
 _MAX_HEADER = 16_384
+_MAX_NAME = 200
 _MIN_TOKEN = 32
 _MAX_ANONYMOUS_TOKENS = 10_000
 _PEER_PORT = re.compile(r":\d+\Z")
 # All handshakes together: the transport does not tell whom a handshake comes from.
 _HANDSHAKES = "handshakes"
+# What is checked once and then recalled is noted when it is; the rest would be noted over and over.
+_NOTED_WHEN_NEW = ("password", "jwt")
 # Attempts refused unseen are noted so often for each name or address, or they would flood log and journal.
 _REFUSALS_PER_MINUTE = 1
 
@@ -70,8 +73,9 @@ class Authenticator:
 
     Wrong passwords are slowed by user name and address, anything else that is wrong by address. What is
     right is never refused because others fail: a password that was right once is recalled before attempts
-    are counted, and a key or token, which cannot be guessed, is checked before they are. A handshake comes
-    without an address, so its failures count for the user name alone.
+    are counted, and a key or token, which cannot be guessed, is checked before they are. The transport does
+    not tell the address that a handshake comes from, so its failures count for the user name alone, and
+    handshakes with a password not seen before are limited for all together.
 
     Args:
         settings: The whole configuration.
@@ -87,6 +91,8 @@ class Authenticator:
         self, settings: Settings, bucket: Bucket, clock: Clock, on_attempt: OnAttempt | None = None
     ) -> None:
         auth = settings.auth
+        if auth.certificates and not settings.server.tls.client_authorities:
+            raise ConfigError("auth.certificates needs server.tls.client_authorities to check them")
         self.is_enabled = auth.is_enabled
         self.roles = frozenset({*BUILT_IN_ROLES, *(role.name for role in settings.roles)})
         self.api_keys = ApiKeys(bucket, clock, self.roles)
@@ -146,7 +152,10 @@ class Authenticator:
         if known is not None:
             return known
         if header:
-            return Caller(self._checked(header, peer))
+            principal = self._checked(header, peer)
+            if peer and principal.method in _NOTED_WHEN_NEW:
+                self._on_attempt(principal.name, peer, principal.method, "ok")
+            return Caller(principal)
         holder = self._certificates.get(certificate) if certificate else None
         if holder is not None:
             return Caller(holder)
@@ -166,8 +175,7 @@ class Authenticator:
         scheme = header.partition(" ")[0].lower()
         caller = self.recall(header)
         if caller is None:
-            wait = self._handshakes.take(_HANDSHAKES)
-            if wait:
+            if scheme == "basic" and (wait := self._handshakes.take(_HANDSHAKES)):
                 raise LimitExceeded(
                     f"too many handshakes, try again in {_seconds(wait)}", "auth.handshakes_per_minute"
                 )
@@ -198,14 +206,18 @@ class Authenticator:
                 if principal is not None:
                     return principal
         method = {"basic": "password", "bearer": "token"}.get(scheme.lower(), "unknown")
-        raise self._failed("", peer, method, (address,) if address else ())
+        raise self._failed("", peer, method, (address or _HANDSHAKES,))
 
     def _password(self, basic: _Basic, peer: str, address: str) -> Principal:
         buckets = (f"user {basic.name} {address}", address) if address else (f"user {basic.name}",)
         wait = self._failures.take(*buckets)
         if wait:
             raise self._throttled(basic.name, peer, "password", wait)
-        principal = self._passwords.verify(basic.name, basic.password)
+        try:
+            principal = self._passwords.verify(basic.name, basic.password)
+        except LimitExceeded:
+            self._failures.give_back(*buckets)
+            raise
         if principal is None:
             raise self._failed(basic.name, peer, "password", ())
         self._failures.give_back(*buckets)
@@ -255,7 +267,7 @@ class Authenticator:
         return Unauthenticated(f"too many failed attempts, try again in {_seconds(wait)}")
 
     def _note(self, name: str, peer: str, method: str, outcome: str) -> None:
-        shown = "".join(c if c.isprintable() else "?" for c in name[:200])
+        shown = "".join(c if c.isprintable() else "?" for c in name)
         log.warning("authentication failed", user=shown, peer=peer, method=method, outcome=outcome)
         self._on_attempt(shown, peer, method, outcome)
 
@@ -268,7 +280,7 @@ def _basic(credentials: str) -> _Basic | None:
     except (binascii.Error, ValueError):
         return None
     name, colon, password = text.partition(":")
-    return _Basic(name, password) if colon and name else None
+    return _Basic(name, password) if colon and 0 < len(name) <= _MAX_NAME else None
 
 
 def _address(peer: str) -> str:

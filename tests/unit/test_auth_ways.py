@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from lakehouse.access.authenticator import Authenticator
 from lakehouse.access.passwords import hash_password
 from lakehouse.access.principal import Principal
+from lakehouse.access.throttle import Throttle
 from lakehouse.clock import FixedClock
 from lakehouse.config import Settings
 from lakehouse.errors import ConfigError, LakehouseError, LimitExceeded, Unauthenticated
@@ -33,11 +35,11 @@ class Door:
     """An authenticator over a fixed clock, and what it reported."""
 
     def __init__(self, bucket: Path, **auth: Any) -> None:
-        session = auth.pop("session", {})
+        session, server = auth.pop("session", {}), auth.pop("server", {})
         self.clock = FixedClock()
         self.attempts: list[tuple[str, ...]] = []
         self.authenticator = Authenticator(
-            Settings(auth=auth, session=session, roles=[{"name": "analyst"}]),
+            Settings(auth=auth, session=session, server=server, roles=[{"name": "analyst"}]),
             open_local_bucket("primary", bucket),
             self.clock,
             lambda *attempt: self.attempts.append(attempt),
@@ -200,10 +202,17 @@ def test_one_token_is_not_two_holders(door):
         door(tokens=[DASH, {**DASH, "name": "twin"}])
 
 
+CERTIFICATES = [{"subject": "etl.example.org", "name": "etl", "roles": ["writer"]}]
+MUTUAL = {"tls": {"certificate": "c.pem", "key": "k.pem", "client_authorities": "ca.pem"}}
+
+
+def test_certificates_that_nobody_checks_are_refused_at_the_start(door):
+    with pytest.raises(ConfigError, match=r"needs server\.tls\.client_authorities"):
+        door(certificates=CERTIFICATES)
+
+
 def test_a_certificate_is_its_holder_unless_credentials_say_otherwise(door):
-    entrance = door(
-        tokens=[DASH], certificates=[{"subject": "etl.example.org", "name": "etl", "roles": ["writer"]}]
-    )
+    entrance = door(tokens=[DASH], certificates=CERTIFICATES, server=MUTUAL)
     found = entrance.enter(certificate="etl.example.org")
     assert (found, found.method) == (Principal("etl", frozenset({"writer"})), "certificate")
     assert entrance.enter(f"Bearer {TOKEN}", certificate="etl.example.org").name == "dash"
@@ -311,15 +320,28 @@ def test_what_succeeds_costs_no_attempt(door):
     assert WRONG in entrance.refusal(basic("alice", "no"))
 
 
+def handshake(entrance: Door, header: str) -> str:
+    with pytest.raises((Unauthenticated, LimitExceeded)) as refused:
+        entrance.authenticator.log_in(header)
+    return str(refused.value)
+
+
 def test_handshakes_are_limited_but_not_for_who_was_let_in_before(door):
-    entrance = door(users=[ALICE], handshakes_per_minute=3, failures_per_minute=100)
+    entrance = door(users=[ALICE], tokens=[DASH], handshakes_per_minute=3, failures_per_minute=100)
     entrance.authenticator.log_in(basic("alice", PASSWORD))
     for _ in range(2):
-        with pytest.raises(Unauthenticated):
-            entrance.authenticator.log_in("Bearer wrong")
-    with pytest.raises(LimitExceeded, match="too many handshakes, try again in 20 s"):
-        entrance.authenticator.log_in("Bearer wrong")
+        assert WRONG in handshake(entrance, basic("bob", "no"))
+    assert "too many handshakes, try again in 20 s" in handshake(entrance, basic("ben", "no"))
     assert entrance.authenticator.log_in(basic("alice", PASSWORD))
+    assert entrance.authenticator.log_in(f"Bearer {TOKEN}") == ""
+
+
+def test_wrong_tokens_in_handshakes_are_slowed_and_right_ones_are_not(door):
+    entrance = door(tokens=[DASH], failures_per_minute=3)
+    said = [handshake(entrance, "Bearer wrong") for _ in range(5)]
+    assert [WRONG in text for text in said] == [True, True, True, False, False]
+    assert len(entrance.attempts) == 4
+    assert entrance.authenticator.log_in(f"Bearer {TOKEN}") == ""
 
 
 def test_failures_are_reported_and_those_refused_unseen_once_a_minute(door):
@@ -330,12 +352,20 @@ def test_failures_are_reported_and_those_refused_unseen_once_a_minute(door):
     assert entrance.attempts == [failed, failed, throttled]
 
 
+def test_who_gets_in_is_reported_when_the_password_is_checked_and_at_every_login(door):
+    entrance = door(users=[ALICE], tokens=[DASH])
+    for _ in range(3):
+        entrance.enter(basic("alice", PASSWORD))
+        entrance.enter(f"Bearer {TOKEN}")
+    entrance.authenticator.log_in(basic("alice", PASSWORD))
+    assert entrance.attempts == [("alice", HERE, "password", "ok"), ("alice", "", "password", "ok")]
+
+
 def test_what_is_reported_of_a_name_is_printable_and_short(door):
     entrance = door(users=[ALICE])
-    entrance.refusal(basic("a\nb\x1b[31m" + "x" * 1000, "no"))
-    ((name, _, _, _),) = entrance.attempts
-    assert name.startswith("a?b?[31mxxx")
-    assert len(name) == 200
+    entrance.refusal(basic("a\nb\x1b[31m" + "x" * 100, "no"))
+    entrance.refusal(basic("x" * 1000, "no"))
+    assert [name for name, *_ in entrance.attempts] == ["a?b?[31m" + "x" * 100, ""]
 
 
 def test_no_secret_is_in_the_text_of_anything(door, capsys):
@@ -350,3 +380,40 @@ def test_no_secret_is_in_the_text_of_anything(door, capsys):
         said.append(str(refused.value))
     everything = "".join((*said, *map(str, entrance.attempts), *capsys.readouterr()))
     assert [secret for secret in (*secrets, token) if secret in everything] == []
+
+
+# -- the measure itself ---------------------------------------------------------------------------------
+
+
+@given(
+    st.integers(1, 100),
+    st.lists(st.tuples(st.sampled_from(["a", "b", "c"]), st.floats(0, 30), st.booleans()), max_size=100),
+)
+def test_no_key_has_more_attempts_than_its_bucket_and_time_give(per_minute, steps):
+    clock = FixedClock()
+    throttle = Throttle(per_minute, clock)
+    taken = Counter()
+    for key, seconds, succeeds in steps:
+        clock.elapsed_s += seconds
+        wait = throttle.take(key)
+        if wait:
+            clock.elapsed_s += wait + 1e-6
+            assert throttle.take(key) == 0
+        if succeeds:
+            throttle.give_back(key)
+        else:
+            taken[key] += 1
+        assert taken[key] <= per_minute * (1 + clock.elapsed_s / 60) + 1e-6
+
+
+def test_an_attempt_that_one_key_refuses_costs_the_other_none():
+    throttle = Throttle(1, FixedClock())
+    assert throttle.take("a") == 0
+    assert throttle.take("a", "b") == 60
+    assert throttle.take("b") == 0
+
+
+def test_so_many_keys_are_kept_and_no_more():
+    throttle = Throttle(1, FixedClock(), max_keys=10)
+    assert [throttle.take(str(n)) for n in range(1000)] == [0] * 1000
+    assert [throttle.take(str(n)) for n in range(990, 1000)] == [60] * 10
