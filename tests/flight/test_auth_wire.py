@@ -19,6 +19,7 @@ import jwt
 import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
+import trustme
 from adbc_driver_flightsql import DatabaseOptions
 from argon2 import PasswordHasher
 from conftest import ROOT, Server, start_server
@@ -473,3 +474,53 @@ def test_many_users_at_once_each_stay_who_they_are(guarded):
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(work, range(24)))
+
+
+# -- certificates ---------------------------------------------------------------------------------------
+
+
+def test_a_client_certificate_is_its_holder_and_passwords_come_with_every_call(tmp_path: Path):
+    authority = trustme.CA()
+    files = {
+        name: str(tmp_path / name) for name in ("ca.pem", "server.pem", "server.key", "etl.pem", "etl.key")
+    }
+    authority.cert_pem.write_to_path(files["ca.pem"])
+    for name, identity in (("server", "localhost"), ("etl", "etl.example.org")):
+        issued = authority.issue_cert(identity)
+        issued.private_key_pem.write_to_path(files[f"{name}.key"])
+        issued.cert_chain_pems[0].write_to_path(files[f"{name}.pem"])
+        Path(files[f"{name}.key"]).chmod(0o600)
+    config = f"""{CONFIG}
+[[auth.certificates]]
+subject = "etl.example.org"
+name = "etl"
+roles = ["writer"]
+[server.tls]
+certificate = "{files["server.pem"]}"
+key = "{files["server.key"]}"
+client_authorities = "{files["ca.pem"]}"
+"""
+    running = start_server(tmp_path / "mutual", config, LAKEHOUSE__SERVER__HOST="localhost", **environment())
+    shown = {
+        "tls_root_certs": files["ca.pem"],
+        "tls_client_cert": files["etl.pem"],
+        "tls_client_key": files["etl.key"],
+    }
+    uri = f"grpc+tls://localhost:{running.port}"
+    try:
+        with connect(uri, **shown) as client:
+            who = client.actions.auth.whoami()
+            assert (who.name, who.roles, who.method) == ("etl", ["writer"], "certificate")
+            assert client.sql("select 1 as x").table().num_rows == 1
+        with connect(uri, user=ALICE[0], password=ALICE[1], **shown) as client:
+            assert client.actions.auth.whoami().name == "alice"
+            client.execute("create temp table mine as select 1 as x")
+            assert client.sql("select x from mine").table().num_rows == 1
+        with pytest.raises(LakehouseClientError, match="UNAUTHENTICATED"):
+            connect(uri, user=ALICE[0], password="no", **shown)
+        with pytest.raises(LakehouseClientError):
+            connect(uri, tls_root_certs=files["ca.pem"], token=ADMIN_TOKEN)
+        with pytest.raises(LakehouseClientError, match="needed together"):
+            connect(uri, tls_root_certs=files["ca.pem"], tls_client_cert=files["etl.pem"])
+    finally:
+        assert running.stop() == 0
