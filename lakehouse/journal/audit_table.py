@@ -119,7 +119,7 @@ def _each_once(table: pa.Table) -> pa.Table:
         places = pc.indices_nonzero(pc.equal(writers, writer))
         own = pc.take(seqs, places).combine_chunks()
         rises = pc.greater(own[1:], pc.cumulative_max(own)[:-1])
-        kept.append(pc.filter(places, pa.concat_arrays([pa.array([True] * min(1, len(own))), rises])))
+        kept += [places[:1], pc.filter(places[1:], rises)]
     if sum(map(len, kept)) == len(table):
         return table
     return table.take(pc.take(pa.concat_arrays(kept), pc.sort_indices(pa.concat_arrays(kept))))

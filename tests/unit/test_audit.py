@@ -304,3 +304,13 @@ def test_a_table_that_leaves_out_older_events_says_so(journal: AuditJournal) -> 
     first = table.slice(0, 1).to_pylist()[0]
     assert (first["kind"], first["time"]) == ("truncated", datetime(2026, 3, 1, 12, tzinfo=UTC))
     assert "_audit/" in first["detail"]
+
+
+def test_every_word_that_betrays_a_secret_is_looked_for_in_the_quick_check_too() -> None:
+    words = (
+        "passwd PASSWORD passphrase Secret token credentials api-key API_KEY apikey access_key privateKey "
+        "account_key authorization Bearer signature pwd pin connectionstring connection-string dsn x://u:p@h "
+        "-----BEGIN AKIAABCDEFGHIJKL eyJhbGciOiJIUzI1 ghp_a gho_1 github_pat xoxb-1 sk-1 sk_live"
+    )
+    for word in words.split():
+        assert CANARY not in statement_text(f"SELECT '{CANARY}', '{word}'", redact_literals=False), word
