@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,6 +74,8 @@ def create(
     name: str, roles: tuple[str, ...], principal: str | None, expires_days: float | None, **where: Any
 ) -> None:
     """Make a key called NAME; it is printed once and can never be shown again."""
+    if expires_days is not None and math.isnan(expires_days):
+        raise click.BadParameter("not a number", param_hint="--expires-days")
     expires_in = None if expires_days is None else timedelta(days=expires_days)
     holder = name if principal is None else principal
     if where["uri"] is None:
