@@ -44,6 +44,8 @@ VISIBLE_TABLES = "visible_tables"
 PRINCIPAL = "principal"
 """Variable with the name that ``current_user`` gives, as a list of one."""
 _SESSION_CATALOG = "~session"
+_STATEMENT_MEMORY = "operator_memory_limit"
+_PROFILING = "enable_profiling"
 _POOL_PER_STATE = 8
 _POOL_STATES = 64
 _RELATIONS_PER_CURSOR = 32
@@ -146,9 +148,13 @@ class DuckDatabase:
         settings: Threads, memory and where to spill.
         catalog: The name under which lake tables are queried.
         readable: Directories whose files DuckDB may open.
+        statement_memory: Memory of one statement's sorts and hash tables before they spill, or empty.
     """
 
-    def __init__(self, settings: EngineSettings, catalog: str, readable: Sequence[Path]) -> None:
+    def __init__(
+        self, settings: EngineSettings, catalog: str, readable: Sequence[Path], statement_memory: str = ""
+    ) -> None:
+        self._statement_memory = statement_memory
         self._directory = Path(tempfile.mkdtemp(prefix="lakehouse-", dir=settings.spill_directory or None))
         self.catalog = catalog
         self.empty_file = str(self._directory / "empty" / "empty.parquet")
@@ -189,7 +195,10 @@ class DuckDatabase:
         root.execute("SET GLOBAL TimeZone = 'UTC'")
         root.execute("SET parquet_metadata_cache = true")
         root.execute("SET allowed_directories = ?", [[str(path) for path in readable]])
-        root.execute("SET allowed_configs = ?", [[*SESSION_SETTINGS.values(), "search_path"]])
+        root.execute(
+            "SET allowed_configs = ?",
+            [[*SESSION_SETTINGS.values(), "search_path", _STATEMENT_MEMORY, _PROFILING]],
+        )
         root.execute("SET enable_external_access = false")
         root.execute("SET lock_configuration = true")
         return root
@@ -291,6 +300,9 @@ class DuckDatabase:
             connection.execute("SET VARIABLE session_schema = ?", [state.schema]).fetchall()
             if state.access:
                 connection.execute("SET VARIABLE restricted = true").fetchall()
+            if self._statement_memory:
+                limit = [self._statement_memory]
+                connection.execute(f"SET SESSION {_STATEMENT_MEMORY} = ?", limit).fetchall()
             if state.temporary:
                 connection.execute("SET VARIABLE session_database = ?", [state.temporary]).fetchall()
             for name, value in state.settings:

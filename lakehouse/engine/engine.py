@@ -28,6 +28,7 @@ from lakehouse.engine.errors import duckdb_errors
 from lakehouse.engine.explain import shown_plans
 from lakehouse.engine.gate import Analysis, StatementGate, StatementKind
 from lakehouse.engine.parameters import infer_parameters
+from lakehouse.engine.profiles import Profiler
 from lakehouse.engine.result import (
     ResultLimits,
     ResultStream,
@@ -53,6 +54,7 @@ from lakehouse.errors import (
     TableNotFound,
     TransactionStateError,
 )
+from lakehouse.telemetry import span
 from lakehouse.types import TableName
 
 _EXPLAIN_SCHEMA = pa.schema([("explain_key", pa.string()), ("explain_value", pa.string())])
@@ -107,6 +109,7 @@ class Engine:
         self.gate = StatementGate(self.database.private_cursor(), max_bytes=settings.limits.statement_bytes)
         self.policy = policy
         self._check_policy()
+        self.profiler = Profiler(settings.log.slow_statement_seconds)
         self.running = RunningStatements(clock, settings.limits, settings.session.idle_seconds)
         self.system = SystemTables(catalog.name)
         self.binder = Binder(catalog, self.database, self.system, self._evaluate)
@@ -174,12 +177,24 @@ class Engine:
         Raises:
             LakehouseError: The statement is wrong, names what is not there, or is no query.
         """
+        with span("plan", kind=analysis.kind.value):
+            return self._plan(analysis, session, transaction, parameters, watch)
+
+    def _plan(
+        self,
+        analysis: Analysis,
+        session: Session,
+        transaction: Transaction | None,
+        parameters: Sequence[Any] | None,
+        watch: CallWatch | None,
+    ) -> Plan:
         values = _parameters(analysis, parameters)
         key = (analysis.sql, session.state(), None if values is None else tuple(map(_kind, _listed(values))))
         cached = self._plans.get(key)
         if cached is not None and self._is_current(cached, transaction):
             return cached if values is None else _with_parameters(cached, values)
-        bound = self.binder.bind(analysis, session, transaction)
+        with span("bind"):
+            bound = self.binder.bind(analysis, session, transaction)
         owner = transaction if bound.temporary else None
         schema = self._schema(analysis, bound, session, owner, values, watch)
         plan = Plan(
@@ -305,38 +320,49 @@ class Engine:
             self.running.finish(statement)
             raise
 
-        def finish() -> None:
-            self.running.finish(statement)
+        def release() -> None:
             cursor.withdraw(plan.inputs)
             self.database.release(cursor)
 
-        return self._start(plan, cursor, statement, finish)
+        return self._start(plan, cursor, statement, release)
 
     def _start(
-        self, plan: Plan, cursor: PooledCursor, statement: RunningStatement, finish: Callable[[], None]
+        self, plan: Plan, cursor: PooledCursor, statement: RunningStatement, release: Callable[[], None]
     ) -> ResultStream:
-        settings = self.settings.engine
+        settings, connection = self.settings.engine, cursor.connection
         limits = ResultLimits(settings.max_message_bytes, self.settings.limits.result_bytes)
-        try:
-            statement.attach(cursor.connection.interrupt)
-            with self.errors():
-                cursor.bind(plan.bindings, self.database.empty_file)
-                cursor.supply(plan.inputs)
-                if plan.parameters is None and plan.transaction is None and not plan.inputs:
-                    relation = cursor.relation(plan.sql, plan.bindings)
-                else:
-                    relation = cursor.connection.sql(plan.sql, params=plan.parameters)
-                reader = relation.to_arrow_reader(rows_per_batch(plan.schema, settings.batch_bytes))
-                if plan.schema is _EXPLAIN_SCHEMA:
-                    reader = shown_plans(reader, self._directories)
-        except BaseException as error:
-            finish()
-            if isinstance(error, StatementCancelled) and statement.reason is not None:
-                raise statement.reason from None
-            raise
-        stream = ResultStream(self.running, statement, reader, plan.schema, limits, finish)
-        stream.prefetch()
-        return stream
+        profiled = False
+
+        def finish() -> None:
+            self.running.finish(statement)
+            try:
+                record = statement.record
+                self.profiler.end(connection, record, plan.sql, plan.parameters, profiled=profiled)
+            finally:
+                release()
+
+        with span("execute"):
+            try:
+                statement.attach(connection.interrupt)
+                with self.errors():
+                    cursor.bind(plan.bindings, self.database.empty_file)
+                    cursor.supply(plan.inputs)
+                    if plan.parameters is None and plan.transaction is None and not plan.inputs:
+                        relation = cursor.relation(plan.sql, plan.bindings)
+                    else:
+                        relation = connection.sql(plan.sql, params=plan.parameters)
+                    profiled = self.profiler.begin(connection, plan.sql)
+                    reader = relation.to_arrow_reader(rows_per_batch(plan.schema, settings.batch_bytes))
+                    if plan.schema is _EXPLAIN_SCHEMA:
+                        reader = shown_plans(reader, self._directories)
+            except BaseException as error:
+                finish()
+                if isinstance(error, StatementCancelled) and statement.reason is not None:
+                    raise statement.reason from None
+                raise
+            stream = ResultStream(self.running, statement, reader, plan.schema, limits, finish)
+            stream.prefetch()
+            return stream
 
     def _open_spooled(self, plan: Plan, session: Session, watch: CallWatch) -> SpooledResult:
         """Run on the transaction's own cursor, which must be free again before the next statement.
@@ -350,12 +376,7 @@ class Engine:
             if cursor is None:
                 raise TransactionStateError("the transaction has ended")
             statement = self.running.start(watch, session.id)
-
-            def finish() -> None:
-                self.running.finish(statement)
-                cursor.withdraw(plan.inputs)
-
-            batches = list(self._start(plan, cursor, statement, finish))
+            batches = list(self._start(plan, cursor, statement, lambda: cursor.withdraw(plan.inputs)))
         return SpooledResult(statement.record, batches)
 
     def batches_of(self, table: pa.Table) -> Iterator[pa.RecordBatch]:
