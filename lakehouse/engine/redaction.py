@@ -27,7 +27,7 @@ _SECRET = re.compile(
 # Parts of the above, one of which is in every text that it finds: most texts are done with sooner this way.
 _SUSPICIOUS = tuple(
     "pass secret token credential key authorization bearer signature pwd pin connection dsn begin akia eyj "
-    "gh xox sk- sk_ ://".split()
+    "gh github xox sk- sk_ ://".split()
 )
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 _WORD = re.compile(r"[^\s'\"`\\]+")
