@@ -106,6 +106,11 @@ _SHOW = {
     "__show_tables_expanded": "show_all_tables",
 }
 _QUERY_WORDS = frozenset("SELECT FROM WITH VALUES TABLE DESCRIBE DESC SUMMARIZE SHOW PIVOT UNPIVOT (".split())
+# What begins with these has no tree of its own: no need to ask for it.
+_NO_QUERY = re.compile(
+    r"(?:INSERT|UPDATE|DELETE|TRUNCATE|MERGE|CREATE|DROP|SET|RESET|USE|BEGIN|START|COMMIT|ROLLBACK|EXPLAIN)\b",
+    re.IGNORECASE,
+)
 _TRANSACTION_WORDS = {
     "BEGIN": StatementKind.BEGIN,
     "START": StatementKind.BEGIN,
@@ -186,7 +191,7 @@ class StatementGate:
 
     def _analyse(self, sql: str) -> Analysis:
         text = _strip(plain_blanks(sql))
-        parsed = self._parsers.query(text)
+        parsed = None if _NO_QUERY.match(text) else self._parsers.query(text)
         if parsed is not None:
             return self._query(parsed)
         kind, names = self._parsers.kind(text)

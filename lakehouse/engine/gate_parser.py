@@ -21,15 +21,22 @@ MAX_NESTING = 200
 """How deeply brackets may be nested in a statement."""
 
 _BRACKETS = {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}
+_BRACKET = re.compile(r"[()\[\]{}]")
+# Without these every quote begins or ends a string or a name, and what stands between is no bracket.
+_SPECIAL = re.compile(r"[\\$]|--|/\*")
+_QUOTES = re.compile(r"'[^']*'|\"[^\"]*\"")
 _PREFIXES = frozenset({"DESCRIBE", "DESC", "SUMMARIZE", "SHOW", "EXPLAIN"})
 _PREFIX = re.compile(r"\b(?:DESCRIBE|DESC|SUMMARIZE|SHOW|EXPLAIN)\b", re.IGNORECASE)
 _PLACES = re.compile(r'"query_location(?:_length)?":\d+')
-# The whole of a constant in the tree of a big statement: nobody asks for it, and there may be 100,000.
-_CONSTANT = (
-    r'\{"class":"CONSTANT","type":"VALUE_CONSTANT"[^{}]*"literal":\{"kind":"\w+","text":"(?:[^"\\]|\\.)*"\}\}'
+# Constants and columns in the tree of a big statement: nobody asks for them, and there may be 100,000.
+_TEXT = r'"(?:[^"\\]|\\.)*"'
+_LEAF = (
+    r'\{"class":"(?:'
+    rf'CONSTANT","type":"VALUE_CONSTANT"[^{{}}]*"literal":\{{"kind":"\w+","text":{_TEXT}\}}\}}'
+    rf'|COLUMN_REF","type":"COLUMN_REF"[^{{}}\[\]]*"column_names":\[{_TEXT}(?:,{_TEXT})*\]\}})'
 )
 _SERIALISE = "SELECT json_serialize_sql($1::VARCHAR)"
-_SERIALISE_BIG = f"SELECT regexp_replace(json_serialize_sql($1::VARCHAR)::VARCHAR, '{_CONSTANT}', '0', 'g')"
+_SERIALISE_BIG = f"SELECT regexp_replace(json_serialize_sql($1::VARCHAR)::VARCHAR, '{_LEAF}', '0', 'g')"
 _BIG = 20_000
 _PARSERS = 4
 _BIG_AT_ONCE = 2
@@ -162,10 +169,13 @@ def check_nesting(text: str) -> None:
     Raises:
         SqlSyntaxError: Brackets, or DESCRIBE and its like, are nested too deeply.
     """
-    opening = text.count("(") + text.count("[") + text.count("{")
-    if opening <= MAX_NESTING and len(text) <= MAX_NESTING:
+    if len(text) <= MAX_NESTING:
         return
-    if opening <= MAX_NESTING and sum(1 for _ in _PREFIX.finditer(text)) <= MAX_NESTING:
+    opening = text.count("(") + text.count("[") + text.count("{")
+    is_flat = opening <= MAX_NESTING or (
+        _SPECIAL.search(text) is None and _depth(_QUOTES.sub("", text)) <= MAX_NESTING
+    )
+    if is_flat and sum(1 for _ in _PREFIX.finditer(text)) <= MAX_NESTING:
         return
     depth = run = 0
     for token in words(text):
@@ -175,3 +185,12 @@ def check_nesting(text: str) -> None:
             raise SqlSyntaxError(
                 "the statement is nested too deeply", f"the limit is {MAX_NESTING} levels of brackets"
             )
+
+
+def _depth(text: str) -> int:
+    """How deeply brackets are nested in a text without quotes."""
+    depth = deepest = 0
+    for match in _BRACKET.finditer(text):
+        depth += _BRACKETS[match[0]]
+        deepest = max(deepest, depth)
+    return deepest
