@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import structlog
 
-from flight_server.health import HealthService
 from flight_server.logs import SlowStatementLog
 from flight_server.metrics import Metrics
 from flight_server.middleware.observation import TRACE_HEADERS, Observation
@@ -16,9 +16,8 @@ from lakehouse.engine.redaction import statement_text
 from lakehouse.runtime import Lakehouse
 
 if TYPE_CHECKING:
-    from pyarrow import flight
-
-    from flight_server.middleware.tracing import Tracing
+    from flight_server.health import HealthService
+    from flight_server.middleware.tracing import TraceHeadersFactory, Tracing
 
 log = structlog.get_logger(__name__)
 
@@ -60,7 +59,7 @@ class Operations:
                 SlowStatementLog(settings.log.slow_statement_seconds, lambda sql: statement_text(sql, redact))
             )
 
-    def middleware(self) -> dict[str, flight.ServerMiddlewareFactory]:
+    def middleware(self) -> Mapping[str, TraceHeadersFactory]:
         """What the Flight server has to do with the headers of calls for this, by name."""
         if self._tracing is None:
             return {}
@@ -84,6 +83,8 @@ class Operations:
                 self._http = OperationsHttp(ops.host, ops.http_port, self.readiness, self._metrics.exposition)
                 log.info("metrics and probes", host=ops.host, port=self._http.port)
             if ops.health_port:
+                from flight_server.health import HealthService  # noqa: PLC0415 - a second gRPC beside Arrow's
+
                 self._health = HealthService(ops.host, ops.health_port, self.readiness)
                 log.info("health service", host=ops.host, port=self._health.port)
         except BaseException:
