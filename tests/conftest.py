@@ -94,7 +94,7 @@ def _await_port(process: subprocess.Popen[str], log: list[str]) -> tuple[int, th
         assert process.stdout is not None
         for line in process.stdout:
             log.append(line)
-            match = re.search(r"grpc://[^\s\"]+?:(\d+)", line)
+            match = re.search(r"grpc(?:\+tls)?://[^\s\"]+?:(\d+)", line)
             if match and not ports:
                 ports.append(int(match[1]))
                 found.set()
