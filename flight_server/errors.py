@@ -66,13 +66,25 @@ _CLASSES: dict[ErrorKind, type[Exception]] = {
 }
 
 
+# gRPC sends a message three times over, twice with an escape of up to three bytes for each of its own, and
+# clients refuse an answer whose headers exceed 16 KiB: they would see that instead of the message.
+_MOST_BYTES = 1500
+
+
+def _cut(text: str) -> str:
+    """As much of a message as every client takes. Line breaks and the like become blanks."""
+    plain = "".join(c if c.isprintable() else " " for c in text)
+    data = plain.encode("utf-8", "replace")
+    return plain if len(data) <= _MOST_BYTES else data[:_MOST_BYTES].decode("utf-8", "ignore") + " …"
+
+
 def to_wire(error: LakehouseError, rpc: str) -> Exception:
     """The exception to raise in a pyarrow handler for a domain error."""
     kind = _CLASSES[error.kind]
     if rpc == "get_schema" and issubclass(kind, flight.FlightError):
         # pyarrow does not convert its own errors there: it would send UNKNOWN and a traceback.
         kind = InvalidArgument
-    return kind(str(error))
+    return kind(_cut(str(error)))
 
 
 @contextmanager

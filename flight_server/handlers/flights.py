@@ -24,6 +24,7 @@ from lakehouse.errors import InvalidRequest, LakehouseError
 from lakehouse.types import DataFileRef, TableName, quote
 
 _MAX_ENDPOINTS = 16
+_MAX_CRITERIA_BYTES = 1000
 
 
 class PathTicket(BaseModel):
@@ -106,8 +107,12 @@ def listing(ctx: CallContext, criteria: bytes) -> Iterator[Listing]:
     """Every table whose ``[catalog.]schema.table`` matches the pattern (``*``, ``?``, ``%``).
 
     Raises:
-        InvalidRequest: The pattern is not UTF-8.
+        InvalidRequest: The pattern is not UTF-8, or longer than any name.
     """
+    if len(criteria) > _MAX_CRITERIA_BYTES:
+        raise InvalidRequest(
+            f"the criteria of ListFlights have {len(criteria)} bytes, expected up to {_MAX_CRITERIA_BYTES}"
+        )
     try:
         pattern = criteria.decode().strip().lower().replace("%", "*") or "*"
     except UnicodeDecodeError as error:

@@ -38,11 +38,11 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Victim]]
 
 
 @pytest.fixture
-def victim(attacked: list[Victim]) -> Iterator[Victim]:
+def victim(attacked: list[Victim]) -> Victim:
     """The server; a fresh one where the test before ended it."""
     if attacked[0].server.process.poll() is not None:
         attacked[0] = start_victim(attacked[0].directory)
-    yield attacked[0]
+    return attacked[0]
 
 
 def prepared(client: RawFlight, sql: str) -> bytes:
