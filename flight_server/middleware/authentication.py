@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.flight as flight
 
 from flight_server.errors import wire_errors
+from flight_server.middleware.tracebacks import hide_tracebacks
 from lakehouse.access.authenticator import Authenticator, Caller
 from lakehouse.access.principal import Principal
 
@@ -98,6 +99,7 @@ class AuthenticationMiddlewareFactory(flight.ServerMiddlewareFactory):
 
     def __init__(self, authenticator: Authenticator, known: Known) -> None:
         super().__init__()
+        hide_tracebacks()  # headers that are not text fail before they are seen here
         self._authenticator = authenticator
         self._known = known
 

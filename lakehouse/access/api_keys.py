@@ -35,6 +35,8 @@ _OBJECT = re.compile(r"([0-9a-f]{16})\.(key|revoked)\.json")
 # How old the known state of the bucket may be: of keys that are known, and before one is called unknown.
 _KNOWN_SECONDS = 2.0
 _UNKNOWN_SECONDS = 0.2
+# How old it may get while it is being read again.
+_SLOW_SECONDS = 10.0
 # While the bucket cannot be read, keys go on being accepted for so long although they may be revoked.
 _OUTAGE_SECONDS = 60.0
 
@@ -198,6 +200,11 @@ class ApiKeys:
         if parts is None:
             return None
         self._refresh(known=parts[1] in self._keys)
+        age_s = self._clock.monotonic() - self._listed_s
+        if age_s > (_OUTAGE_SECONDS if parts[1] in self._keys else _KNOWN_SECONDS):
+            raise StorageError(
+                "API keys cannot be checked: the bucket they are in cannot be read", "try again"
+            )
         return self._holder(*parts.groups())
 
     def _holder(self, key_id: str, secret: str) -> Principal | None:
@@ -219,20 +226,19 @@ class ApiKeys:
     def _refresh(self, *, known: bool) -> None:
         """Read the bucket again unless that was done lately; of several callers one does.
 
-        Who presents a key that is known need not wait for another caller's reading.
+        Who presents a known key need not wait for another caller's reading unless that takes long.
         """
         max_age_s = _KNOWN_SECONDS if known else _UNKNOWN_SECONDS
-        if self._clock.monotonic() - self._tried_s < max_age_s or not self._lock.acquire(blocking=not known):
-            return
         now = self._clock.monotonic()
+        waits = not known or now - self._listed_s > _SLOW_SECONDS
+        if now - self._tried_s < max_age_s or not self._lock.acquire(blocking=waits):
+            return
         try:
-            if now - self._tried_s >= max_age_s:
-                self._tried_s = now
+            if self._clock.monotonic() - self._tried_s >= max_age_s:
+                self._tried_s = self._clock.monotonic()
                 self._read()
-        except StorageError:
-            if now - self._listed_s > _OUTAGE_SECONDS:
-                raise
-            log.warning("API keys could not be read again", exc_info=True)
+        except StorageError as error:
+            log.warning("API keys could not be read again", reason=str(error))
         finally:
             self._lock.release()
 

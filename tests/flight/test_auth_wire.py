@@ -6,6 +6,8 @@ import base64
 import itertools
 import json
 import os
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -184,6 +186,31 @@ def test_no_odd_header_is_anything_but_refused(shut, value):
         list(client.do_action("auth.whoami", options(value)))
     # What cannot be sent at all is refused by the client's own transport.
     assert "[UNAUTHENTICATED]" in str(refused.value) or "Invalid metadata" in str(refused.value)
+
+
+def http2(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
+
+
+def test_a_header_that_is_no_text_is_refused_without_a_traceback(shut):
+    """Written by hand, since no client library sends such a thing."""
+    headers = {
+        b":method": b"POST", b":scheme": b"http", b":authority": b"x", b"te": b"trailers",
+        b":path": b"/arrow.flight.protocol.FlightService/ListActions",
+        b"content-type": b"application/grpc", b"authorization": b"Basic \xff\xfe",
+    }  # fmt: skip
+    block = b"".join(
+        b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value for name, value in headers.items()
+    )
+    received = b""
+    with socket.create_connection(("127.0.0.1", shut.port), timeout=20) as connection:
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + http2(4, 0, 0, b"") + http2(1, 4, 1, block))
+        connection.sendall(http2(0, 1, 1, b"\0" * 5))
+        while b"grpc-message" not in received and (more := connection.recv(65_536)):
+            received += more
+        received += connection.recv(65_536) if b"could not be read" not in received else b""
+    assert b"the request could not be read" in received
+    assert not any(word in received for word in (b"Traceback", b".py", b"line "))
 
 
 # -- what each kind gives -------------------------------------------------------------------------------

@@ -172,11 +172,24 @@ def test_keys_hold_through_a_short_outage_of_storage_but_not_a_long_one(server, 
     clock.elapsed_s += 59
     assert server.find(text).name == "k"
     clock.elapsed_s += 2
-    with pytest.raises(StorageError):
-        server.find(text)
+    for _ in range(3):
+        with pytest.raises(StorageError, match="cannot be checked"):
+            server.find(text)
     bucket.out_of_reach = False
     clock.elapsed_s += 2
     assert server.find(text).name == "k"
+
+
+def test_a_key_is_not_called_wrong_while_it_cannot_be_looked_for(server, other_server, bucket, clock):
+    bucket.out_of_reach = True
+    with pytest.raises(StorageError):
+        other_server.find("lh_" + "0" * 16 + "_" + "0" * 64)
+    bucket.out_of_reach = False
+    _, text = server.create("k", "k", ["reader"])
+    with pytest.raises(StorageError):
+        other_server.find(text)
+    clock.elapsed_s += 0.2
+    assert other_server.find(text).name == "k"
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b'{"id": 1}', b"[" * 1000])
