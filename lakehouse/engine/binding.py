@@ -23,6 +23,7 @@ from lakehouse.engine.database import (
 )
 from lakehouse.engine.errors import duckdb_errors
 from lakehouse.engine.gate import Analysis, StatementKind, TableReference, rewrite_reference
+from lakehouse.engine.gate_text import qualifiers
 from lakehouse.engine.session import Session
 from lakehouse.engine.system_tables import SystemTables
 from lakehouse.engine.transaction import Transaction
@@ -248,6 +249,7 @@ class _Binding:
         self._reads_temporary = False
         self._inputs: dict[str, Input] = {}
         self._names: dict[TableName, None] = {}
+        self._renamed: dict[TableName, str] = {}
 
     def reference(self, reference: TableReference, *, nested: bool = False) -> None:
         """Settle one name; with ``nested`` one within a temporary view, whose text is settled already."""
@@ -362,7 +364,7 @@ class _Binding:
         slot = 0 if named else self._slots.setdefault(key, len(self._slots) + 1)
         view, variable = self._binder.view(table, schema_id, slot)
         if view is not None:
-            self._rewrite(reference, view)
+            self._rewrite(reference, view, table.name)
         elif self._qualify and reference.span is not None:
             self._rewrite(reference, table.name.sql)
         paths = tuple(f.path for f in files) or (self._binder.empty_file(table, schema_id),)
@@ -387,7 +389,7 @@ class _Binding:
         slot = 0 if named else self._slots.setdefault(key, len(self._slots) + 1)
         view, variable = self._binder.restricted_view(table, self._session.access, schema_id, slot)
         if not nested:
-            self._rewrite(reference, view)
+            self._rewrite(reference, view, table.name)
         elif slot:
             raise NotSupported(
                 f"a temporary view cannot read {table.name} here: its columns changed in this transaction"
@@ -412,7 +414,8 @@ class _Binding:
             snapshot = table.snapshot_for(at=datetime.fromtimestamp(value / 1e6, UTC))
         return snapshot.schema_id, snapshot.snapshot_id
 
-    def _rewrite(self, reference: TableReference, view: str) -> None:
+    def _rewrite(self, reference: TableReference, view: str, name: TableName | None = None) -> None:
+        """Put a view in place of a reference; columns written with the table's schema then lose that."""
         if reference.span is None:
             raise NotSupported(
                 f"{'.'.join(reference.path)} cannot be read in this kind of statement here",
@@ -423,6 +426,16 @@ class _Binding:
         self._edits.append(
             (start, end, rewrite_reference(text, view, reference.path[-1], reference.has_alias))
         )
+        if name is not None and not reference.has_alias:
+            self._renamed[name] = reference.path[-1]
+
+    def _unqualify(self, text: str) -> None:
+        for name, alias in self._renamed.items():
+            for start, end in qualifiers(text, name.catalog, name.schema, name.table):
+                if not any(
+                    start < other_end and other_start < end for other_start, other_end, _ in self._edits
+                ):
+                    self._edits.append((start, end, quote(alias)))
 
     def _show_visible(self) -> None:
         """Tell the views of information_schema which tables are there for the principal."""
@@ -446,6 +459,7 @@ class _Binding:
         if _ASKS_WHO.search(self._analysis.sql) or self._session.temp_views:
             self._tell_principal()
         text = self._analysis.sql
+        self._unqualify(text)
         if self._edits:
             raw = text.encode()
             for start, end, replacement in sorted(self._edits, reverse=True):

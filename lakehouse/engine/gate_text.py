@@ -221,6 +221,24 @@ def rewrite_reference(text: str, view: str, table: str, has_alias: bool) -> str:
     return f"{text[:start]}{view}{alias}{rest}"
 
 
+def qualifiers(text: str, catalog: str, schema: str, table: str) -> Iterator[tuple[int, int]]:
+    """The places, in UTF-8 bytes, where columns are written with ``[catalog.]schema.table`` before them."""
+    wanted = [part.lower() for part in (catalog, schema, table)]
+    tokens = words(text)
+    index = 0
+    while index < len(tokens):
+        first, index = index, index + 1
+        if tokens[first].kind != "name":
+            continue
+        while index + 1 < len(tokens) and tokens[index].text == "." and tokens[index + 1].kind == "name":
+            index += 2
+        names = [token.name.lower() for token in tokens[first:index:2]]
+        for parts in (wanted, wanted[1:]):
+            if names[: len(parts)] == parts and len(names) > len(parts):
+                yield tokens[first].start, tokens[first + 2 * len(parts) - 2].end
+                break
+
+
 def retarget(create: str, target: str) -> str:
     """The text of CREATE TABLE or CREATE VIEW with the name of what is created replaced."""
     head = _CREATE.match(create)
