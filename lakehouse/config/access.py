@@ -168,7 +168,12 @@ class AuthSettings(Section):
         ge=1,
         description="Failed attempts per user name and per address before further ones have to wait.",
     )
-    handshakes_per_minute: int = Field(600, ge=1, description="Most handshakes per address.")
+    handshakes_per_minute: int = Field(
+        120,
+        ge=1,
+        description="Most handshakes with a password that was not right before, of all clients together: "
+        "checking one takes a core a fifth of a second. Who has logged in once is not counted.",
+    )
     mask_key: SecretRef | None = Field(
         None,
         description='Secret that goes into the mask "hash", so that nobody finds values by hashing guesses. '
