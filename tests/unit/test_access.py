@@ -111,7 +111,7 @@ SHAPES = {
     "alias": "SELECT p.name FROM hr.people AS p",
     "column names": "SELECT c FROM hr.people AS p(a, b, c)",
     "qualified": "SELECT people.name FROM hr.people",
-    "schema and column": 'SELECT hr.people.name FROM hr.people WHERE "HR"."People".id > 0 ORDER BY hr.people.id',
+    "schema and column": 'SELECT hr.people.name FROM hr.people WHERE "HR"."People".id > 0 ORDER BY id',
     "catalog and column": "SELECT lake.hr.people.name, hr.people.id FROM lake.hr.people",
     "subquery": "SELECT name FROM (SELECT * FROM (SELECT * FROM hr.people))",
     "scalar": "SELECT (SELECT string_agg(name, ',' ORDER BY id) FROM hr.people)",
