@@ -272,10 +272,10 @@ class LakehouseFlightServer(flight.FlightServerBase):
 
     def _session(self, context: flight.ServerCallContext) -> Session:
         caller: AuthenticationMiddleware = context.get_middleware("authentication")
-        sessions, principal = self._lakehouse.sessions, caller.principal(context)
+        sessions, principal, peer = self._lakehouse.sessions, caller.principal(context), context.peer()
         if caller.token:
-            return sessions.get(caller.token, principal)
-        session = sessions.get("peer:" + context.peer(), principal)
+            return sessions.get(caller.token, principal, peer)
+        session = sessions.get("peer:" + peer, principal, peer)
         sessions.alias(caller.offered, session)
         return session
 

@@ -293,3 +293,10 @@ class ApiKeyNotFound(LakehouseError):
 
     code = "API_KEY_NOT_FOUND"
     kind = ErrorKind.NOT_FOUND
+
+
+class SessionNotFound(LakehouseError):
+    """No open session of that id."""
+
+    code = "SESSION_NOT_FOUND"
+    kind = ErrorKind.NOT_FOUND

@@ -14,6 +14,7 @@ from lakehouse.engine.engine import Engine
 from lakehouse.engine.redaction import statement_text
 from lakehouse.engine.session import SessionRegistry
 from lakehouse.engine.system_audit import audit_table
+from lakehouse.engine.system_statements import sessions_table, statements_table
 from lakehouse.journal import AuditJournal
 from lakehouse.storage import open_local_bucket
 
@@ -47,8 +48,14 @@ class Lakehouse:
         self.engine = Engine(settings, self.catalog, self.policy, readable, self.clock)
         if self.journal.is_enabled:
             self.engine.running.observers.append(self.journal.statement)
-        self.engine.add_system_tables((audit_table(self.journal),))
         self.sessions = SessionRegistry(self.engine.new_session, self.clock, settings.session)
+        self.engine.add_system_tables(
+            (
+                audit_table(self.journal),
+                statements_table(self.engine.running),
+                sessions_table(self.sessions, self.engine, self.clock),
+            )
+        )
 
     def uptime_seconds(self) -> float:
         """Seconds since this object was built."""

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from flight_server.actions import audit, auth, catalog, samples, server
+from flight_server.actions import admin, audit, auth, catalog, samples, server
 from flight_server.actions.registry import ActionRegistry
 
 
 def all_actions() -> ActionRegistry:
     """The table of actions that the server offers."""
-    specs = (*server.ACTIONS, *auth.ACTIONS, *audit.ACTIONS, *catalog.ACTIONS, *samples.ACTIONS)
+    specs = (
+        *server.ACTIONS,
+        *auth.ACTIONS,
+        *admin.ACTIONS,
+        *audit.ACTIONS,
+        *catalog.ACTIONS,
+        *samples.ACTIONS,
+    )
     return ActionRegistry((*specs, server.describe_spec(specs)))

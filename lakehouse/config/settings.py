@@ -54,6 +54,9 @@ MemorySize = Annotated[
     str,
     _matching(r"(\d+(\.\d+)? ?([KMGTkmgt][Ii]?[Bb]|%))?", "an amount such as 4GB, 512MiB or 60%, or empty"),
 ]
+ByteSize = Annotated[
+    str, _matching(r"(\d+(\.\d+)? ?[KMGTkmgt][Ii]?[Bb])?", "an amount such as 4GB or 512MiB, or empty")
+]
 
 
 class ServerSettings(Section):
@@ -145,7 +148,7 @@ class EngineSettings(Section):
         description="Where work larger than memory_limit goes; relative to this file. Empty takes a "
         "directory under the system's temporary one.",
     )
-    spill_limit: MemorySize = Field(
+    spill_limit: ByteSize = Field(
         "", description='Most disk space for that, such as "100GB". Empty takes 90 % of what is free.'
     )
     batch_bytes: int = Field(
@@ -209,9 +212,10 @@ class LimitSettings(Section):
         256, ge=0, description="Most statements that wait for their turn; principals take turns."
     )
     queue_seconds: float = Field(30, ge=0, description="How long a statement waits for its turn.")
-    statement_memory: MemorySize = Field(
+    statement_memory: ByteSize = Field(
         "",
-        description='Memory of each operator of a statement, such as "1GB". Empty leaves it to memory_limit.',
+        description="Memory of the sorts and hash tables of one statement before they spill to disk, such as "
+        '"1GB". Empty leaves it to engine.memory_limit.',
     )
     result_bytes: int = Field(0, ge=0, description="Most bytes of one result. 0 lets it grow.")
     statement_bytes: int = Field(1_000_000, ge=1, description="Longest SQL text, in bytes.")

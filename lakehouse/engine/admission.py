@@ -6,7 +6,6 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
 
-from lakehouse.clock import Clock
 from lakehouse.config.settings import LimitSettings
 from lakehouse.errors import LimitExceeded
 
@@ -32,12 +31,10 @@ class Admission:
 
     Args:
         limits: How many may work, how many may wait and for how long.
-        clock: Source of time.
     """
 
-    def __init__(self, limits: LimitSettings, clock: Clock) -> None:
+    def __init__(self, limits: LimitSettings) -> None:
         self._limits = limits
-        self._clock = clock
         self._lock = threading.Lock()
         self._working = 0
         self._waiting = 0

@@ -215,7 +215,7 @@ class RunningStatements:
     def __init__(self, clock: Clock, limits: LimitSettings, idle_seconds: float) -> None:
         self._clock = clock
         self._idle_seconds = idle_seconds
-        self.admission = Admission(limits, clock)
+        self.admission = Admission(limits)
         self.observers: list[Callable[[StatementRecord], None]] = []
         self._prefix = clock.token()[:8]
         self._numbers = itertools.count(1)
@@ -290,6 +290,15 @@ class RunningStatements:
     def records(self) -> list[StatementRecord]:
         """The statements that have not ended: planned, queued and running, oldest first."""
         return list(self._records.copy().values())
+
+    def find(self, statement_id: str) -> StatementRecord | None:
+        """The statement of that id, if it has not ended."""
+        return self._records.get(statement_id)
+
+    def working_records(self) -> list[StatementRecord]:
+        """The records of the statements that are at work or wait for their turn."""
+        with self._lock:
+            return [statement.record for statement in self._statements]
 
     def recent(self) -> list[StatementRecord]:
         """Statements that have ended lately, oldest first."""

@@ -316,9 +316,9 @@ class Session:
         held = (self.temporary, self.settings, self.transactions, self._prepared)
         return not any(held) and self.schema == self.home_schema and not self.is_running()
 
-    def open_counts(self) -> tuple[int, int, int]:
-        """How many transactions, prepared statements and temporary tables are open."""
-        return len(self.transactions), len(self._prepared), len(self.temp_objects())
+    def open_counts(self) -> tuple[int, int]:
+        """How many transactions and prepared statements are open."""
+        return len(self.transactions), len(self._prepared)
 
     def close(self, reason: LakehouseError | None = None) -> None:
         """Stop what runs, roll back what is open, drop the temporary tables. Harmless when repeated.

@@ -49,6 +49,23 @@ def usage(engine: Engine) -> EngineUsage:
     return EngineUsage(memory, _bytes(limit), sum(int(spilled) for _, _, spilled in rows))
 
 
+def temporary_tables(engine: Engine) -> dict[str, int]:
+    """How many temporary tables and views each session's own database holds, by its name.
+
+    What a transaction has not committed is not seen; so nobody has to wait for one.
+
+    Raises:
+        LakehouseError: The engine does not answer.
+    """
+    with _cursor(engine) as cursor:
+        rows = cursor.execute(
+            "SELECT database_name, count(*) FROM (SELECT database_name FROM duckdb_tables() UNION ALL "
+            "SELECT database_name FROM duckdb_views() WHERE NOT internal) "
+            "WHERE starts_with(database_name, '~') GROUP BY 1"
+        ).fetchall()
+    return {str(name): int(count) for name, count in rows}
+
+
 @contextmanager
 def _cursor(engine: Engine) -> Iterator[duckdb.DuckDBPyConnection]:
     with engine.errors():
