@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Callable
 from http.cookies import CookieError, SimpleCookie
@@ -15,7 +16,9 @@ from lakehouse.access.authenticator import Authenticator, Caller
 from lakehouse.access.principal import Principal
 
 COOKIE = "arrow_flight_session_id"
-_MAX_COOKIE = 4096
+_MAX_COOKIES = 4096
+# What is given out as a cookie; sessions have other names too, which are nothing to present.
+_OFFERED = re.compile(r"[0-9a-f]{32}")
 
 
 Known = Callable[[Principal, str], bool]
@@ -137,13 +140,14 @@ class AuthenticationMiddlewareFactory(flight.ServerMiddlewareFactory):
 
 def _cookie(headers: dict[str, list[str]]) -> str:
     text = "; ".join(headers.get("cookie", ()))
-    if not text or len(text) > _MAX_COOKIE:
+    if not text or len(text) > _MAX_COOKIES:
         return ""
     try:
         cookie = SimpleCookie(text)
     except CookieError:
         return ""
-    return cookie[COOKIE].value if COOKIE in cookie else ""
+    value = cookie[COOKIE].value if COOKIE in cookie else ""
+    return value if _OFFERED.fullmatch(value) else ""
 
 
 class _HandshakeByHeader(flight.ServerAuthHandler):
