@@ -6,10 +6,11 @@ A client in this process is a function; the others are programs that log in once
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import urllib.parse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,10 @@ import sqlalchemy
 from adbc_driver_flightsql import DatabaseOptions
 from doors import Credential, Door, environment_of_clients
 
+BUILD = Path(__file__).parents[2] / "build"
+JDBC_VERSIONS = re.findall(
+    r"^\d\S*", (Path(__file__).parent / "jdbc" / "versions.txt").read_text("utf-8"), re.MULTILINE
+)
 QUERY = "SELECT current_user"
 _LOGIN_SECONDS = 30
 
@@ -309,7 +314,21 @@ def _json_program(command: list[str], lines: list[dict[str, Any]], **environment
 
 
 def by_jdbc(java: str, classes: Path, jar: Path, store: Path, logins: Iterable[Login]) -> dict[str, Outcome]:
-    """The JDBC driver in ``jar``. It takes the authority from ``store``, a key store without password."""
+    """The JDBC driver in ``jar``. It takes the authority from the key store ``store``."""
+    return _java_program(java, classes, jar, [(x.id, _jdbc_url(x, store)) for x in logins])
+
+
+def seen_by_other_jdbc(
+    java: str, classes: Path, jar: Path, pairs: Mapping[str, tuple[Login, Login]]
+) -> dict[str, Outcome]:
+    """What the second of two JDBC connections says about a temporary table of the first."""
+    lines = [(name, _jdbc_url(one, jar), _jdbc_url(two, jar)) for name, (one, two) in pairs.items()]
+    return _java_program(java, classes, jar, lines)
+
+
+def _java_program(
+    java: str, classes: Path, jar: Path, lines: Iterable[tuple[str, ...]]
+) -> dict[str, Outcome]:
     command = [
         java,
         "-Xmx512m",
@@ -319,7 +338,7 @@ def by_jdbc(java: str, classes: Path, jar: Path, store: Path, logins: Iterable[L
         f"{classes}:{jar}",
         "AuthChecks",
     ]
-    output = _run(command, "".join(f"{x.id}\t{_jdbc_url(x, store)}\n" for x in logins))
+    output = _run(command, "".join("\t".join(line) + "\n" for line in lines))
     outcomes: dict[str, Outcome] = {}
     for line in output.splitlines():
         state, name, text = [*line.split("\t", 2), "", "", ""][:3]

@@ -19,7 +19,9 @@ import pytest
 from conftest import need
 from doors import Street, open_street
 from logins import (
+    BUILD,
     IN_PROCESS,
+    JDBC_VERSIONS,
     Login,
     Outcome,
     attempt,
@@ -32,8 +34,6 @@ from logins import (
 )
 
 HERE = Path(__file__).parent
-BUILD = HERE.parents[1] / "build"
-JDBC_VERSIONS = re.findall(r"^\d\S*", (HERE / "jdbc" / "versions.txt").read_text("utf-8"), re.MULTILINE)
 CLIENTS = (*IN_PROCESS, "command", "flightsql_dbapi", "go", "grafana", *(f"jdbc_{v}" for v in JDBC_VERSIONS))
 
 # What clients say of a server that does not know them, and of a connection that does not come about.

@@ -5,6 +5,7 @@ import java.nio.charset.StandardCharsets;
 import java.sql.Connection;
 import java.sql.DriverManager;
 import java.sql.ResultSet;
+import java.sql.SQLException;
 import java.sql.Statement;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.ExecutorService;
@@ -17,7 +18,8 @@ import java.util.concurrent.TimeoutException;
  * Logs in with the Arrow Flight SQL JDBC driver on the class path, once for each line of the standard input.
  *
  * <p>A line is an id and a JDBC URL, parted by a tab. For each of them a line comes out: "ok", the id and who
- * the server says is calling, or "FAIL", the id and the reason.
+ * the server says is calling, or "FAIL", the id and the reason. With a second URL both are open at once, and
+ * what comes out is what the second says about a temporary table of the first.
  */
 public final class AuthChecks {
 
@@ -37,7 +39,8 @@ public final class AuthChecks {
         new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
     for (String line = lines.readLine(); line != null; line = lines.readLine()) {
       String[] parts = line.split("\t");
-      Future<String> login = runner.submit(() -> whoami(parts[1]));
+      Future<String> login =
+          runner.submit(() -> parts.length > 2 ? seenByOther(parts[1], parts[2]) : whoami(parts[1]));
       System.out.println(outcome(parts[0], login).replaceAll("[\\r\\n]+", " "));
     }
     System.out.flush();
@@ -51,6 +54,23 @@ public final class AuthChecks {
         ResultSet result = statement.executeQuery("SELECT current_user")) {
       result.next();
       return result.getString(1);
+    }
+  }
+
+  private static String seenByOther(String owner, String other) throws Exception {
+    try (Connection own = DriverManager.getConnection(owner);
+        Connection strange = DriverManager.getConnection(other);
+        Statement statement = own.createStatement();
+        Statement prying = strange.createStatement()) {
+      statement.executeUpdate("CREATE TEMP TABLE hers AS SELECT 1 AS x");
+      try (ResultSet result = statement.executeQuery("SELECT x FROM hers")) {
+        result.next();
+      }
+      try (ResultSet result = prying.executeQuery("SELECT x FROM hers")) {
+        return result.next() ? "the table of the other" : "an empty table";
+      } catch (SQLException error) {
+        return error.toString();
+      }
     }
   }
 
