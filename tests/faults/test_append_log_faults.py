@@ -175,6 +175,24 @@ def test_a_merge_that_stops_before_its_sources_are_gone_shows_nothing_twice(tmp_
     log.close()
 
 
+def test_a_log_whose_objects_may_not_be_deleted_is_merged_ever_more_rarely(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bucket = FaultyBucket(tmp_path, lambda _, what: "before" if what == "delete" else None)
+    bounds = LogBounds(flush_seconds=0.001, compact_objects=2, settle_seconds=0)
+    log = AppendLog(bucket, "_log", SystemClock(), bounds)
+    for number in range(100):
+        log.append({"n": number})
+        log.flush()
+    while log._since_compaction >= log._compact_after:
+        time.sleep(0.001)
+    log.close()
+    assert stored(tmp_path) == list(range(100))
+    merged = list((tmp_path / "_log").rglob("merged_*"))
+    assert 1 <= len(merged) <= 7
+    assert capsys.readouterr().out.count("log_not_merged") == len(merged)
+
+
 def test_a_confirmed_event_was_flushed_to_the_disk_even_after_a_failed_flush(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -81,7 +81,7 @@ class Victim:
         """Make sure that an honest client gets right answers, from statements and from a load of its own."""
         with self.server.client() as client:
             options = flight.FlightCallOptions(timeout=20)
-            table = query(client, "select sum(k) as k, count(distinct s) as s from honest", options)
+            table = query(client, "select sum(k) as k, count(distinct s) as s from truth", options)
             assert table.to_pydict() == {"k": [ROWS * (ROWS - 1) // 2], "s": [ROWS]}
             load(client, "mine", pa.table({"a": ["x", None, "é"]}), temporary=True)
             assert query(client, "select count(*) as n from mine", options).to_pydict() == {"n": [3]}
@@ -95,11 +95,13 @@ class Victim:
 
 
 def start_victim(directory: Path, config: str = CONFIG) -> Victim:
-    """A fresh server with one table of known content."""
+    """A fresh server with two tables: truth, which is checked, and honest, which attacks may change."""
     shutil.rmtree(directory, ignore_errors=True)
     victim = Victim(directory, start_server(directory, config))
     with victim.server.client() as client:
-        load(client, "honest", pa.table({"k": range(ROWS), "s": [f"text {i}" for i in range(ROWS)]}))
+        data = pa.table({"k": range(ROWS), "s": [f"text {i}" for i in range(ROWS)]})
+        load(client, "truth", data)
+        load(client, "honest", data)
     return victim
 
 
