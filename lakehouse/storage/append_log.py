@@ -20,7 +20,6 @@ import random
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -140,6 +139,7 @@ class AppendLog:
         self._batch: _Batch | None = None
         self._last_us = 0
         self._since_compaction = 0
+        self._compact_after = self._bounds.compact_objects
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"append-log {prefix}", daemon=True)
@@ -408,11 +408,17 @@ class AppendLog:
                 failures = 0
 
     def _compact_when_due(self) -> None:
-        if 0 < self._bounds.compact_objects <= self._since_compaction:
-            self._since_compaction = 0
-            # A failure here leaves the log whole, and the next round merges what this one did not.
-            with suppress(LakehouseError):
-                self.compact(since_us=max(0, self._last_us - _DAY_US))
+        if not 0 < self._compact_after <= self._since_compaction:
+            return
+        self._since_compaction = 0
+        try:
+            self.compact(since_us=max(0, self._last_us - _DAY_US))
+        except LakehouseError as error:
+            # The log is whole all the same. Where objects may not be deleted, each attempt leaves one more.
+            self._compact_after *= 2
+            _log.warning("log_not_merged", log=self._prefix, reason=str(error))
+        else:
+            self._compact_after = self._bounds.compact_objects
 
 
 def _iso(time: datetime) -> str:
