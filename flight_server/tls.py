@@ -121,9 +121,7 @@ def _check_pair(chain: list[x509.Certificate], key: bytes, settings: TlsSettings
         private = load_pem_private_key(key, None)
     except TypeError:
         hint = f"openssl pkey -in {path} -out FILE takes the passphrase off"
-        raise _wrong(
-            "key", f"{path} is protected by a passphrase, expected a key without one", hint
-        ) from None
+        raise _wrong("key", f"{path} has a passphrase, expected a key without one", hint) from None
     except ValueError:
         raise _wrong("key", f"{path} holds no private key, expected {_FORMAT} PRIVATE KEY-----") from None
 
@@ -135,9 +133,8 @@ def _check_pair(chain: list[x509.Certificate], key: bytes, settings: TlsSettings
     if public(chain[0]) == own:
         return
     if any(public(certificate) == own for certificate in chain[1:]):
-        raise _wrong(
-            "certificate", f"{settings.certificate} begins with another certificate than the server's own"
-        )
+        problem = f"{settings.certificate} begins with another certificate than that of the key"
+        raise _wrong("certificate", problem, "the server's own comes first, then its authorities")
     raise _wrong("key", f"{path} is not the key of the certificate in {settings.certificate}")
 
 
