@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from lakehouse.config import Settings
@@ -122,7 +123,7 @@ def _check_pair(chain: list[x509.Certificate], key: bytes, settings: TlsSettings
     except TypeError:
         hint = f"openssl pkey -in {path} -out FILE takes the passphrase off"
         raise _wrong("key", f"{path} has a passphrase, expected a key without one", hint) from None
-    except ValueError:
+    except (ValueError, UnsupportedAlgorithm):
         raise _wrong("key", f"{path} holds no private key, expected {_FORMAT} PRIVATE KEY-----") from None
 
     def public(holder: Any) -> bytes:

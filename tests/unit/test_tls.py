@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -137,10 +136,6 @@ def test_certificates_of_principals_need_authorities(files: dict[str, Path]) -> 
         load(files, certificates=[{"subject": "etl.example.org", "name": "etl"}])
 
 
-def _certificate(authority: trustme.CA, **times: datetime) -> trustme.LeafCert:
-    return authority.issue_cert("lake.example.org", **times)
-
-
 @pytest.mark.parametrize(
     ("times", "said"),
     [
@@ -153,7 +148,7 @@ def _certificate(authority: trustme.CA, **times: datetime) -> trustme.LeafCert:
 def test_a_certificate_out_of_its_time_is_warned_of(
     files: dict[str, Path], times: dict[str, datetime], said: str | None
 ) -> None:
-    made = _certificate(trustme.CA(), **times)
+    made = trustme.CA().issue_cert("lake.example.org", **times)
     files["certificate"].write_bytes(made.cert_chain_pems[0].bytes())
     files["key"].write_bytes(made.private_key_pem.bytes())
     with capture_logs() as logs:
@@ -162,25 +157,11 @@ def test_a_certificate_out_of_its_time_is_warned_of(
     assert events == [] if said is None else (len(events) == 1 and said in events[0][1])
 
 
-def test_a_certificate_without_names_is_warned_of(tmp_path: Path, unnamed: Callable[[], Path]) -> None:
-    path = unnamed()
+def test_a_certificate_without_names_is_warned_of(tmp_path: Path) -> None:
+    make_certificates(tmp_path, [], [], NOW)
     with capture_logs() as logs:
-        load({"certificate": path, "key": path.with_suffix(".key")})
+        load({"certificate": tmp_path / "authority.pem", "key": tmp_path / "authority.key"})
     assert ["no subject alternative name" in line["event"] for line in logs] == [True]
-
-
-@pytest.fixture
-def unnamed(tmp_path: Path) -> Callable[[], Path]:
-    """Makes a certificate with a common name only."""
-
-    def make() -> Path:
-        make_certificates(tmp_path, ["lake.example.org"], [], NOW)
-        authority = x509.load_pem_x509_certificate((tmp_path / "authority.pem").read_bytes())
-        assert authority.subject == authority.issuer
-        (tmp_path / "authority.key").chmod(0o600)
-        return tmp_path / "authority.pem"
-
-    return make
 
 
 # -- made certificates ----------------------------------------------------------------------------------
