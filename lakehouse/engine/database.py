@@ -182,9 +182,10 @@ class DuckDatabase:
             config["threads"] = settings.threads
         if settings.memory_limit:
             config["memory_limit"] = settings.memory_limit
-        if settings.spill_limit:
-            config["max_temp_directory_size"] = settings.spill_limit
         root = duckdb.connect(":memory:", config=config)
+        if settings.spill_limit:
+            # As an option of connect() it would be ignored without a word.
+            root.execute("SET max_temp_directory_size = ?", [settings.spill_limit])
         root.execute(f"ATTACH ':memory:' AS {quote(self.catalog)}")
         root.execute(f"ATTACH ':memory:' AS {quote(INTERNAL_CATALOG)}")
         root.execute(f"ATTACH ':memory:' AS {quote(_SESSION_CATALOG)}")

@@ -109,6 +109,11 @@ def _special(error: BaseException, text: str) -> LakehouseError | None:
     if isinstance(error, duckdb.CatalogException) and _MISSING_TABLE.search(text):
         return TableNotFound(clean(text))
     if isinstance(error, duckdb.OutOfMemoryException) or "Out of Memory Error" in text[:200]:
+        if "max_temp_directory_size" in text:
+            return LimitExceeded(
+                "the statement needs more memory and disk space than the server allows",
+                "engine.memory_limit, engine.spill_limit",
+            )
         return LimitExceeded("the statement needs more memory than the server allows", "engine.memory_limit")
     if "Current transaction is aborted" in text:
         return TransactionStateError("an earlier error ended this transaction", "ROLLBACK, then begin again")
