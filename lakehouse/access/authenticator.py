@@ -171,18 +171,21 @@ class Authenticator:
 
         Raises:
             Unauthenticated: The credentials are missing or not right, or there were too many attempts.
+            LimitExceeded: There were too many handshakes.
         """
         scheme = header.partition(" ")[0].lower()
         caller = self.recall(header)
         if caller is None:
             if scheme == "basic" and (wait := self._handshakes.take(_HANDSHAKES)):
+                self._throttled("", "", "handshake", wait)
                 raise LimitExceeded(
                     f"too many handshakes, try again in {_seconds(wait)}", "auth.handshakes_per_minute"
                 )
             caller = self.authenticate(header)
-        if self.is_enabled and scheme != "basic":
-            return ""
-        self._on_attempt(caller.principal.name, "", caller.principal.method, "ok")
+        if self.is_enabled:
+            if scheme != "basic":
+                return ""
+            self._on_attempt(caller.principal.name, "", caller.principal.method, "ok")
         return self._sessions.issue(caller.principal)
 
     def log_out(self, session: str) -> None:
