@@ -54,6 +54,10 @@ check: $(DEVELOPMENT) ## lint, types, layers, and whether generated files are cu
 bench: $(DEVELOPMENT) ## measure, as ratios to the same work without the server (ARGS=...)
 	@$(BIN)/python -m benchmarks $(ARGS)
 
+.PHONY: soak
+soak: $(DEVELOPMENT) ## 200 clients for a quarter of an hour, with a look for leaks (SOAK_SECONDS=900)
+	@PYTHONPATH=tests:tests/flight $(BIN)/python tests/faults/soak.py --seconds $(or $(SOAK_SECONDS),900)
+
 .PHONY: jdbc
 jdbc: $(JDBC)/.compiled ## fetch the JDBC drivers and compile the JDBC tests (needs Java and Maven)
 

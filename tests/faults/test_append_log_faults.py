@@ -152,6 +152,57 @@ def check_events(found: list[list[int]], appended: list[list[int]], confirmed: l
         assert len(events) >= at_least
 
 
+class PagedBucket(FaultyBucket):
+    """A bucket that lists in pages of three, as object stores do, and lets others work between two pages."""
+
+    def __init__(self, path: Path, between: Callable[[], None]) -> None:
+        super().__init__(path, lambda *_: None)
+        self.between = between
+
+    def names(self, prefix: str) -> list[str]:
+        found: list[str] = []
+        while page := [name for name in super().names(prefix) if not found or name > found[-1]][:3]:
+            found += page
+            self.between()
+        return found
+
+    def get(self, key: str) -> bytes:
+        self.between()
+        return super().get(key)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_reader_whose_listing_is_overtaken_sees_each_event_once(tmp_path: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    clocks = [FixedClock(datetime(2026, 3, 1, 12, tzinfo=UTC), tokens=n * 100) for n in range(3)]
+    plain = open_local_bucket("primary", tmp_path)
+    logs = [AppendLog(plain, "_log", clock, BY_HAND) for clock in clocks]
+    appended: list[list[int]] = [[], [], []]
+
+    def work() -> None:
+        for clock in clocks:
+            clock.time += timedelta(seconds=chance.choice([0.3, 0.5]))
+        for who in chance.sample(range(3), chance.choice([0, 0, 1, 2])):
+            number = sum(map(len, appended))
+            logs[who].append({"n": number, "who": who})
+            logs[who].flush()
+            appended[who].append(number)
+        if chance.random() < 0.1:
+            logs[0].compact(settle_seconds=60)
+
+    for _ in range(40):
+        work()
+    busy = AppendLog(PagedBucket(tmp_path, work), "_log", SystemClock(), BY_HAND)
+    for _ in range(4):
+        at_least = [len(events) for events in appended]
+        found: list[list[int]] = [[], [], []]
+        for event in busy.read():
+            found[event["who"]].append(event["n"])
+        check_events(found, appended, at_least)
+    for log in (*logs, busy):
+        log.close()
+
+
 def test_a_merge_that_stops_before_its_sources_are_gone_shows_nothing_twice(tmp_path: Path) -> None:
     bucket = FaultyBucket(tmp_path, lambda *_: None)
     log = AppendLog(bucket, "_log", SystemClock(), BY_HAND)
