@@ -12,6 +12,7 @@ import pyarrow as pa
 from flight_server.context import CallContext
 from flight_server.dispatch import DataStream, Endpoint, FlightPlan
 from flight_server.protocol.codec import encode_statement_ticket
+from lakehouse import telemetry
 from lakehouse.engine.changes import Scope
 from lakehouse.engine.engine import Plan
 from lakehouse.engine.gate import Analysis
@@ -74,6 +75,7 @@ class Recording:
         """Note what the statement turned out to be, and in which session it runs."""
         self.record.kind = analysis.kind.value
         self.record.session_id = session.id
+        _show(self.record)
 
     def watch(self) -> CallWatch:
         """How the statement learns that it should stop."""
@@ -188,9 +190,17 @@ def fetch(ctx: CallContext, session: Session, handle: StatementHandle) -> DataSt
     if handle.cancelled:
         raise StatementCancelled("the statement was cancelled")
     record = session.take_record(handle) or _again(ctx, handle)
+    _show(record)
     handle.fetches.add(record)
     stream = RecordedStream(ctx, session, handle.plans, record, lambda: handle.fetches.discard(record))
     return DataStream(handle.schema, stream)
+
+
+def _show(record: StatementRecord) -> None:
+    """Let the trace of the call tell which statement it is about."""
+    call = telemetry.current()
+    if call is not None:
+        call.set({"statement": record.id, "kind": record.kind})
 
 
 def _again(ctx: CallContext, handle: StatementHandle) -> StatementRecord:

@@ -75,7 +75,9 @@ def test_calls_join_the_trace_of_the_client(run: Run) -> None:
         assert span.attributes["rpc.system"] == "grpc"
         assert span.attributes["lakehouse.principal"] == "anonymous"
         assert span.attributes["lakehouse.session"]
+        assert span.attributes["lakehouse.kind"] == "query"
         assert not span.failed
+    assert info.attributes["lakehouse.statement"] == get.attributes["lakehouse.statement"]
     assert info.resource["service.name"] == "lakehouse"
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
+from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 
@@ -143,3 +145,34 @@ def test_names_and_texts_follow_the_conventions_of_prometheus(metrics: Metrics) 
         assert not family.name.endswith("_total")
         if family.type == "histogram":
             assert family.name.endswith("_seconds")
+
+
+def reference(metrics: Metrics) -> str:
+    """The table of the server's own metrics, as the documentation has it."""
+    rows = ["| Metric | Type | Labels | What |", "|---|---|---|---|"]
+    for family in sorted(metrics.registry.collect(), key=lambda family: family.name):
+        if not family.name.startswith("lakehouse_"):
+            continue
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        labels = ", ".join(f"`{label}`" for label in labels_of(metrics, family.name))
+        rows.append(f"| `{name}` | {family.type} | {labels} | {family.documentation} |")
+    return "\n".join(rows)
+
+
+def labels_of(metrics: Metrics, name: str) -> list[str]:
+    """The labels of a metric, whether or not anything has happened to it yet."""
+    known = {
+        metric._name: metric._labelnames
+        for metric in metrics.registry._collector_to_names
+        if isinstance(metric, MetricWrapperBase)
+    }
+    if name in known:
+        return list(known[name])
+    family = next(family for family in metrics.registry.collect() if family.name == name)
+    return list(dict.fromkeys(label for sample in family.samples for label in sample.labels))
+
+
+def test_the_documentation_lists_exactly_the_metrics_that_there_are(metrics: Metrics) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    section = text.partition("<!-- metrics")[2].partition("-->")[2].partition("\n## ")[0].strip()
+    assert section == reference(metrics), "docs/operations.md should have:\n" + reference(metrics)
