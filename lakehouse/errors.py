@@ -246,6 +246,17 @@ class StatementCancelled(LakehouseError):
     kind = ErrorKind.CANCELLED
 
 
+class StatementKilled(StatementCancelled):
+    """An administrator stopped the statement.
+
+    It is no CANCELLED on the wire: pyarrow's client takes that for the user's own Ctrl-C when it meets it in
+    the middle of a result, and raises KeyboardInterrupt.
+    """
+
+    code = "STATEMENT_KILLED"
+    kind = ErrorKind.UNAVAILABLE
+
+
 class StatementTimeout(LakehouseError):
     """The statement ran longer than allowed."""
 

@@ -12,7 +12,7 @@ from flight_server.actions.registry import ActionSpec, Permission, Request, Resp
 from flight_server.context import CallContext
 from lakehouse.engine.running import StatementRecord
 from lakehouse.engine.system_statements import SessionState, sessions, statements
-from lakehouse.errors import SessionNotFound, StatementCancelled, StatementNotFound
+from lakehouse.errors import SessionNotFound, StatementKilled, StatementNotFound
 
 _SHOWN_CHARACTERS = 1000
 
@@ -193,8 +193,8 @@ def _kill_session(ctx: CallContext, session_id: str) -> KillResponse:
     return KillResponse(statements=stopped, session_closed=True)
 
 
-def _by_administrator(what: str) -> StatementCancelled:
-    return StatementCancelled(f"an administrator stopped the {what}")
+def _by_administrator(what: str) -> StatementKilled:
+    return StatementKilled(f"an administrator stopped the {what}")
 
 
 ACTIONS: tuple[ActionSpec, ...] = (

@@ -18,7 +18,14 @@ from lakehouse import telemetry
 from lakehouse.clock import Clock
 from lakehouse.config.settings import LimitSettings
 from lakehouse.engine.admission import Admission
-from lakehouse.errors import ErrorKind, InternalError, LakehouseError, StatementCancelled, StatementTimeout
+from lakehouse.errors import (
+    InternalError,
+    LakehouseError,
+    LimitExceeded,
+    ShuttingDown,
+    StatementCancelled,
+    StatementTimeout,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -182,8 +189,8 @@ class RunningStatement:
                 f"the statement ran longer than {self.timeout_s:g} s", "limits.statement_timeout_seconds"
             )
         if self.idle_since_s is not None and now_s - self.idle_since_s > idle_limit_s:
-            return StatementCancelled(
-                f"nothing was read of the result for {idle_limit_s:g} s", "session.idle_seconds"
+            return LimitExceeded(
+                f"nothing was read of the result for {idle_limit_s:g} s (session.idle_seconds)"
             )
         return None
 
@@ -269,7 +276,7 @@ class RunningStatements:
             record.state = StatementState.FINISHED
         else:
             told = error if isinstance(error, LakehouseError) else InternalError("the statement failed")
-            cancelled = told.kind is ErrorKind.CANCELLED or isinstance(error, GeneratorExit)
+            cancelled = isinstance(told, StatementCancelled)
             record.state = StatementState.CANCELLED if cancelled else StatementState.FAILED
             record.code, record.error = code or told.code, told.message
         self._recent.append(record)
@@ -462,7 +469,7 @@ class RunningStatements:
         with self._lock:
             statements = list(self._statements)
         for statement in statements:
-            self._stop_work(statement, StatementCancelled("the server is shutting down"))
+            self._stop_work(statement, ShuttingDown("the server is shutting down"))
 
     def close(self) -> None:
         """Stop watching."""

@@ -21,7 +21,6 @@ from lakehouse.engine.transaction import Transaction
 from lakehouse.errors import (
     LakehouseError,
     LimitExceeded,
-    StatementCancelled,
     StatementNotFound,
     TransactionNotFound,
     TransactionStateError,
@@ -503,8 +502,8 @@ class SessionRegistry:
         for session in over:
             self.close(
                 session,
-                StatementCancelled(
-                    f"the session was open for {settings.lifetime_seconds:g} s", "session.lifetime_seconds"
+                LimitExceeded(
+                    f"the session was open for {settings.lifetime_seconds:g} s (session.lifetime_seconds)"
                 ),
             )
         return len(over)

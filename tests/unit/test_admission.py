@@ -293,7 +293,7 @@ def test_a_result_that_is_not_read_lends_its_place_and_is_closed_in_the_end():
         until(lambda: running.has_ended(record))
         assert stream.closed
         assert "nothing was read of the result for 60 s" in record.error
-        with pytest.raises(StatementCancelled):
+        with pytest.raises(LimitExceeded):
             running.resume(statement)
         running.finish(statement)
         until(lambda: running.admission.working == 0)
