@@ -215,6 +215,12 @@ _EXTENSIONS = (
     "arrow.variable_shape_tensor arrow.timestamp_with_offset geoarrow.wkb geoarrow.point duckdb.hugeint "
     "duckdb.bit duckdb.bignum duckdb.varint duckdb.time_tz nothing.known"
 ).split()
+_TOLD = {
+    "arrow.fixed_shape_tensor": '{"shape": [-1, 99999999999]}',
+    "arrow.variable_shape_tensor": '{"uniform_shape": [null, -1], "permutation": [7]}',
+    "arrow.opaque": '{"type_name": "bit", "vendor_name": "DuckDB"}',
+    "nothing.known": "[" * 1000,
+}
 
 
 def _extensions() -> Iterator[tuple[str, list[Message]]]:
@@ -230,11 +236,11 @@ def _extensions() -> Iterator[tuple[str, list[Message]]]:
     }
     for extension in _EXTENSIONS:
         for name, storage in storages.items():
-            for told in ("", '{"shape": [-1, 99999999999]}', '{"type_name": "bit", "vendor_name": "DuckDB"}'):
-                notes = {"ARROW:extension:name": extension, "ARROW:extension:metadata": told}
-                schema = pa.schema([pa.field("v", storage.type, metadata=notes)])
-                batch = pa.record_batch([storage], schema=schema)
-                yield f"{extension}_of_{name}_{len(told)}", messages(schema, [batch])
+            told = _TOLD.get(extension, "")
+            notes = {"ARROW:extension:name": extension, "ARROW:extension:metadata": told}
+            schema = pa.schema([pa.field("v", storage.type, metadata=notes)])
+            batch = pa.record_batch([storage], schema=schema)
+            yield f"{extension}_of_{name}", messages(schema, [batch])
 
 
 def all_lies() -> dict[str, list[Message]]:

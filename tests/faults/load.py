@@ -79,6 +79,7 @@ class Load:
             free.bind(("127.0.0.1", 0))
             self._ops_port: int = free.getsockname()[1]
         self._spill = directory.with_name("spill")
+        self._spill.mkdir()
         config = _CONFIG.format(idle=IDLE_SECONDS, port=self._ops_port, spill=self._spill)
         self.victim: Victim = start_victim(directory, config)
         self._begun = time.monotonic()

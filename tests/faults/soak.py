@@ -1,7 +1,7 @@
 """The load of test_load for long, with a look for leaks: ``make soak SOAK_SECONDS=900``.
 
-The server is sampled all the time. What it holds may rise while caches fill, so the first third does not count;
-over the rest a straight line is laid through the samples of each measure, and the test fails where that line
+The server is sampled all the time. What it holds may rise while caches fill, so the first third does not
+count; over the rest a straight line is laid through the samples of each measure, and it fails where that line
 rises by more than a tolerance. At the end all clients go, and what the server holds must go too.
 """
 

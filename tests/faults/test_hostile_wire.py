@@ -62,7 +62,7 @@ def read_back(client: RawFlight, victim: Victim, sql: str, what: str) -> None:
     victim.check(answer, f"{what}, described")
     if answer.status == "OK":
         (endpoint,) = flight_class("FlightInfo").FromString(answer.messages[0]).endpoint
-        victim.check(client.call("DoGet", [ticket(endpoint.ticket.ticket)]), f"{what}, read back")
+        victim.check(client.call("DoGet", [ticket(endpoint.ticket.ticket)], most=10), f"{what}, read back")
 
 
 @pytest.mark.parametrize("lie", LIES)
@@ -231,18 +231,18 @@ def test_strange_paths_are_refused(victim, parts):
 
 SQL: dict[str, str] = {
     "many_terms": "select " + "+".join(["1"] * 100_000),
-    "many_conditions": "select 1 where " + " or ".join(f"{i} = {i + 1}" for i in range(50_000)),
-    "many_columns": "select " + ", ".join(f"{i} as c{i}" for i in range(50_000)),
+    "many_conditions": "select 1 where " + " or ".join(f"{i} = {i + 1}" for i in range(10_000)),
+    "many_columns": "select " + ", ".join(f"{i} as c{i}" for i in range(5000)),
     "many_parentheses": "select " + "(" * 50_000 + "1" + ")" * 50_000,
     "many_subqueries": "select * from " + "(select * from " * 2000 + "honest" + ")" * 2000,
     "many_brackets": "select " + "[" * 20_000 + "]" * 20_000,
-    "many_statements": "select 1;" * 50_000,
-    "many_unions": " union all ".join(["select 1"] * 20_000),
-    "many_ctes": "with " + ", ".join(f"c{i} as (select 1)" for i in range(5000)) + " select 1",
+    "many_statements": "select 1;" * 10_000,
+    "many_unions": " union all ".join(["select 1"] * 500),
+    "many_ctes": "with " + ", ".join(f"c{i} as (select 1)" for i in range(500)) + " select 1",
     "many_joins": "select count(*) from " + ", ".join(f"honest h{i}" for i in range(200)),
-    "many_in": "select 1 where 1 in (" + ", ".join(["2"] * 100_000) + ")",
+    "many_in": "select 1 where 1 in (" + ", ".join(["2"] * 10_000) + ")",
     "many_cases": "select " + "case when true then " * 5000 + "1" + " end" * 5000,
-    "many_casts": "select 1" + "::int" * 50_000,
+    "many_casts": "select 1" + "::int" * 10_000,
     "many_nots": "select " + "not " * 100_000 + "true",
     "many_minus": "select " + "- " * 100_000 + "1",
     "many_comments": "/*" * 100_000 + "*/" * 100_000 + " select 1",
@@ -254,7 +254,7 @@ SQL: dict[str, str] = {
     "controls": "".join(map(chr, range(1, 32))),
     "unfinished": "select 'a",
     "dollars": "select $$" * 1000,
-    "parameters": "select " + ", ".join(["?"] * 20_000),
+    "parameters": "select " + ", ".join(["?"] * 500),
     "huge_number": "select " + "9" * 100_000,
     "huge_interval": "select interval '" + "9" * 1000 + " years'",
     "huge_range": "select * from range(9223372036854775807)",
@@ -277,7 +277,7 @@ SQL: dict[str, str] = {
     "lambdas": "select " + "list_transform([1], lambda x: " * 500 + "1" + ")" * 500,
     "macro": "create temp macro m(x) as m(x); select m(1)",
     "view": "create or replace temp view v as select * from v; select * from v",
-    "enum": "select 'a'::enum(" + ", ".join(f"'{i}'" for i in range(50_000)) + ")",
+    "enum": "select 'a'::enum(" + ", ".join(f"'{i}'" for i in range(10_000)) + ")",
     "format": "select printf('%" + "9" * 100 + "d', 1), format('{:" + "9" * 100 + "}', 1)",
     "pivot": "pivot honest on s using sum(k)",
     "dates": "select date '999999999-01-01' - date '-999999999-01-01', make_date(2147483647, 1, 1)",

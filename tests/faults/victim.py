@@ -20,7 +20,7 @@ from wire import command, query
 ROWS = 5000
 CONFIG = """
 [limits]
-statement_timeout_seconds = 4
+statement_timeout_seconds = 2
 queue_seconds = 5
 [engine]
 memory_limit = "1GB"
