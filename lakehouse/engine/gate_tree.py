@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lakehouse.engine.gate_functions import check_function, check_table_function
+from lakehouse.engine.gate_scope import Region, Scope, check_joins
 from lakehouse.engine.gate_text import read_reference
 from lakehouse.errors import NotSupported, StatementForbidden
 
@@ -25,8 +26,6 @@ _EXPRESSIONS = frozenset(
     "OPERATOR PARAMETER POSITIONAL_REFERENCE STAR SUBQUERY TYPE WINDOW".split()
 )
 _INFORMATION_SCHEMA = frozenset({"tables", "columns", "schemata"})
-# Inside a recursive CTE its whole result so far goes by this schema.
-_RECURRING = "recurring"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,31 +40,6 @@ class TableReference:
     span: tuple[int, int] | None = None
     has_alias: bool = False
     at: tuple[str, str] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Scope:
-    """The common table expressions that a place in a statement sees, as folded names."""
-
-    names: frozenset[str] = frozenset()
-    recurring: frozenset[str] = frozenset()
-
-    def with_name(self, name: str) -> _Scope:
-        return _Scope(self.names | {name}, self.recurring)
-
-    def with_recursion(self, name: str) -> _Scope:
-        return _Scope(self.names | {name}, self.recurring | {name})
-
-    def resolves(self, path: tuple[str, ...]) -> bool:
-        """Whether a name leads to a common table expression rather than to a table."""
-        if len(path) == 1:
-            return fold(path[0]) in self.names
-        return len(path) == 2 and fold(path[0]) == _RECURRING and fold(path[1]) in self.recurring
-
-
-def fold(name: str) -> str:
-    """A name as DuckDB compares it: without ASCII case; ``É`` and ``é`` are two names."""
-    return name.encode("utf-8", "surrogatepass").lower().decode("utf-8", "surrogatepass")
 
 
 class TreeWalk:
@@ -84,6 +58,7 @@ class TreeWalk:
         self.needs_all_tables = False
         self.show = ""
         self.target: tuple[str, ...] = ()
+        self._regions: list[Region] = []
         self.returning = False
 
     def paths(self) -> set[tuple[str, ...]]:
@@ -101,7 +76,7 @@ class TreeWalk:
             StatementForbidden: A function, or a statement in place of a query, is not allowed.
             NotSupported: Something is in the tree that is not offered.
         """
-        self._visit([(root, _Scope())])
+        self._visit([(root, Scope(self._region()))])
 
     def visit_change(self, root: Any) -> None:
         """Walk the tree of an INSERT, UPDATE or DELETE that stands alone in a WITH clause.
@@ -119,14 +94,17 @@ class TreeWalk:
             raise NotSupported("only one table can be changed at a time")
         self.target = _path(table if isinstance(table, dict) else node)
         self.returning = bool(node["returning_list"])
-        scope, pending = _Scope(), []  # type: _Scope, list[tuple[Any, _Scope]]
-        for inner in node["cte_map"].get("map", ()):
-            pending.append((inner["value"], scope))
-            scope = scope.with_name(fold(str(inner["key"])))
+        pending: list[tuple[Any, Scope]] = []
+        scope = self._expressions(node, Scope(self._region()), pending)
         others = {k: v for k, v in node.items() if k not in ("cte_map", "table", "table_ref")}
         self._visit([*pending, (list(others.values()), scope)])
 
-    def _visit(self, pending: list[tuple[Any, _Scope]]) -> None:
+    def _region(self, materialized: str = "") -> Region:
+        region = Region(materialized)
+        self._regions.append(region)
+        return region
+
+    def _visit(self, pending: list[tuple[Any, Scope]]) -> None:
         while pending:
             node, scope = pending.pop()
             if isinstance(node, list):
@@ -142,31 +120,43 @@ class TreeWalk:
             else:
                 self._node(node, scope)
                 pending.extend([(item, scope) for item in node.values() if isinstance(item, dict | list)])
+        check_joins(self._regions)
 
-    def _query(self, node: dict[str, Any], scope: _Scope, pending: list[tuple[Any, _Scope]]) -> None:
+    def _query(self, node: dict[str, Any], scope: Scope, pending: list[tuple[Any, Scope]]) -> None:
         """A query: each common table expression sees those before it, the rest of the query sees all."""
         kind = str(node.get("type", ""))
         if kind not in _QUERY_NODES:
             word = kind.removesuffix("_QUERY_NODE").removesuffix("_NODE").replace("_", " ")
             raise StatementForbidden(f"{word} is not allowed inside a query")
-        for entry in node["cte_map"].get("map", ()):
-            pending.append((entry["value"], scope))
-            scope = scope.with_name(fold(str(entry["key"])))
+        scope = self._expressions(node, scope, pending)
         # Only the second part of a recursive CTE sees the CTE itself; the first sees what is outside.
-        inner = scope.with_recursion(fold(str(node["cte_name"]))) if kind == "RECURSIVE_CTE_NODE" else scope
+        inner = scope.with_recursion(str(node["cte_name"])) if kind == "RECURSIVE_CTE_NODE" else scope
         for key, item in node.items():
-            if key != "cte_map" and isinstance(item, dict | list):
+            if key == "children" and kind == "SET_OPERATION_NODE":
+                pending.extend([(child, scope.within(self._region())) for child in item])
+            elif key != "cte_map" and isinstance(item, dict | list):
                 pending.append((item, inner if key == "right" else scope))
 
-    def _node(self, node: dict[str, Any], scope: _Scope) -> None:
+    def _expressions(self, node: dict[str, Any], scope: Scope, pending: list[tuple[Any, Scope]]) -> Scope:
+        """What the rest of a query sees after its common table expressions, each planned by itself."""
+        for entry in node["cte_map"].get("map", ()):
+            region = self._region(str(entry["value"]["materialized"]))
+            pending.append((entry["value"], scope.within(region)))
+            scope = scope.with_name(str(entry["key"]), region)
+        return scope
+
+    def _node(self, node: dict[str, Any], scope: Scope) -> None:
         kind, expression = node.get("type"), node.get("class")
         if expression is not None:
             self._expression(node, str(expression))
+            scope.region.joins += expression == "SUBQUERY"
         elif "sample" in node and "alias" in node:
             if kind not in _TABLE_REFERENCES:
                 raise NotSupported(f"{kind} is not supported in FROM")
             if kind == "BASE_TABLE":
                 self._table(node, scope)
+            elif kind == "JOIN":
+                scope.region.joins += 1
             elif kind == "SHOW_REF" and str(node.get("show_type", "")).startswith("SHOW"):
                 self._show(node)
 
@@ -184,7 +174,7 @@ class TreeWalk:
         else:
             self.references.append(TableReference(_path(node)))
 
-    def _table(self, node: dict[str, Any], scope: _Scope) -> None:
+    def _table(self, node: dict[str, Any], scope: Scope) -> None:
         path = _path(node)
         if scope.resolves(path):
             return

@@ -157,3 +157,47 @@ def test_parsing_goes_on_with_another_connection() -> None:
     first.close()
     gate.reconnect(second)
     gate.analyse("SELECT 2")
+
+
+def chain(word: str, length: int) -> str:
+    """Expressions of which each joins the one before with itself."""
+    steps = [f"a{n} AS {word} (SELECT p.x FROM a{n - 1} p, a{n - 1} q)" for n in range(1, length)]
+    return f"WITH a0 AS (SELECT 1 AS x), {', '.join(steps)} SELECT count(*) FROM a{length - 1}"
+
+
+# DuckDB plans each of these for minutes, deaf to being interrupted, or until memory is gone.
+TOO_MANY_JOINS = [
+    "FROM t" + ", t" * 200,
+    "FROM t " + "LEFT JOIN t USING (a) " * 200,
+    "FROM t" + ", LATERAL (SELECT a.a FROM t a WHERE a.a = t.a)" * 200,
+    "FROM t WHERE " + " AND ".join(["EXISTS (SELECT 1 FROM t x WHERE x.a = t.a)"] * 200),
+    "SELECT " + ", ".join(["(SELECT max(a) FROM t x WHERE x.a = t.a)"] * 200) + " FROM t",
+    chain("NOT MATERIALIZED", 20),
+    chain("NOT MATERIALIZED", 200),
+    "WITH a AS NOT MATERIALIZED (FROM t" + ", t" * 40 + ") FROM a, a b, a c",
+    "WITH a AS (FROM t" + ", t" * 60 + ") FROM a" + ", t" * 60,
+    "SELECT 1 UNION ALL FROM t" + ", t" * 200,
+    "INSERT INTO t FROM t" + ", t" * 200,
+    "EXPLAIN FROM t" + ", t" * 200,
+]
+
+
+@pytest.mark.parametrize("sql", TOO_MANY_JOINS, ids=lambda sql: sql[:30])
+def test_more_joins_than_can_be_planned_are_refused(sql: str) -> None:
+    with pytest.raises(LimitExceeded, match="joins more than 100 tables"):
+        StatementGate(duckdb.connect()).analyse(sql)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "FROM t" + ", t" * 100,
+        chain("MATERIALIZED", 60),
+        chain("", 30),
+        " UNION ALL ".join(["FROM t" + ", t" * 20] * 50),
+        "WITH a AS MATERIALIZED (FROM t" + ", t" * 60 + ") FROM a, a b, a c" + ", t" * 60,
+    ],
+    ids=lambda sql: sql[:30],
+)
+def test_what_is_planned_apart_does_not_count_together(sql: str) -> None:
+    StatementGate(duckdb.connect()).analyse(sql)
