@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -79,6 +79,14 @@ class Entry:
     seq: int
     event: Event
     line: bytes
+
+
+class Listing(NamedTuple):
+    """Objects in order, whether these are all up to the number ``end_us``, and that number."""
+
+    objects: list[LogObject]
+    is_complete: bool
+    end_us: int
 
 
 class SeenEvents:
@@ -156,20 +164,24 @@ class LogObjects:
         found = self._bucket.directories(self._prefix)
         return [day for day in found if _DAY.fullmatch(day) and day >= day_of(since_us)]
 
-    def objects(self, day: str) -> tuple[list[LogObject], bool]:
-        """The objects of a day in order, and whether these are all.
+    def objects(self, day: str, end_us: int | None = None) -> Listing:
+        """The objects of a day, in order.
 
         Listing is not atomic. What appeared between two listings, or was merged away during the first one,
-        shows as a new object in the second; only what stands before it is sure to be complete.
+        shows as a new object in the second; only what stands before it is sure to be complete. What is new
+        behind all of the first listing was written after it, which is still true of its time.
+
+        Args:
+            day: The directory of the day.
+            end_us: Number of the last object to give; by default the last one found at first.
         """
         before, after = self._listed(day), self._listed(day)
-        new = after - before
-        if not new:
-            return sorted(before), True
-        first = min(new)
-        # What was only added at the end was written after this listing, which is still true of its time.
-        at_end = not before or (first.is_batch and first > max(before))
-        return sorted(found for found in before if found < first), at_end
+        end = max((found.first_us for found in before), default=-1) if end_us is None else end_us
+        overtaken = min((found for found in after - before if found.first_us <= end), default=None)
+        sure = (
+            found for found in before if found.first_us <= end and (overtaken is None or found < overtaken)
+        )
+        return Listing(sorted(sure), overtaken is None, end)
 
     def entries(self, since_us: int = 0) -> Iterator[Entry]:
         """Every event that was stored when the iteration began, once, in order.
@@ -257,8 +269,9 @@ class LogObjects:
 
     def _entries_of(self, day: str, since_us: int, seen: SeenEvents) -> Iterator[Entry]:
         done: set[LogObject] = set()
+        end_us: int | None = None
         for _ in range(_ROUNDS):
-            objects, complete = self.objects(day)
+            objects, complete, end_us = self.objects(day, end_us)
             for found in objects:
                 if found in done or found.last_us < since_us:
                     continue
@@ -277,7 +290,7 @@ class LogObjects:
 
     def _newest_of(self, day: str, max_bytes: int, since_us: int) -> tuple[list[bytes], bool]:
         for _ in range(_ROUNDS):
-            objects, complete = self.objects(day)
+            objects, complete, _ = self.objects(day)
             wanted = [found for found in objects if found.last_us >= since_us]
             contents: list[bytes] = []
             room = max_bytes
@@ -302,7 +315,7 @@ class LogObjects:
         young = microseconds(clock.now()) - int(settle_seconds * 1e6)
         runs: list[list[LogObject]] = [[]]
         total = 0
-        for found in reversed(self.objects(day)[0]):
+        for found in reversed(self.objects(day).objects):
             size = 0 if found.made_us > young else self._bucket.size(self._key(day, found))
             has_sources = bool(runs[-1]) and runs[-1][0].first_us <= found.last_us
             if found.made_us > young or size >= target_bytes:
