@@ -119,6 +119,8 @@ _TRANSACTION_WORDS = {
     "ROLLBACK": StatementKind.ROLLBACK,
     "ABORT": StatementKind.ROLLBACK,
 }
+# The longest text whose analysis is kept, and how many characters of texts are kept in all.
+_CACHED_LENGTH, _CACHED_LENGTHS = 100_000, 4_000_000
 # INSERT, UPDATE and DELETE have a tree as the body of a common table expression only.
 _BEFORE_CHANGE, _AFTER_CHANGE = 'WITH "~" AS (\n', "\n) SELECT 1"
 
@@ -138,6 +140,7 @@ class StatementGate:
         self._parsers = Parsers(connection)
         self._lock = threading.Lock()
         self._cache: OrderedDict[str, Analysis] = OrderedDict()
+        self._cached_length = 0
         self._cache_entries = cache_entries
         self._max_bytes = max_bytes
 
@@ -160,11 +163,12 @@ class StatementGate:
         check_size(sql, self._max_bytes)
         with span("gate"):
             analysis = self._analyse(sql)
-        if len(sql) <= 100_000:
+        if len(sql) <= _CACHED_LENGTH:
             with self._lock:
+                self._cached_length += len(sql) if sql not in self._cache else 0
                 self._cache[sql] = analysis
-                while len(self._cache) > self._cache_entries:
-                    self._cache.popitem(last=False)
+                while len(self._cache) > self._cache_entries or self._cached_length > _CACHED_LENGTHS:
+                    self._cached_length -= len(self._cache.popitem(last=False)[0])
         return analysis
 
     def check_expression(self, text: str) -> None:

@@ -201,3 +201,17 @@ def test_more_joins_than_can_be_planned_are_refused(sql: str) -> None:
 )
 def test_what_is_planned_apart_does_not_count_together(sql: str) -> None:
     StatementGate(duckdb.connect()).analyse(sql)
+
+
+def test_the_texts_kept_are_bounded_in_number_and_length() -> None:
+    gate = StatementGate(duckdb.connect(), cache_entries=3)
+    first = gate.analyse("SELECT 0")
+    assert gate.analyse("SELECT 0") is first
+    for number in range(1, 4):
+        gate.analyse(f"SELECT {number}")
+    assert gate.analyse("SELECT 0") is not first
+    wide = StatementGate(duckdb.connect(), cache_entries=1000)
+    first = wide.analyse("SELECT 0")
+    for number in range(41):
+        wide.analyse(f"SELECT {number}, '{'x' * 99_900}'")
+    assert wide.analyse("SELECT 0") is not first
