@@ -20,15 +20,16 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from flight_server import __version__
-from flight_server.readiness import Readiness
+from flight_server.readiness import Probe, Readiness
 from lakehouse.config import Settings
 from lakehouse.engine.running import ABANDONED, StatementRecord, StatementState
-from lakehouse.engine.usage import usage
+from lakehouse.engine.usage import EngineUsage, usage
 from lakehouse.errors import LakehouseError
 from lakehouse.runtime import Lakehouse
 
 OK = "OK"
 OTHER = "other"
+_USAGE_SECONDS = 2.0
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _LIMIT_SECTIONS = ("limits", "session", "engine", "auth", "server")
 _SETTING = re.compile(rf"\b({'|'.join(_LIMIT_SECTIONS)})\.(\w+)")
@@ -159,6 +160,9 @@ class _State(Collector):
     def __init__(self, lakehouse: Lakehouse, readiness: Readiness) -> None:
         self._lakehouse = lakehouse
         self._readiness = readiness
+        self._used: EngineUsage | None = None
+        # An engine that does not answer holds up one thread, and no scrape for long.
+        self._usage = Probe("usage", self._measure, _USAGE_SECONDS, kept_s=0.0)
         self._build = {
             "version": __version__,
             "duckdb": version("duckdb"),
@@ -197,9 +201,8 @@ class _State(Collector):
         yield _gauge("sessions_limit", "Setting session.max_sessions.", settings.session.max_sessions)
 
     def _engine(self) -> Iterator[Metric]:
-        try:
-            used = usage(self._lakehouse.engine)
-        except LakehouseError:
+        used = self._used if self._usage.finding().ok else None
+        if used is None:
             return  # /readyz tells why; what is not known is left out
         parts = GaugeMetricFamily(
             "lakehouse_engine_memory_bytes", "Memory of the SQL engine, by use.", labels=["part"]
@@ -212,12 +215,16 @@ class _State(Collector):
         )
         yield _gauge("engine_spilled_bytes", "What the engine has on disk for want of memory.", used.spilled)
 
+    def _measure(self) -> None:
+        self._used = usage(self._lakehouse.engine)
+
     def _health(self) -> Iterator[Metric]:
         healthy = GaugeMetricFamily(
             "lakehouse_healthy", "1 where a check of /readyz finds nothing wrong.", labels=["check"]
         )
         for found in self._readiness.findings():
-            healthy.add_metric([found.name], float(found.ok))
+            if found.name in self._readiness.names:
+                healthy.add_metric([found.name], float(found.ok))
         yield healthy
         yield _gauge(
             "draining", "1 while the server stops and takes no new work.", float(self._readiness.draining)

@@ -20,6 +20,7 @@ from lakehouse.errors import ConfigError
 log = structlog.get_logger(__name__)
 
 _MAX_CONNECTIONS = 16
+_MAX_THREADS = 32
 _CONNECTION_SECONDS = 15.0
 _READ_SECONDS = 5.0
 _JSON = "application/json"
@@ -81,15 +82,18 @@ class _Server(socketserver.TCPServer):
         self._lock = threading.Lock()
         self._since: dict[socket.socket, float] = {}
         self._answering: set[socket.socket] = set()
+        self._threads = 0
         self.address_family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         super().__init__((host, port), _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._lock:
-            if len(self._since) >= _MAX_CONNECTIONS and not self._drop_slowest():
+            full = len(self._since) >= _MAX_CONNECTIONS and not self._drop_slowest()
+            if full or self._threads >= _MAX_THREADS:
                 self.shutdown_request(request)
                 return
             self._since[request] = time.monotonic()
+            self._threads += 1
         threading.Thread(
             target=self._answer, args=(request, client_address), name="ops-http-call", daemon=True
         ).start()
@@ -103,6 +107,7 @@ class _Server(socketserver.TCPServer):
             log.exception("operations request failed")
         finally:
             with self._lock:
+                self._threads -= 1
                 self._since.pop(request, None)
                 self._answering.discard(request)
             self.shutdown_request(request)

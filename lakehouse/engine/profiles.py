@@ -17,6 +17,7 @@ import duckdb
 from lakehouse.engine.running import StatementRecord
 
 _KEPT = 256
+_KEPT_CHARACTERS = 20_000
 _MAX_DEPTH = 60
 # Conditions and expressions are left out: they repeat the literals of the statement.
 _TOLD = ("Table", "Function", "Join Type", "Type", "Estimated Cardinality", "Total Files Read")
@@ -56,14 +57,16 @@ class Profiler:
             return
         try:
             if profiled:
-                record.profile = _profile(connection, record)
-                connection.execute("PRAGMA disable_profiling").fetchall()
+                try:
+                    record.profile = _profile(connection, record)
+                finally:
+                    connection.execute("PRAGMA disable_profiling").fetchall()
             if slow and record.profile is None:
                 record.profile = {"plan": _plan(connection, sql, parameters)}
         except duckdb.Error as error:
             # The statement itself has ended by now: this must not become its failure.
             record.profile = {"unavailable": type(error).__name__}
-        if slow:
+        if slow and len(sql) <= _KEPT_CHARACTERS:
             self._remember(sql)
 
     def _remember(self, sql: str) -> None:

@@ -172,7 +172,8 @@ def test_waiting_for_a_place_is_part_of_a_call(tmp_path: Path) -> None:
             query(second, "SELECT 1")
             reader.cancel()
         assert server.stop() == 0
-        later = collector.calls("DoGet")[-1]
+        left, later = collector.calls("DoGet")
+        assert left.attributes["error.type"] == "CANCELLED"
         assert names(collector.parts(later)) == ["decode", "queue", "execute", "stream"]
 
 
