@@ -447,3 +447,23 @@ def test_readers_see_each_event_once_while_others_write_and_merge(tmp_path: Path
     other.close()
     assert errors == []
     assert stored(tmp_path) == list(range(400))
+
+
+@pytest.mark.parametrize("missed", [0, 1, 2])
+def test_an_object_that_one_listing_missed_is_neither_lost_nor_out_of_order(
+    tmp_path: Path, missed: int
+) -> None:
+    log = AppendLog(open_local_bucket("primary", tmp_path), "_log", SystemClock(), BY_HAND)
+    for number in range(4):
+        log.append({"n": number})
+        log.flush()
+    bucket = FaultyBucket(tmp_path, lambda *_: None)
+    (day,) = bucket.directories("_log")
+    all_names = bucket.names(f"_log/{day}")
+    listings = [[name for name in all_names if name != all_names[missed]]]
+    listed = bucket.names
+    bucket.names = lambda prefix: listings.pop() if listings else listed(prefix)  # type: ignore[method-assign]
+    reading = AppendLog(bucket, "_log", SystemClock(), BY_HAND)
+    assert [event["n"] for event in reading.read()] == [0, 1, 2, 3]
+    reading.close()
+    log.close()
