@@ -196,8 +196,8 @@ class IdentityProvider:
 
 
 @contextmanager
-def open_street(directory: Path) -> Iterator[Street]:
-    """Start a server for each way of setting it up, and make credentials for them."""
+def open_street(directory: Path, *names: str) -> Iterator[Street]:
+    """Start a server for each way of setting it up, or those named, and make credentials for them."""
     certificates, provider = Certificates(directory), IdentityProvider(directory)
     files = {
         "JWKS": str(provider.jwks),
@@ -213,7 +213,8 @@ def open_street(directory: Path) -> Iterator[Street]:
     }
     servers: dict[str, Server] = {}
     try:
-        for name, template in _CONFIG.items():
+        for name in names or tuple(_CONFIG):
+            template = _CONFIG[name]
             config = re.sub(r'"([A-Z]+)"', lambda found: json.dumps(files[found[1]]), template)
             servers[name] = start_server(directory / name, config, **environment)
         authority = certificates.authority
@@ -239,6 +240,8 @@ def _credentials(
     }
     made = right | wrong | provider.tokens() | certificates.clients | with_certificate
     for prefix, door in (("", "plain"), ("tls_", "tls")):
+        if door not in doors:
+            continue
         with connected(doors[door]) as client:
             made |= {f"{prefix}{name}": key for name, key in _api_keys(client).items()}
     return made | {"nothing": Credential()}

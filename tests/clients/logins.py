@@ -315,7 +315,7 @@ def _json_program(command: list[str], lines: list[dict[str, Any]], **environment
 
 def by_jdbc(java: str, classes: Path, jar: Path, store: Path, logins: Iterable[Login]) -> dict[str, Outcome]:
     """The JDBC driver in ``jar``. It takes the authority from the key store ``store``."""
-    return _java_program(java, classes, jar, [(x.id, _jdbc_url(x, store)) for x in logins])
+    return java_program(java, classes, jar, [(x.id, _jdbc_url(x, store)) for x in logins])
 
 
 def seen_by_other_jdbc(
@@ -323,12 +323,11 @@ def seen_by_other_jdbc(
 ) -> dict[str, Outcome]:
     """What the second of two JDBC connections says about a temporary table of the first."""
     lines = [(name, _jdbc_url(one, jar), _jdbc_url(two, jar)) for name, (one, two) in pairs.items()]
-    return _java_program(java, classes, jar, lines)
+    return java_program(java, classes, jar, lines)
 
 
-def _java_program(
-    java: str, classes: Path, jar: Path, lines: Iterable[tuple[str, ...]]
-) -> dict[str, Outcome]:
+def java_program(java: str, classes: Path, jar: Path, lines: Iterable[tuple[str, ...]]) -> dict[str, Outcome]:
+    """What becomes of the logins; a line is an id and one or two URLs."""
     command = [
         java,
         "-Xmx512m",

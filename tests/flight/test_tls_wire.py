@@ -1,4 +1,4 @@
-"""Encryption over the wire, and servers that do not start unprotected or with certificates that will not do."""
+"""Encryption over the wire, and servers that refuse to start unprotected or with unfit certificates."""
 
 from __future__ import annotations
 
