@@ -8,6 +8,7 @@ the business of whoever starts the first one.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import Protocol, Self
@@ -87,7 +88,9 @@ class _Scope:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._token is not None
-        _current.reset(self._token)
+        # A generator that nobody finishes may be closed from anywhere; what is current there is not touched.
+        with suppress(ValueError):
+            _current.reset(self._token)
         # A generator that is closed and an iterator that is exhausted have not failed.
         self._span.end(error if isinstance(error, Exception) and kind is not StopIteration else None)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import pytest
@@ -111,3 +111,15 @@ def test_other_contexts_do_not_see_the_span(call: Recorded) -> None:
     traced(call, lambda: None)
     assert telemetry.current() is None
     assert contextvars.copy_context().run(telemetry.current) is None
+
+
+def test_a_generator_that_is_closed_elsewhere_ends_its_span(call: Recorded) -> None:
+    def rows() -> Iterator[int]:
+        with span("read"):
+            yield 1
+
+    generator = rows()
+    assert traced(call, lambda: next(generator)) == 1
+    generator.close()
+    assert call.children[0].ended == [None]
+    assert telemetry.current() is None
