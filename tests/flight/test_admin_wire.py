@@ -237,7 +237,7 @@ def test_each_way_to_end_leaves_one_record(clients):
     ann.query("create temp table counted as select range as i from range(5)")
     ann.query("delete from counted where i < 2")
     ended = newest(clients, "ann")
-    assert (ended["kind"], ended["state"], ended["rows"]) == ("temp_dml", "finished", 2)
+    assert (ended["kind"], ended["state"], ended["rows"]) == ("dml", "finished", 2)
 
 
 def test_a_fetch_repeated_is_a_statement_of_its_own(clients):
