@@ -18,12 +18,13 @@ COPY --from=build /opt/lakehouse /opt/lakehouse
 COPY deploy/container.toml /etc/lakehouse/lakehouse.toml
 ENV PATH=/opt/lakehouse/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
-    PYTHONUNBUFFERED=1
+    PYTHONUNBUFFERED=1 \
+    LAKEHOUSE__OPS__HTTP_PORT=9464
 USER 10001:10001
 WORKDIR /var/lib/lakehouse
 VOLUME ["/etc/lakehouse", "/var/lib/lakehouse"]
 EXPOSE 31337
 HEALTHCHECK --interval=15s --timeout=5s --start-period=30s --retries=3 \
-  CMD ["lakehouse", "sql", "SELECT 1"]
+  CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:9464/readyz', timeout=4)"]
 ENTRYPOINT ["lakehouse"]
 CMD ["serve", "--config", "/etc/lakehouse/lakehouse.toml"]
