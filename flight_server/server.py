@@ -54,6 +54,7 @@ class _Call:
         self._context: flight.ServerCallContext | None = context
         self._places = places
         self._entered = False
+        self._session: Session | None = None
         self.observed = observed
         self.kept = False
 
@@ -65,6 +66,11 @@ class _Call:
         """
         self._places.enter()
         self._entered = True
+
+    def belong(self, session: Session) -> None:
+        """Keep a session from being found idle while the call lasts."""
+        session.begin_call()
+        self._session = session
 
     def cancelled(self) -> bool:
         """Whether the client has gone, or the call has ended."""
@@ -84,6 +90,8 @@ class _Call:
     def _let_go(self) -> bool:
         with self._lock:
             held, self._context = self._context is not None, None
+        if held and self._session is not None:
+            self._session.end_call()
         if held and self._entered:
             self._places.leave()
         return held
@@ -262,6 +270,7 @@ class LakehouseFlightServer(flight.FlightServerBase):
         if self._draining.is_set():
             raise ShuttingDown("the server is shutting down", "connect again in a moment")
         session, peer, request_id = self._session(context), context.peer(), uuid.uuid4().hex
+        call.belong(session)
         call.observed.identify(request_id, session.id, session.principal.name, peer)
         return CallContext(self._lakehouse, session, self._limits, request_id, peer, call.cancelled)
 

@@ -99,10 +99,10 @@ def decode_request(spec: ActionSpec, body: bytes) -> Request:
     """
     try:
         return spec.request.model_validate(json.loads(body or b"{}"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise InvalidRequest(f"the body of {spec.name} is not JSON") from error
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "body"
         fields = ", ".join(spec.request.model_fields) or "none"
         raise InvalidRequest(f"{spec.name}: {place}: {first['msg']}", f"fields: {fields}") from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"the body of {spec.name} is not JSON") from error

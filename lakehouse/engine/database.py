@@ -20,6 +20,7 @@ from lakehouse.access.policy import SYSTEM_SCHEMA
 from lakehouse.config import EngineSettings
 from lakehouse.engine.errors import duckdb_errors
 from lakehouse.engine.system_tables import SystemTable
+from lakehouse.errors import ConfigError
 from lakehouse.types import TableName, quote
 
 SESSION_SETTINGS: dict[str, str] = {
@@ -141,6 +142,17 @@ class PooledCursor:
             del self.bound[variable]
 
 
+def _private_directory(parent: str) -> Path:
+    """A fresh directory of this process, within ``parent`` or else the system's temporary directory."""
+    try:
+        if parent:
+            Path(parent).mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix="lakehouse-", dir=parent or None))
+    except OSError as error:
+        place = parent or tempfile.gettempdir()
+        raise ConfigError(f"engine.spill_directory = {place!r} cannot be used: {error.strerror}") from None
+
+
 class DuckDatabase:
     """An in-memory DuckDB that can read the bucket and nothing else.
 
@@ -155,7 +167,7 @@ class DuckDatabase:
         self, settings: EngineSettings, catalog: str, readable: Sequence[Path], statement_memory: str = ""
     ) -> None:
         self._statement_memory = statement_memory
-        self._directory = Path(tempfile.mkdtemp(prefix="lakehouse-", dir=settings.spill_directory or None))
+        self._directory = _private_directory(settings.spill_directory)
         self.catalog = catalog
         self.empty_file = str(self._directory / "empty" / "empty.parquet")
         Path(self.empty_file).parent.mkdir()

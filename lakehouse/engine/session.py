@@ -99,6 +99,7 @@ class Session:
     home_schema: str = ""
     tokens: list[str] = field(default_factory=list)
     aliases: deque[str] = field(default_factory=deque)
+    _calls: int = 0
     _prepared: OrderedDict[str, PreparedStatement] = field(default_factory=OrderedDict)
     _handles: OrderedDict[str, StatementHandle] = field(default_factory=OrderedDict)
     _state: CursorState | None = None
@@ -306,9 +307,20 @@ class Session:
             self.temp_views.clear()
             self.changed()
 
+    def begin_call(self) -> None:
+        """A call is being answered in this session; pair it with ``end_call``."""
+        with self.lock:
+            self._calls += 1
+
+    def end_call(self) -> None:
+        """The call has been answered. The session is idle from now on at the earliest."""
+        with self.lock:
+            self._calls -= 1
+            self.last_used_s = self.clock.monotonic()
+
     def is_running(self) -> bool:
-        """Whether a statement of this session is at work."""
-        return bool(self.engine.running.of_session(self.id))
+        """Whether a call is being answered or a statement at work."""
+        return self._calls > 0 or bool(self.engine.running.of_session(self.id))
 
     def is_disposable(self) -> bool:
         """Whether nothing would be lost by closing this session."""
@@ -496,16 +508,12 @@ class SessionRegistry:
         over = []
         for session in self.sessions():
             session.expire_handles()
-            is_idle = session.last_used_s < now - settings.idle_seconds and not session.is_running()
-            if is_idle or session.created_s < now - settings.lifetime_seconds:
-                over.append(session)
-        for session in over:
-            self.close(
-                session,
-                LimitExceeded(
-                    f"the session was open for {settings.lifetime_seconds:g} s (session.lifetime_seconds)"
-                ),
-            )
+            if session.created_s < now - settings.lifetime_seconds:
+                over.append((session, f"open for {settings.lifetime_seconds:g} s (session.lifetime_seconds)"))
+            elif session.last_used_s < now - settings.idle_seconds and not session.is_running():
+                over.append((session, f"idle for {settings.idle_seconds:g} s (session.idle_seconds)"))
+        for session, what in over:
+            self.close(session, LimitExceeded(f"the session was {what}"))
         return len(over)
 
     def find(self, session_id: str) -> Session | None:
