@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from flight_server import __version__
+from flight_server.cli.arrow_memory import bound_arrow_memory
 from flight_server.cli.options import CONFIG, SERVER, options, settings_of
 from flight_server.cli.program import cli
 
@@ -17,6 +18,7 @@ from flight_server.cli.program import cli
 @options(*SERVER)
 def serve(config: Path | None, **server: Any) -> int:
     """Serve until SIGTERM or Ctrl-C, then let running statements finish and stop."""
+    bound_arrow_memory()
     import structlog  # noqa: PLC0415
 
     from flight_server import app  # noqa: PLC0415
@@ -35,6 +37,7 @@ def serve(config: Path | None, **server: Any) -> int:
 @click.option("--exit", "leave_after", is_flag=True, envvar="DEMO_EXIT", help="Stop after the answers.")
 def demo(config: Path | None, leave_after: bool, **server: Any) -> int:
     """Serve sample data and show what can be done with it."""
+    bound_arrow_memory()
     from flight_server.demo import run_demo  # noqa: PLC0415
 
     return run_demo(settings_of(config, **server), stay=not leave_after)

@@ -22,7 +22,7 @@ MIB = 1 << 20
 _TESTS = Path(__file__).parents[1]
 HONEST_PROCESSES = 3
 CLIENTS = {"honest": 180, "slow": 7, "vanishing": 7, "hostile": 6}
-IDLE_SECONDS = 10
+IDLE_SECONDS = 30
 _CONFIG = """
 [limits]
 statement_timeout_seconds = 30

@@ -100,7 +100,7 @@ def soak(seconds: float, seed: int) -> list[str]:
         ("transactions", 0),
         ("threads", 15),
         ("files", 30),
-        ("temporary_files", 0),
+        ("temporary_files", 5),
     ):
         if after[name] > before[name] + more:
             wrong.append(f"{name}: {after[name]} at the end, {before[name]} at the start")

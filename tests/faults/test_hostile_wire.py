@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import re
+import struct
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -21,7 +23,7 @@ from faults.raw_flight import (
     ticket,
     upload,
 )
-from faults.victim import Victim, close_session, start_victim, wait_until
+from faults.victim import CONFIG, Victim, close_session, start_victim, wait_until
 from wire import unwrapped, wrapped
 
 from flight_server.protocol.messages import flight_class
@@ -134,6 +136,37 @@ def test_an_upload_that_is_larger_once_decompressed_than_a_message_may_be_is_ref
         answer = client.call("DoPut", upload(ingest("inflated"), stream))
         assert "[LIMIT_EXCEEDED]" in answer.text, answer
         victim.check(answer, "inflated")
+
+
+def zstd_of_zeros(size: int) -> bytes:
+    """A zstd frame of so many zero bytes, a multiple of 128 KiB."""
+    block, whole = 1 << 17, size >> 17
+    header = b"\x28\xb5\x2f\xfd" + bytes((0b1100_0000, 7 << 3)) + struct.pack("<Q", size)
+    run = struct.pack("<I", block << 3 | 1 << 1)[:3] + b"\0"
+    return header + run * (whole - 1) + struct.pack("<I", block << 3 | 1 << 1 | 1)[:3] + b"\0"
+
+
+def test_a_message_that_unpacks_to_more_memory_than_arrow_may_take_is_refused(tmp_path):
+    """Arrow unpacks it before the server sees it, so the size of a message is no bound."""
+    rng, rows = random.Random(1), (3 << 30) // 8
+    batch = pa.record_batch({"v": pa.array([rng.randrange(1 << 40) for _ in range(1237)])})
+    schema, honest = messages(batch.schema, [batch], pa.ipc.IpcWriteOptions(compression="zstd"))
+    body = struct.pack("<q", rows * 8) + zstd_of_zeros(rows * 8)
+    body += bytes(-len(body) % 8)
+    header = honest.header.replace(struct.pack("<q", 1237), struct.pack("<q", rows))
+    for length in range(len(honest.body) - 7, len(honest.body) + 1):
+        header = header.replace(struct.pack("<q", length), struct.pack("<q", len(body)))
+    victim = start_victim(tmp_path / "server", CONFIG, MIMALLOC_RESERVE_OS_MEMORY="1GiB")
+    try:
+        with RawFlight(victim.port) as client:
+            answer = client.call("DoPut", upload(ingest("bomb"), [schema, Message(header, body)]))
+        assert "[LIMIT_EXCEEDED]" in answer.text, answer
+        assert victim.process.memory_info().rss < 1200 * MIB
+        victim.check_honest()
+        assert victim.server.stop() == 0
+    finally:
+        if victim.server.process.poll() is None:
+            victim.server.kill()
 
 
 def test_a_query_takes_a_bounded_number_of_parameter_rows(victim):

@@ -94,10 +94,10 @@ class Victim:
         return "\n" + errors[-1][-3000:] if errors else ""
 
 
-def start_victim(directory: Path, config: str = CONFIG) -> Victim:
+def start_victim(directory: Path, config: str = CONFIG, **environment: str) -> Victim:
     """A fresh server with two tables: truth, which is checked, and honest, which attacks may change."""
     shutil.rmtree(directory, ignore_errors=True)
-    victim = Victim(directory, start_server(directory, config))
+    victim = Victim(directory, start_server(directory, config, **environment))
     with victim.server.client() as client:
         data = pa.table({"k": range(ROWS), "s": [f"text {i}" for i in range(ROWS)]})
         load(client, "truth", data)
