@@ -30,6 +30,7 @@ from lakehouse.engine.transaction import Transaction
 from lakehouse.errors import (
     CatalogNotFound,
     InvalidRequest,
+    LimitExceeded,
     NotSupported,
     PermissionDenied,
     SchemaNotFound,
@@ -38,6 +39,8 @@ from lakehouse.errors import (
 )
 from lakehouse.types import TableName, quote
 
+# DuckDB puts the text of every view in its place, and planning so many tables cannot be interrupted.
+_MAX_NESTED = 200
 _SYSTEM_SCHEMAS = frozenset({"information_schema", "pg_catalog"})
 _ASKS_WHO = re.compile(r"\b(current_|session_)?user\b", re.IGNORECASE)
 
@@ -223,6 +226,10 @@ class Binder:
         return TableNotFound(f"table {name} does not exist", f"did you mean {near[0]}?" if near else "")
 
 
+def _is_plain(name: str) -> bool:
+    return "/" not in name and "." not in name
+
+
 class _Binding:
     """The state of binding one statement."""
 
@@ -250,6 +257,7 @@ class _Binding:
         self._inputs: dict[str, Input] = {}
         self._names: dict[TableName, None] = {}
         self._renamed: dict[TableName, str] = {}
+        self._nested = 0
 
     def reference(self, reference: TableReference, *, nested: bool = False) -> None:
         """Settle one name; with ``nested`` one within a temporary view, whose text is settled already."""
@@ -265,12 +273,6 @@ class _Binding:
             self._system(reference)
             return
         if self._is_temporary(reference):
-            return
-        if len(path) == 1 and path[0].lower() in self._analysis.local_names:
-            try:
-                self._lake(reference, nested)
-            except (TableNotFound, SchemaNotFound):
-                return
             return
         self._lake(reference, nested)
 
@@ -289,6 +291,12 @@ class _Binding:
             self._rewrite(reference, f"{quote(self._session.temporary)}.main.{quote(name)}")
         self._fresh, self._reads_temporary = False, True
         for inner in self._session.temp_views.get(path[-1].lower(), ()):
+            self._nested += 1
+            if self._nested > _MAX_NESTED:
+                raise LimitExceeded(
+                    f"the temporary views of the statement stand for more than {_MAX_NESTED} tables",
+                    "keep parts of it in temporary tables",
+                )
             self.reference(TableReference(inner.path), nested=True)
         return True
 
@@ -365,7 +373,8 @@ class _Binding:
         view, variable = self._binder.view(table, schema_id, slot)
         if view is not None:
             self._rewrite(reference, view, table.name)
-        elif self._qualify and reference.span is not None:
+        elif reference.span is not None and (self._qualify or not _is_plain(reference.path[-1])):
+            # A name without its catalog that looks like a file's could be taken for one.
             self._rewrite(reference, table.name.sql)
         paths = tuple(f.path for f in files) or (self._binder.empty_file(table, schema_id),)
         self._bindings[variable] = Binding(variable, key, paths)

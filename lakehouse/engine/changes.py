@@ -167,9 +167,7 @@ class Changes:
         found = []
         for reference in analysis.references:
             path = reference.path
-            known = len(path) == 1 and (
-                path[0].lower() in temporary or path[0].lower() in analysis.local_names
-            )
+            known = len(path) == 1 and path[0].lower() in temporary
             if not known and "information_schema" not in path:
                 name = self._engine.binder.locate(path, session)
                 path = (name.catalog, name.schema, name.table)

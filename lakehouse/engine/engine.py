@@ -208,7 +208,7 @@ class Engine:
             bound.inputs,
             bound.names,
         )
-        if bound.fresh and len(analysis.sql) < 100_000:
+        if bound.fresh and len(analysis.sql) < 10_000:
             with self._plans_lock:
                 self._plans[key] = plan
                 if len(self._plans) > _PLAN_CACHE_ENTRIES:

@@ -73,14 +73,13 @@ class Analysis:
     """What the gate found out about one statement.
 
     ``sql`` is the statement without trailing semicolon, in a form that tells where its names stand; no
-    reference leads to a common table expression, and ``local_names`` is empty. ``target`` is the table or
-    schema that DDL and DML change; ``detail`` holds what a kind needs besides.
+    reference leads to a common table expression. ``target`` is the table or schema that DDL and DML change;
+    ``detail`` holds what a kind needs besides.
     """
 
     kind: StatementKind
     sql: str
     references: tuple[TableReference, ...] = ()
-    local_names: frozenset[str] = frozenset()
     parameters: tuple[str, ...] = ()
     target: tuple[str, ...] = ()
     detail: dict[str, Any] = field(default_factory=dict)

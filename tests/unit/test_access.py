@@ -20,6 +20,7 @@ from lakehouse.errors import (
     ConfigError,
     InvalidRequest,
     LakehouseError,
+    LimitExceeded,
     PermissionDenied,
     SchemaNotFound,
     TableNotFound,
@@ -280,6 +281,16 @@ def test_temporary_views_and_tables_hold_what_may_be_seen(lakehouse: Lakehouse) 
     other = session_of(lakehouse, "reader")
     with pytest.raises(TableNotFound):
         run(other, "FROM kept")
+
+
+def test_views_upon_views_stand_for_a_bounded_number_of_tables(lakehouse: Lakehouse) -> None:
+    session = session_of(lakehouse, "reader")
+    run(session, "CREATE TEMP VIEW v0 AS SELECT id FROM hr.people")
+    for level in range(1, 7):
+        run(session, f"CREATE TEMP VIEW v{level} AS SELECT a.id FROM v{level - 1} a, v{level - 1} b")
+    with pytest.raises(LimitExceeded, match="temporary views"):
+        run(session, "CREATE TEMP VIEW v7 AS SELECT a.id FROM v6 a, v6 b")
+    assert run(session, "SELECT count(*) > 0 FROM v1") == [(True,)]
 
 
 def test_a_transaction_sees_what_may_be_seen(lakehouse: Lakehouse) -> None:
