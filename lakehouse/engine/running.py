@@ -228,7 +228,7 @@ class RunningStatements:
         self._numbers = itertools.count(1)
         self._records: dict[str, StatementRecord] = {}
         self._recent: deque[StatementRecord] = deque(maxlen=_RECENT_RECORDS)
-        self._lock = threading.Lock()
+        # Changed by one step each, and copied before it is looked through: needs no lock of its own.
         self._statements: set[RunningStatement] = set()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="statement-watch", daemon=True)
@@ -304,8 +304,7 @@ class RunningStatements:
 
     def working_records(self) -> list[StatementRecord]:
         """The records of the statements that are at work or wait for their turn."""
-        with self._lock:
-            return [statement.record for statement in self._statements]
+        return [statement.record for statement in self._statements.copy()]
 
     def recent(self) -> list[StatementRecord]:
         """Statements that have ended lately, oldest first."""
@@ -322,8 +321,7 @@ class RunningStatements:
             return False
         if record.stop is None:
             record.stop = reason
-        with self._lock:
-            working = [s for s in self._statements if s.record is record]
+        working = [s for s in self._statements.copy() if s.record is record]
         for statement in working:
             self._stop_work(statement, reason)
         if not working and record.state is StatementState.PLANNED:
@@ -450,8 +448,7 @@ class RunningStatements:
 
     def of_session(self, session_id: str) -> list[RunningStatement]:
         """The statements of a session that are at work or wait for their turn."""
-        with self._lock:
-            return [s for s in self._statements if s.record.session_id == session_id]
+        return [s for s in self._statements.copy() if s.record.session_id == session_id]
 
     def count(self) -> int:
         """How many statements are at work or wait for their turn."""
@@ -466,9 +463,7 @@ class RunningStatements:
 
     def cancel_all(self) -> None:
         """Stop everything."""
-        with self._lock:
-            statements = list(self._statements)
-        for statement in statements:
+        for statement in self._statements.copy():
             self._stop_work(statement, ShuttingDown("the server is shutting down"))
 
     def close(self) -> None:
@@ -481,8 +476,7 @@ class RunningStatements:
     def _register(self, watch: CallWatch, session_id: str) -> RunningStatement:
         record = watch.record or StatementRecord("", self._clock.now(), session_id=session_id)
         statement = RunningStatement(record, watch.cancelled, watch.timeout_s, self._clock.monotonic())
-        with self._lock:
-            self._statements.add(statement)
+        self._statements.add(statement)
         return statement
 
     def _unregister(self, statement: RunningStatement) -> bool:
@@ -491,8 +485,7 @@ class RunningStatements:
             had_place = statement.has_place
             statement.has_place = False
             statement.finished = True
-        with self._lock:
-            self._statements.discard(statement)
+        self._statements.discard(statement)
         return had_place
 
     def _watch(self) -> None:
@@ -500,10 +493,8 @@ class RunningStatements:
         while not self._stop.wait(_POLL_SECONDS):
             if not self._statements:
                 continue
-            with self._lock:
-                statements = list(self._statements)
             now = self._clock.monotonic()
-            for statement in statements:
+            for statement in self._statements.copy():
                 try:
                     self._close_stalled(statement, statement.check(now, self._idle_seconds))
                     self._lend(statement, now)
