@@ -47,7 +47,8 @@ def _shares(kind: pa.DataType) -> bool:
     types = pa.types
     if isinstance(kind, pa.BaseExtensionType):
         return _shares(kind.storage_type)
-    if types.is_nested(kind) and not types.is_union(kind) and not _is_list_view(kind):
+    alike = types.is_union(kind) or types.is_run_end_encoded(kind) or _is_list_view(kind)
+    if types.is_nested(kind) and not alike:
         inner = [kind.field(i).type for i in range(kind.num_fields)]
         return (
             not inner or any(map(_shares, inner)) or (types.is_fixed_size_list(kind) and not kind.list_size)
@@ -58,7 +59,6 @@ def _shares(kind: pa.DataType) -> bool:
         types.is_null(kind)
         or types.is_nested(kind)
         or types.is_dictionary(kind)
-        or types.is_run_end_encoded(kind)
         or types.is_string_view(kind)
         or types.is_binary_view(kind)
     )
