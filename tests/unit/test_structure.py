@@ -64,7 +64,10 @@ def test_test_files_have_names_of_their_own() -> None:
 @pytest.mark.parametrize(
     ("library", "where"),
     [
-        ("pyarrow.flight", r"flight_server/(app|server|errors|operations|middleware/\w+|protocol/uploads)\.py|clients/.*|benchmarks/.*"),
+        (
+            "pyarrow.flight",
+            r"flight_server/(app|server|errors|operations|middleware/\w+|protocol/uploads)\.py|clients/.*|benchmarks/.*",
+        ),
         ("grpc", r"flight_server/health\.py|benchmarks/.*"),
         ("google.protobuf", r"flight_server/protocol/.*"),
         ("duckdb", r"lakehouse/engine/.*|benchmarks/.*"),

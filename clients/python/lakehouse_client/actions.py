@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from lakehouse_client.messages import Call, OnProgress
 
@@ -38,6 +38,96 @@ class DescribeResponse:
     """The actions asked for, sorted by name."""
 
     actions: list[ActionDescription]
+
+
+@dataclass(frozen=True, slots=True)
+class KillRequest:
+    """What to stop: a statement or a session."""
+
+    statement_id: str | None = None
+    session_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KillResponse:
+    """What was stopped."""
+
+    statements: list[str]
+    session_closed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SessionsRequest:
+    """Which sessions to give."""
+
+    principal: str | None = None
+    limit: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class SessionItem:
+    """One open session."""
+
+    session_id: str
+    principal: str
+    roles: list[str]
+    method: str
+    peer: str
+    created_at: datetime
+    last_used_at: datetime
+    transactions: int
+    prepared_statements: int
+    temporary_tables: int
+    running_statements: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionsResponse:
+    """Open sessions, the one used last first."""
+
+    total: int
+    sessions: list[SessionItem]
+
+
+@dataclass(frozen=True, slots=True)
+class StatementsRequest:
+    """Which statements to give."""
+
+    state: Literal["planned", "queued", "running", "finished", "failed", "cancelled"] | None = None
+    principal: str | None = None
+    session_id: str | None = None
+    min_seconds: float = 0
+    limit: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class StatementItem:
+    """One statement."""
+
+    statement_id: str
+    state: str
+    principal: str
+    session_id: str
+    peer: str
+    kind: str
+    sql: str
+    tables: list[str]
+    submitted_at: datetime
+    queue_seconds: float
+    plan_seconds: float
+    run_seconds: float
+    rows: int
+    bytes: int
+    code: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class StatementsResponse:
+    """Statements, newest first."""
+
+    total: int
+    statements: list[StatementItem]
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +347,76 @@ class ActionsActions:
         return self._call("actions.describe", DescribeRequest(name=name), DescribeResponse)
 
 
+class AdminActions:
+    """Actions of the family ``admin``."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    def kill(self, *, statement_id: str | None = None, session_id: str | None = None) -> KillResponse:
+        """Stop a statement, or close a session and stop what it runs.
+
+        Needs the permission ``admin``.
+
+        Args:
+            statement_id: statement id.
+            session_id: close this session and stop all that it runs.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "admin.kill", KillRequest(statement_id=statement_id, session_id=session_id), KillResponse
+        )
+
+    def sessions(self, *, principal: str | None = None, limit: int = 100) -> SessionsResponse:
+        """The open sessions and what they hold.
+
+        Needs the permission ``admin``.
+
+        Args:
+            principal: only those of this principal.
+            limit: most sessions to give.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "admin.sessions", SessionsRequest(principal=principal, limit=limit), SessionsResponse
+        )
+
+    def statements(
+        self,
+        *,
+        state: Literal["planned", "queued", "running", "finished", "failed", "cancelled"] | None = None,
+        principal: str | None = None,
+        session_id: str | None = None,
+        min_seconds: float = 0,
+        limit: int = 100,
+    ) -> StatementsResponse:
+        """The statements that are running, waiting and ended lately.
+
+        Needs the permission ``admin``.
+
+        Args:
+            state: state.
+            principal: only those of this principal.
+            session_id: only those of this session.
+            min_seconds: only those at work for at least so long.
+            limit: most statements to give.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "admin.statements",
+            StatementsRequest(
+                state=state, principal=principal, session_id=session_id, min_seconds=min_seconds, limit=limit
+            ),
+            StatementsResponse,
+        )
+
+
 class AuditActions:
     """Actions of the family ``audit``."""
 
@@ -457,6 +617,7 @@ class Actions:
 
     def __init__(self, call: Call) -> None:
         self.actions = ActionsActions(call)
+        self.admin = AdminActions(call)
         self.audit = AuditActions(call)
         self.auth = AuthActions(call)
         self.catalog = CatalogActions(call)
