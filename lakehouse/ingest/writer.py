@@ -44,7 +44,8 @@ def stage(
         target: Its name, in any case.
         mode: What is to become of the table.
         schema: The columns that come.
-        batches: The rows; read once, to the end.
+        batches: The rows; read once, to the end. They must be valid: rows from the wire are
+            checked where they arrive.
         cancelled: Asked between batches.
         on: What the same transaction staged for the table before; the result includes it.
 
@@ -76,11 +77,6 @@ def _converted(
             raise StatementCancelled("the write was cancelled; nothing was stored")
         if batch.schema.names != schema.names or batch.schema.types != schema.types:
             raise InvalidRequest(f"a batch has the columns {batch.schema.names}, expected {schema.names}")
-        try:
-            # Rows from the wire may claim anything about their buffers, and text may be no text.
-            batch.validate(full=True)
-        except pa.ArrowInvalid as error:
-            raise InvalidRequest(f"a batch of rows is malformed: {error}") from error
         for part in _small(batch):
             yield from _small(conversion.batch(part))
 

@@ -292,7 +292,7 @@ SQL: dict[str, str] = {
     "huge_interval": "select interval '" + "9" * 1000 + " years'",
     "huge_range": "select * from range(9223372036854775807)",
     "huge_result": "select repeat('x', 100000000)",
-    "huge_list": "select range(100000000)",
+    "huge_list": "select range(1000000)",
     "huge_pad": "select lpad('x', 100000000, 'y')",
     "bits": "select bitstring('1', 100000000)",
     "regex": "select regexp_matches(repeat('a', 100000), '(a*)*(a*)*(a*)*b')",

@@ -442,13 +442,8 @@ def test_values_too_precise_leave_no_file(catalog: IcebergCatalog, tmp_path: Pat
     assert data_files(tmp_path) == []
 
 
-def test_batches_that_are_malformed_or_of_another_schema_are_refused(catalog: IcebergCatalog) -> None:
-    text = pa.Array.from_buffers(
-        pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0"), pa.py_buffer(b"\xff")]
-    )
-    broken = pa.record_batch({"s": text})
-    with pytest.raises(InvalidRequest, match="malformed"):
-        stage(catalog, NAME, WriteMode.CREATE, broken.schema, [broken], lambda: False)
+def test_batches_of_another_schema_are_refused(catalog: IcebergCatalog) -> None:
+    schema = pa.schema([("s", pa.string())])
     other = pa.record_batch({"t": ["x"]})
     with pytest.raises(InvalidRequest, match="expected"):
-        stage(catalog, NAME, WriteMode.CREATE, broken.schema, [other], lambda: False)
+        stage(catalog, NAME, WriteMode.CREATE, schema, [other], lambda: False)
