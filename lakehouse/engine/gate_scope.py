@@ -11,6 +11,9 @@ from lakehouse.errors import LimitExceeded
 MAX_JOINS = 100
 """How many tables and subqueries may be joined by one query, expressions that stand for queries filled in."""
 
+MAX_QUERIES = 5000
+"""How many sides of UNIONs and common table expressions a statement may have; their planning is quadratic."""
+
 # Inside a recursive CTE its whole result so far goes by this schema.
 _RECURRING = "recurring"
 
@@ -76,10 +79,14 @@ def check_joins(regions: Iterable[Region]) -> None:
     """Refuse a statement that joins more than the planner can take in reasonable time.
 
     Raises:
-        LimitExceeded: One of its regions joins too many tables.
+        LimitExceeded: One of its regions joins too many tables, or there are too many of them.
     """
     totals: dict[Region, int] = {}
     pending = list(regions)
+    if len(pending) > MAX_QUERIES:
+        raise LimitExceeded(
+            f"the statement puts together more than {MAX_QUERIES} queries", "load the rows into a table"
+        )
     while pending:
         region = pending[-1]
         waiting = [used for used in region.uses if used not in totals]

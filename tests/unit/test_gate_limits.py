@@ -11,7 +11,8 @@ import pytest
 
 from lakehouse.engine import gate_parser
 from lakehouse.engine.gate import StatementGate
-from lakehouse.engine.gate_parser import MAX_NESTING, Parsers, check_nesting
+from lakehouse.engine.gate_parser import MAX_NESTING, MAX_PARAMETERS, Parsers, check_nesting
+from lakehouse.engine.gate_scope import MAX_QUERIES
 from lakehouse.errors import LimitExceeded, SqlSyntaxError
 
 
@@ -215,3 +216,15 @@ def test_the_texts_kept_are_bounded_in_number_and_length() -> None:
     for number in range(41):
         wide.analyse(f"SELECT {number}, '{'x' * 99_900}'")
     assert wide.analyse("SELECT 0") is not first
+
+
+@pytest.mark.parametrize(
+    ("sql", "what"),
+    [
+        ("SELECT 1" + " UNION ALL SELECT 1" * MAX_QUERIES, "puts together more than"),
+        ("SELECT 1 IN (" + ", ".join("?" * (MAX_PARAMETERS + 1)) + ")", "parameters, expected up to"),
+    ],
+)
+def test_what_cannot_be_planned_in_reasonable_time_is_refused(sql: str, what: str) -> None:
+    with pytest.raises(LimitExceeded, match=what):
+        StatementGate(duckdb.connect(), max_bytes=1_000_000).analyse(sql)
