@@ -38,7 +38,7 @@ from lakehouse.engine.gate_text import (
     words,
 )
 from lakehouse.engine.gate_tree import TableReference, TreeWalk
-from lakehouse.errors import LakehouseError, NotSupported, SqlSyntaxError, StatementForbidden
+from lakehouse.errors import LakehouseError, LimitExceeded, NotSupported, SqlSyntaxError, StatementForbidden
 from lakehouse.telemetry import span
 
 __all__ = [
@@ -50,6 +50,10 @@ __all__ = [
     "retarget",
     "rewrite_reference",
 ]
+
+
+MAX_PARAMETERS = 10_000
+"""How many parameters a statement may have; finding their types holds the interpreter."""
 
 
 class StatementKind(Enum):
@@ -154,7 +158,7 @@ class StatementGate:
             SqlSyntaxError: The text does not parse, is empty or holds several statements.
             StatementForbidden: The kind of statement or a function in it is not allowed.
             NotSupported: The statement is legitimate but not offered.
-            LimitExceeded: The text is too long.
+            LimitExceeded: The text is too long, or has too many parameters, UNIONs or joins.
         """
         found = self._cache.get(sql)
         if found is not None:
@@ -162,6 +166,11 @@ class StatementGate:
         check_size(sql, self._max_bytes)
         with span("gate"):
             analysis = self._analyse(sql)
+        if len(analysis.parameters) > MAX_PARAMETERS:
+            raise LimitExceeded(
+                f"the statement has {len(analysis.parameters)} parameters, expected up to {MAX_PARAMETERS}",
+                "load the values into a temporary table",
+            )
         if len(sql) <= _CACHED_LENGTH:
             with self._lock:
                 self._cached_length += len(sql) if sql not in self._cache else 0

@@ -20,9 +20,6 @@ from lakehouse.errors import LimitExceeded, SqlSyntaxError
 MAX_NESTING = 200
 """How deeply brackets may be nested in a statement."""
 
-MAX_PARAMETERS = 10_000
-"""How many parameters a statement may have; finding their types holds the interpreter."""
-
 _BRACKETS = {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}
 _BRACKET = re.compile(r"[()\[\]{}]")
 # Without these every quote begins or ends a string or a name, and what stands between is no bracket.
@@ -128,7 +125,6 @@ class Parsers:
 
         Raises:
             SqlSyntaxError: The text does not parse, or holds no statement or several.
-            LimitExceeded: It has too many parameters.
         """
         check_nesting(text)
         with self._parser(len(text)) as parser, duckdb_errors():
@@ -138,13 +134,7 @@ class Parsers:
             kind = statements[0].type.name
         except ValueError:
             kind = "UNKNOWN"  # DuckDB has kinds that its Python package has no name for
-        parameters = frozenset(statements[0].named_parameters)
-        if len(parameters) > MAX_PARAMETERS:
-            raise LimitExceeded(
-                f"the statement has {len(parameters)} parameters, expected up to {MAX_PARAMETERS}",
-                "load the values into a temporary table",
-            )
-        return kind, parameters
+        return kind, frozenset(statements[0].named_parameters)
 
 
 def same_shape(one: Parsed, other: Parsed) -> bool:

@@ -10,8 +10,8 @@ import duckdb
 import pytest
 
 from lakehouse.engine import gate_parser
-from lakehouse.engine.gate import StatementGate
-from lakehouse.engine.gate_parser import MAX_NESTING, MAX_PARAMETERS, Parsers, check_nesting
+from lakehouse.engine.gate import MAX_PARAMETERS, StatementGate
+from lakehouse.engine.gate_parser import MAX_NESTING, Parsers, check_nesting
 from lakehouse.engine.gate_scope import MAX_QUERIES
 from lakehouse.errors import LimitExceeded, SqlSyntaxError
 
@@ -60,7 +60,7 @@ DEEP = {
 }
 SCRIPT = """
 import duckdb
-from lakehouse.engine.gate import StatementGate
+from lakehouse.engine.gate import MAX_PARAMETERS, StatementGate
 from lakehouse.errors import LakehouseError
 gate, n = StatementGate(duckdb.connect(), max_bytes=1_000_000), 20_000
 for name, text in {cases!r}.items():
