@@ -111,7 +111,9 @@ def _await_port(process: subprocess.Popen[str], log: list[str]) -> tuple[int, th
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server for the whole run, with the nyc sample. Tests create tables of their own names."""
-    running = start_server(tmp_path_factory.mktemp("server"))
+    # Not every test closes what it opens.
+    many = "[session]\nmax_sessions = 100000\nmax_sessions_per_principal = 100000"
+    running = start_server(tmp_path_factory.mktemp("server"), many)
     running.load_sample()
     yield running
     assert running.stop() == 0, "".join(running.log[-50:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
@@ -21,6 +22,8 @@ from lakehouse.errors import ConfigError
 
 log = structlog.get_logger(__name__)
 
+# The library also takes what is nearly base64, so one token could be written in several ways.
+_COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _FETCH_SECONDS = 5.0
 _COOLDOWN_SECONDS = 15.0
 _MAX_REMEMBERED = 10_000
@@ -165,6 +168,8 @@ class JwtTokens:
 
     def verify(self, token: str) -> Principal | None:
         """The holder of a token, if its signature, issuer, audience and times are right."""
+        if not _COMPACT.fullmatch(token):
+            return None
         try:
             header = jwt.get_unverified_header(token)
             claims = self._verified(token, header.get("alg"), header.get("kid"))

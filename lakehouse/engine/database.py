@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from lakehouse.access.policy import SYSTEM_SCHEMA
 from lakehouse.config import EngineSettings
+from lakehouse.engine.bounded_functions import macros
 from lakehouse.engine.errors import duckdb_errors
 from lakehouse.engine.system_tables import SystemTable
 from lakehouse.errors import ConfigError
@@ -204,6 +205,8 @@ class DuckDatabase:
         for function in ("current_user", "session_user"):
             name = f"{quote(_SESSION_CATALOG)}.main.{function}"
             root.execute(f"CREATE MACRO {name}() AS getvariable('{PRINCIPAL}')[1]")
+        for macro in macros(f"{quote(_SESSION_CATALOG)}.main"):
+            root.execute(macro)
         self._define_internal_views(root)
         root.execute("SET GLOBAL TimeZone = 'UTC'")
         root.execute("SET parquet_metadata_cache = true")

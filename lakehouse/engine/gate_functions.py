@@ -15,10 +15,14 @@ on what a client may know anyway (the time, its own name and schema). Left out, 
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
+from functools import lru_cache
+
+import duckdb
 
 from lakehouse.engine.gate_text import Token
-from lakehouse.errors import NotSupported, StatementForbidden
+from lakehouse.errors import NotSupported, SqlBindError, StatementForbidden
 
 _OPERATORS = """
     !__postfix + - * / // % ^ ** @ & | << >> ~ = != < <= > >= || && @> <@ ^@ -> ->> <-> <=> ~~ !~~ ~~*
@@ -177,9 +181,10 @@ def check_function(name: str) -> None:
 
     Raises:
         StatementForbidden: The function is not on the list of allowed ones.
+        SqlBindError: There is none of that name.
     """
     if name not in FUNCTIONS and name.lower() not in FUNCTIONS:
-        raise StatementForbidden(f"the function {name.lower()} is not allowed")
+        raise _refusal("function", name.lower(), FUNCTIONS)
 
 
 def check_table_function(name: str) -> None:
@@ -187,9 +192,25 @@ def check_table_function(name: str) -> None:
 
     Raises:
         StatementForbidden: The function is not on the list of allowed ones.
+        SqlBindError: There is none of that name.
     """
     if name.lower() not in TABLE_FUNCTIONS:
-        raise StatementForbidden(f"the table function {name.lower()} is not allowed")
+        raise _refusal("table function", name.lower(), TABLE_FUNCTIONS)
+
+
+def _refusal(what: str, name: str, allowed: frozenset[str]) -> StatementForbidden | SqlBindError:
+    if name in _known():
+        return StatementForbidden(f"the {what} {name} is not allowed")
+    near = difflib.get_close_matches(name, allowed, 1)
+    return SqlBindError(f"the {what} {name} does not exist", f"did you mean {near[0]}?" if near else "")
+
+
+@lru_cache(maxsize=1)
+def _known() -> frozenset[str]:
+    """Every function that DuckDB has, and one that only its command line has."""
+    with duckdb.connect() as connection:
+        rows = connection.execute("SELECT DISTINCT lower(function_name) FROM duckdb_functions()").fetchall()
+    return frozenset({"getenv", *(str(name) for (name,) in rows)})
 
 
 def check_calls(tokens: Sequence[Token]) -> None:
@@ -204,5 +225,7 @@ def check_calls(tokens: Sequence[Token]) -> None:
             continue
         if token.text == "(" and after.word in _QUERY_WORDS:
             raise NotSupported("a query is not supported in this place")
-        if token.kind == "name" and after.text == "(" and token.name.lower() not in _BEFORE_BRACKET:
-            check_function(token.name)
+        # What looks like a call there need not be one, so nothing is said about which functions there are.
+        name = token.name.lower() if token.kind == "name" and after.text == "(" else ""
+        if name and name not in _BEFORE_BRACKET and name not in FUNCTIONS:
+            raise StatementForbidden(f"the function {name} is not allowed")

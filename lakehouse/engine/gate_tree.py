@@ -114,8 +114,8 @@ class TreeWalk:
             elif "cte_map" in node:
                 self._query(node, scope, pending)
             elif node.get("type") == "TABLE_FUNCTION" and "class" not in node:
-                check_table_function(str(node["function"]["function_name"]))
                 _check_visible(_path(node["function"]))
+                check_table_function(str(node["function"]["function_name"]))
                 pending.append((list(node["function"].values()), scope))
             else:
                 self._node(node, scope)
@@ -163,10 +163,10 @@ class TreeWalk:
     def _expression(self, node: dict[str, Any], kind: str) -> None:
         if kind not in _EXPRESSIONS:
             raise NotSupported(f"{kind} expressions are not supported")
+        _check_visible(_path(node)[:-1])
         name = node.get("function_name")
         if name is not None and kind in ("FUNCTION", "WINDOW"):
             check_function(str(name))
-        _check_visible(_path(node)[:-1])
 
     def _show(self, node: dict[str, Any]) -> None:
         if node["show_type"] != "SHOW":

@@ -72,7 +72,9 @@ class StatementHandle:
 class Session:
     """One client's session. All public methods may be called from any thread.
 
-    ``principal`` is whom it belongs to, ``lake`` the catalog as that principal sees it.
+    ``principal`` is whom it belongs to, ``lake`` the catalog as that principal sees it. ``tokens`` and
+    ``aliases`` stand for it: what it was opened by, and cookies offered since; ``has_cookie`` says whether
+    one of these has come back.
     """
 
     id: str
@@ -98,6 +100,7 @@ class Session:
     closed: bool = False
     home_schema: str = ""
     tokens: list[str] = field(default_factory=list)
+    has_cookie: bool = False
     aliases: deque[str] = field(default_factory=deque)
     _calls: int = 0
     _prepared: OrderedDict[str, PreparedStatement] = field(default_factory=OrderedDict)
@@ -414,6 +417,12 @@ class SessionRegistry:
         """
         session = self._by_token.get((principal, token))
         now = self._clock.monotonic()
+        if session is not None and session.has_cookie and token in session.tokens:
+            # Whoever has a cookie sends it: this is another client that got the same address.
+            self._part(token, session)
+            session = None
+        elif session is not None and token in session.aliases:
+            session.has_cookie = True
         if session is not None and now - session.created_s > self._settings.lifetime_seconds:
             self.close(session)
         if session is None or session.closed:
@@ -422,6 +431,13 @@ class SessionRegistry:
         if peer:
             session.peer = peer
         return session
+
+    def _part(self, token: str, session: Session) -> None:
+        """Let a token no longer stand for a session, which can still be reached by its others."""
+        with self._lock:
+            if token in session.tokens:
+                session.tokens.remove(token)
+                self._by_token.pop((session.principal, token), None)
 
     def _open(self, token: str, principal: Principal) -> Session:
         evicted: list[Session] = []

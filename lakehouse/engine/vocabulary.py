@@ -32,7 +32,8 @@ SELECT lower(function_name), bool_or(function_type = 'macro'),
        list(list_append(list_transform(parameter_types, lambda t: coalesce(t, '')),
                         coalesce(return_type, ''))),
        flatten(list(coalesce(categories, [])))
-FROM duckdb_functions() WHERE function_type IN ('scalar', 'macro') GROUP BY 1 ORDER BY 1
+FROM duckdb_functions() WHERE function_type IN ('scalar', 'macro') AND database_name = 'system'
+GROUP BY 1 ORDER BY 1
 """
 
 

@@ -426,3 +426,25 @@ def test_a_result_stops_growing_at_its_limit(lakehouse):
         list(engine.open(plan, session, CallWatch()))
     assert engine.running.admission.working == 0
     assert engine.running.count() == 0
+
+
+def test_a_client_that_got_the_address_of_another_gets_a_session_of_its_own(lakehouse):
+    sessions = lakehouse.sessions
+    first = sessions.get("peer:1", ANN)
+    sessions.alias("cookie", first)
+    assert sessions.get("peer:1", ANN) is first
+    assert sessions.get("cookie", ANN) is first
+    second = sessions.get("peer:1", ANN)
+    assert second is not first
+    assert sessions.get("peer:1", ANN) is second
+    assert sessions.get("cookie", ANN) is first
+
+
+def test_a_session_is_not_idle_while_a_call_is_being_answered(lakehouse):
+    session = lakehouse.sessions.get("1", ANN)
+    session.begin_call()
+    idle = lakehouse.settings.session.idle_seconds + 1
+    lakehouse.clock.elapsed_s += min(idle, lakehouse.settings.session.lifetime_seconds - 1)
+    assert lakehouse.sessions.sweep() == 0
+    session.end_call()
+    assert session.last_used_s == lakehouse.clock.monotonic()

@@ -169,8 +169,8 @@ def test_a_secret_too_short_to_be_safe_is_refused_at_the_start(tokens, monkeypat
     "wrong",
     [
         {"iss": "https://evil.example.org"}, {"iss": None}, {"aud": "other"}, {"aud": None}, {"aud": []},
-        {"exp": None}, {"exp": 1}, {"exp": "soon"}, {"exp": time.time() - 31}, {"nbf": time.time() + 600},
-        {"iat": time.time() + 600}, {"sub": None}, {"sub": ""}, {"sub": 7}, {"sub": "a\nb"},
+        {"exp": None}, {"exp": 1}, {"exp": "soon"}, {"exp": time.time() - 31}, {"nbf": time.time() + 86_400},
+        {"iat": time.time() + 86_400}, {"sub": None}, {"sub": ""}, {"sub": 7}, {"sub": "a\nb"},
         {"sub": "x" * 201}, {"sub": " "}, {"exp": 1e300}, {"exp": float("inf")}, {"exp": 10**18},
     ],
     ids=repr,
