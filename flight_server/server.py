@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
 import threading
-import uuid
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
 
@@ -38,6 +39,10 @@ from lakehouse.telemetry import begin, span
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+# Given, because looking for the default costs a hundredth of a short statement.
+_WRITE_OPTIONS = pa.ipc.IpcWriteOptions()
+_EXPIRATION = pa.timestamp("ns", "UTC")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # The statements that these prepare are on record themselves.
 _TOLD_BY_STATEMENTS = frozenset({"CreatePreparedStatement", "ClosePreparedStatement"})
 
@@ -200,7 +205,7 @@ class LakehouseFlightServer(flight.FlightServerBase):
             result = flights.stream(ctx, flights.decode_ticket(ticket.ticket))
         else:
             result = self._dispatcher.stream(ctx, self._decoded(ticket.ticket))
-        return flight.GeneratorStream(result.schema, _Outgoing(result, call))
+        return flight.GeneratorStream(result.schema, _Outgoing(result, call), options=_WRITE_OPTIONS)
 
     @_rpc
     def do_put(
@@ -269,7 +274,7 @@ class LakehouseFlightServer(flight.FlightServerBase):
     def _context(self, context: flight.ServerCallContext, call: _Call) -> CallContext:
         if self._draining.is_set():
             raise ShuttingDown("the server is shutting down", "connect again in a moment")
-        session, peer, request_id = self._session(context), context.peer(), uuid.uuid4().hex
+        session, peer, request_id = self._session(context), context.peer(), os.urandom(16).hex()
         call.belong(session)
         call.observed.identify(request_id, session.id, session.principal.name, peer)
         return CallContext(self._lakehouse, session, self._limits, request_id, peer, call.cancelled)
@@ -303,13 +308,14 @@ class _Outgoing:
         return self
 
     def __next__(self) -> pa.RecordBatch:
-        with wire_errors("do_get"):
-            try:
-                batch = self._call.observed.run(next, self._batches, None)
-            except BaseException as error:
+        try:
+            batch = self._call.observed.run(next, self._batches, None)
+        except BaseException as error:
+            with wire_errors("do_get"):
                 self._release(error)
                 self._call.end(error)
                 raise
+            raise
         if batch is None:
             self._release()
             self._call.end()
@@ -404,14 +410,17 @@ def _path(descriptor: flight.FlightDescriptor) -> tuple[str, ...]:
         raise InvalidRequest("the path of a dataset is text in UTF-8") from error
 
 
+def _timestamp(moment: datetime) -> pa.Scalar:
+    """A point in time as Arrow has it; of a number that costs a twentieth of what it does of a datetime."""
+    return pa.scalar((moment - _EPOCH) // timedelta(microseconds=1) * 1000, _EXPIRATION)
+
+
 def _flight_info(plan: FlightPlan, descriptor: flight.FlightDescriptor) -> flight.FlightInfo:
     endpoints = [
         flight.FlightEndpoint(
             flight.Ticket(e.ticket),
             [],
-            expiration_time=None
-            if e.expiration is None
-            else pa.scalar(e.expiration, pa.timestamp("ns", "UTC")),
+            expiration_time=None if e.expiration is None else _timestamp(e.expiration),
             app_metadata=e.app_metadata,
         )
         for e in plan.endpoints

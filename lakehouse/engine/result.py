@@ -10,7 +10,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from lakehouse.engine.errors import duckdb_errors, translate
+from lakehouse.engine.errors import translate
 from lakehouse.engine.running import RunningStatement, RunningStatements, StatementRecord
 from lakehouse.errors import LimitExceeded, StatementCancelled
 
@@ -193,10 +193,9 @@ class ResultStream:
             reader = self._reader
             if reader is None:
                 return False
-            with duckdb_errors():
-                batch = reader.read_next_batch()
-                if not self._plain:
-                    batch = batch.cast(self.schema)
+            batch = reader.read_next_batch()
+            if not self._plain:
+                batch = batch.cast(self.schema)
             size = batch.nbytes
             record = self._statement.record
             record.rows += batch.num_rows
