@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -41,6 +42,7 @@ from lakehouse.engine.running import CallWatch, RunningStatement, RunningStateme
 from lakehouse.engine.session import Session
 from lakehouse.engine.system_tables import SystemTable, SystemTables
 from lakehouse.engine.transaction import Transaction
+from lakehouse.engine.usage import memory_used
 from lakehouse.errors import (
     ConfigError,
     EngineInvalidated,
@@ -111,6 +113,7 @@ class Engine:
         self._check_policy()
         self.profiler = Profiler(settings.log.slow_statement_seconds)
         self.running = RunningStatements(clock, settings.limits, settings.session.idle_seconds)
+        self.running.measure = partial(memory_used, self)
         self.system = SystemTables(catalog.name)
         self.binder = Binder(catalog, self.database, self.system, self._evaluate)
         self.changes = Changes(self)

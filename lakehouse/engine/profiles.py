@@ -84,11 +84,12 @@ def _profile(connection: duckdb.DuckDBPyConnection, record: StatementRecord) -> 
     if not operators:
         return None
     total, system = found.get("query", {}), found.get("system", {})
-    record.memory_bytes = int(system.get("peak_buffer_memory", 0))
+    peak_bytes = int(system.get("peak_buffer_memory", 0))
+    record.memory_bytes = max(record.memory_bytes, peak_bytes)
     return {
         "cpu_seconds": total.get("cpu_time", 0.0),
         "rows_scanned": total.get("total_rows_scanned", 0),
-        "peak_memory_bytes": record.memory_bytes,
+        "peak_memory_bytes": peak_bytes,
         "peak_spill_bytes": system.get("peak_temp_dir_size", 0),
         "operators": operators,
     }

@@ -29,6 +29,7 @@ from lakehouse.errors import (
 
 log = structlog.get_logger(__name__)
 
+_WEIGH_SECONDS = 0.1
 _POLL_SECONDS = 0.02
 _STALL_SECONDS = 1.0
 _RECENT_RECORDS = 1000
@@ -64,7 +65,8 @@ class StatementRecord:
         tables: Full names of the lake tables that it reads or writes.
         queue_s, plan_s, run_s: Seconds spent waiting for a place, planning, and at work or being fetched.
         rows, bytes: Size of the result so far, or the number of rows changed.
-        memory_bytes: Peak memory; 0 where the engine does not tell.
+        memory_bytes: Most memory that the engine used, for all that it did, while the statement was at work;
+            0 for one that was over before it was looked at, within a tenth of a second.
         code: Code of the error that ended it; empty where it ended well.
         stop: Why it has to stop, once somebody wants that.
         began_s: Monotonic time since which it is at work; ``None`` while it is not.
@@ -217,6 +219,7 @@ class RunningStatements:
 
     Attributes:
         observers: Called with the record of every statement that has ended. They have to be quick.
+        measure: Gives the memory that the engine uses, in bytes.
     """
 
     def __init__(self, clock: Clock, limits: LimitSettings, idle_seconds: float) -> None:
@@ -224,6 +227,8 @@ class RunningStatements:
         self._idle_seconds = idle_seconds
         self.admission = Admission(limits)
         self.observers: list[Callable[[StatementRecord], None]] = []
+        self.measure: Callable[[], int] = int
+        self._measured_s = 0.0
         self._prefix = clock.token()[:8]
         self._numbers = itertools.count(1)
         self._records: dict[str, StatementRecord] = {}
@@ -494,12 +499,32 @@ class RunningStatements:
             if not self._statements:
                 continue
             now = self._clock.monotonic()
+            self._weigh(now)
             for statement in self._statements.copy():
                 try:
                     self._close_stalled(statement, statement.check(now, self._idle_seconds))
                     self._lend(statement, now)
                 except Exception:
                     log.exception("watching a statement failed", statement=statement.record.id)
+
+    def _weigh(self, now_s: float) -> None:
+        """Note what memory the engine uses, in the records of statements that have been at work a while."""
+        if now_s - self._measured_s < _WEIGH_SECONDS:
+            return
+        weighed = [
+            statement.record
+            for statement in self._statements.copy()
+            if statement.has_place and now_s - (statement.record.began_s or now_s) >= _WEIGH_SECONDS
+        ]
+        if not weighed:
+            return
+        self._measured_s = now_s
+        try:
+            used = self.measure()
+        except LakehouseError:
+            return
+        for record in weighed:
+            record.memory_bytes = max(record.memory_bytes, used)
 
     def _stop_work(self, statement: RunningStatement, reason: LakehouseError) -> None:
         self._close_stalled(statement, statement.halt(reason))

@@ -49,6 +49,17 @@ def usage(engine: Engine) -> EngineUsage:
     return EngineUsage(memory, _bytes(limit), sum(int(spilled) for _, _, spilled in rows))
 
 
+def memory_used(engine: Engine) -> int:
+    """Memory that the engine uses now, in bytes.
+
+    Raises:
+        LakehouseError: It does not answer.
+    """
+    with _cursor(engine) as cursor:
+        rows = cursor.execute("SELECT sum(memory_usage_bytes)::BIGINT FROM duckdb_memory()").fetchall()
+    return int(rows[0][0] or 0)
+
+
 def temporary_tables(engine: Engine) -> dict[str, int]:
     """How many temporary tables and views each session's own database holds, by its name.
 

@@ -448,3 +448,12 @@ def test_a_session_is_not_idle_while_a_call_is_being_answered(lakehouse):
     assert lakehouse.sessions.sweep() == 0
     session.end_call()
     assert session.last_used_s == lakehouse.clock.monotonic()
+
+
+def test_a_statement_that_takes_a_while_tells_the_memory_of_the_engine(lakehouse):
+    session, engine = lakehouse.sessions.get("1", ANN), lakehouse.engine
+    sql = "SELECT sum(n) FROM (SELECT count(*) AS n FROM range(30000000) GROUP BY range % 10000000)"
+    record = engine.running.arrive(sql, session_id=session.id)
+    plan = engine.plan(engine.gate.analyse(sql), session)
+    assert list(engine.open(plan, session, CallWatch(record=record)))
+    assert record.run_s < 0.2 or record.memory_bytes > 10_000_000
