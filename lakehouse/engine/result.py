@@ -205,9 +205,10 @@ class ResultStream:
             return False
         except BaseException as error:  # noqa: BLE001 - whatever ends the stream frees its cursor
             self.close()
-            if isinstance(error, StatementCancelled) and self._statement.reason is not None:
-                raise self._statement.reason from None
-            raise translate(error) if isinstance(error, Exception) else error from None
+            told = translate(error) if isinstance(error, Exception) else error
+            if isinstance(told, StatementCancelled) and self._statement.reason is not None:
+                told = self._statement.reason
+            raise told from None
         self._pieces = split(batch, self._limits.message_bytes, size)
         self._running.pause(self._statement)
         return True
