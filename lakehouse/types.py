@@ -43,8 +43,9 @@ class ForeignKey:
 
 @dataclass(frozen=True, slots=True)
 class DataFileRef:
-    """One immutable data file of a snapshot."""
+    """One immutable data file of a snapshot; read at ``path``, which the table calls ``uri``."""
 
     path: str
     rows: int
     size_bytes: int
+    uri: str

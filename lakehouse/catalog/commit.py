@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -36,7 +36,7 @@ from lakehouse.catalog.table_change import (
     stage_updates,
 )
 from lakehouse.errors import CommitConflict, NotSupported, ObjectNotFound, StorageError, TableAlreadyExists
-from lakehouse.types import TableName
+from lakehouse.types import DataFileRef, TableName
 
 _log = logging.getLogger(__name__)
 # The number of retries and the codec are for other programs that write to our tables.
@@ -71,6 +71,8 @@ class Target:
         new: The table to be created, for ``CREATE``.
         kept: Files that the same transaction wrote before, and that stay.
         superseded: Files that the same transaction wrote before, and that will never be in the table.
+        removed: Files of the base that go.
+        serializable: Whether what is written depends on no other rows being there than were read.
     """
 
     mode: WriteMode
@@ -80,6 +82,8 @@ class Target:
     new: StagedTable | None = None
     kept: tuple[DataFile, ...] = ()
     superseded: tuple[DataFile, ...] = ()
+    removed: tuple[DataFileRef, ...] = ()
+    serializable: bool = False
 
     @property
     def file_schema(self) -> pa.Schema:
@@ -97,6 +101,8 @@ class StagedWrite:
         schema: The table's Iceberg schema after the commit.
         data_files: All files to be added, those of earlier writes of the same transaction included.
         superseded: Files of earlier writes that a later one replaced; they will never be in the table.
+        removed: Files of the base that go.
+        serializable: Whether the commit has to fail when others added rows since the base.
         rows: How many rows this write brought.
         size_bytes: How large this write's files are.
         table: The table as it will look after the commit.
@@ -111,6 +117,8 @@ class StagedWrite:
     schema: Schema
     data_files: tuple[DataFile, ...]
     superseded: tuple[DataFile, ...]
+    removed: tuple[DataFileRef, ...]
+    serializable: bool
     rows: int
     size_bytes: int
     table: Table
@@ -145,6 +153,7 @@ def resolve(
     mode: WriteMode,
     columns: Callable[[], pa.Schema],
     earlier: StagedWrite | None = None,
+    seen: Table | None = None,
 ) -> Target:
     """Decide what a write is to do, given what is there.
 
@@ -154,6 +163,7 @@ def resolve(
         mode: What the caller wants.
         columns: Gives the columns, of storable types, that a table gets which is created or replaced.
         earlier: What the same transaction wrote for the table before.
+        seen: The table as the same transaction has read it.
 
     Raises:
         SchemaNotFound, TableNotFound, TableAlreadyExists: The mode does not fit what is there.
@@ -168,7 +178,7 @@ def resolve(
     if not exists and mode in (WriteMode.CREATE, WriteMode.CREATE_APPEND):
         return _to_create(catalog, TableName(catalog.name, schema, name.table), columns())
     if earlier is None:
-        base = catalog.load(schema, name.table)
+        base = seen or catalog.load(schema, name.table)
         _check_writable(base)
         if mode is WriteMode.REPLACE:
             return _to_replace(base, columns(), catalog.clock.token())
@@ -182,12 +192,61 @@ def resolve(
             earlier.new,
             earlier.data_files,
             earlier.superseded,
+            earlier.removed,
+            earlier.serializable,
         )
     if earlier.base is None:
         again = _to_create(catalog, earlier.target, columns())
     else:
         again = _to_replace(earlier.base, columns(), catalog.clock.token())
     return replace(again, superseded=earlier.superseded + earlier.data_files)
+
+
+def rewriting(
+    table: Table,
+    affected: Collection[DataFileRef],
+    earlier: StagedWrite | None = None,
+    *,
+    serializable: bool = False,
+) -> Target:
+    """What files are written for that take the place of others.
+
+    Args:
+        table: The table as the statement sees it.
+        affected: The files of it that go.
+        earlier: What the same transaction wrote for the table before.
+        serializable: Whether what is written depends on no other rows being there than were read.
+
+    Raises:
+        NotSupported: The table cannot be written to.
+    """
+    _check_writable(table)
+    gone = {file.uri: file for file in affected}
+    staged = tuple(file for file in table.staged or () if file.uri not in gone)
+    if earlier is None:
+        view = replace(table, staged=staged, removed=gone)
+        removed = tuple(gone.values())
+        return Target(
+            WriteMode.APPEND, table.metadata.schema(), view, table, removed=removed, serializable=serializable
+        )
+    kept = tuple(file for file in earlier.data_files if file.file_path not in gone)
+    own = tuple(file for file in earlier.data_files if file.file_path in gone)
+    own_uris = {file.file_path for file in own}
+    removed = tuple(file for uri, file in gone.items() if uri not in own_uris)
+    if earlier.mode is not WriteMode.APPEND:
+        removed = ()
+    view = replace(table, staged=staged, removed={**table.removed, **{file.uri: file for file in removed}})
+    return Target(
+        earlier.mode,
+        earlier.schema,
+        view,
+        earlier.base,
+        earlier.new,
+        kept,
+        earlier.superseded + own,
+        earlier.removed + removed,
+        earlier.serializable or serializable,
+    )
 
 
 def staged_write(catalog: IcebergCatalog, target: Target, files: Sequence[DataFile]) -> StagedWrite:
@@ -199,6 +258,8 @@ def staged_write(catalog: IcebergCatalog, target: Target, files: Sequence[DataFi
         schema=target.schema,
         data_files=(*target.kept, *files),
         superseded=target.superseded,
+        removed=target.removed,
+        serializable=target.serializable,
         rows=sum(file.rows for file in references),
         size_bytes=sum(file.size_bytes for file in references),
         table=replace(target.table, staged=(target.table.staged or ()) + references),
@@ -281,7 +342,7 @@ def _is_done(catalog: IcebergCatalog, staged: StagedWrite) -> bool:
 
 
 def _makes_snapshot(staged: StagedWrite) -> bool:
-    if staged.data_files:
+    if staged.data_files or staged.removed:
         return True
     return (
         staged.mode is WriteMode.REPLACE and staged.base is not None and staged.base.snapshot_id is not None
@@ -292,7 +353,9 @@ def _rows(staged: StagedWrite) -> NewSnapshot | None:
     if not _makes_snapshot(staged):
         return None
     properties = {COMMIT_ID_PROPERTY: staged.commit_id}
-    return NewSnapshot(staged.snapshot_id, staged.data_files, properties, staged.mode is WriteMode.REPLACE)
+    removed = frozenset(file.uri for file in staged.removed)
+    replaces_all = staged.mode is WriteMode.REPLACE
+    return NewSnapshot(staged.snapshot_id, staged.data_files, properties, replaces_all, removed)
 
 
 def _create(catalog: IcebergCatalog, staged: StagedWrite) -> None:
@@ -319,12 +382,29 @@ def _change(catalog: IcebergCatalog, staged: StagedWrite) -> None:
                 "nothing was stored",
                 "send the rows again",
             )
+        if staged.serializable and _added_since(catalog, base, now):
+            raise CommitConflict(
+                f"rows were added to table '{staged.target}' by another writer at the same time; "
+                "nothing was stored",
+                "try again",
+            )
         if staged.mode is WriteMode.REPLACE:
             stage_updates(transaction, _schema_updates(now, staged.schema))
         return _rows(staged)
 
-    if staged.mode is WriteMode.REPLACE or staged.data_files:
+    if staged.mode is WriteMode.REPLACE or staged.data_files or staged.removed:
         change_table(catalog.objects, staged.target.schema, staged.target.table, build)
+
+
+def _added_since(catalog: IcebergCatalog, base: Table, now: TableMetadata) -> bool:
+    """Whether a version of a table has files that an older one had not."""
+    if now.current_snapshot_id == base.metadata.current_snapshot_id:
+        return False
+    before = (
+        {file.uri for file in base.files(base.metadata.current_snapshot_id)} if base.snapshot_id else set()
+    )
+    after = catalog.view(base.name, now).files()
+    return any(file.uri not in before for file in after)
 
 
 def _delete(catalog: IcebergCatalog, files: Sequence[DataFile]) -> None:

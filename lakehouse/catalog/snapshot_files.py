@@ -55,7 +55,7 @@ class SnapshotFiles:
     def reference(self, file: DataFile) -> DataFileRef:
         """A data file as the engine needs to know it."""
         path = self._bucket.local_path(self._bucket.key_of(file.file_path))
-        return DataFileRef(path, file.record_count, file.file_size_in_bytes)
+        return DataFileRef(path, file.record_count, file.file_size_in_bytes, file.file_path)
 
     def _plan(self, table: str, metadata: TableMetadata, snapshot_id: int) -> tuple[DataFileRef, ...]:
         snapshot = metadata.snapshot_by_id(snapshot_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 
@@ -41,6 +41,7 @@ class Table:
         planner: Finds the data files of snapshots.
         staged: Files of a transaction that is not committed; None for a committed version.
         replacement: Names the replacement of the whole table that is staged; empty when there is none.
+        removed: Files of the committed version that a transaction removes, by what the table calls them.
     """
 
     name: TableName
@@ -48,6 +49,7 @@ class Table:
     planner: SnapshotFiles
     staged: tuple[DataFileRef, ...] | None = None
     replacement: str = ""
+    removed: Mapping[str, DataFileRef] = field(default_factory=dict)
 
     @cached_property
     def uuid(self) -> str:
@@ -112,6 +114,8 @@ class Table:
         if current is None or self.replacement:
             return self.staged or ()
         committed = self.planner.files(str(self.name), self.metadata, current)
+        if self.removed:
+            committed = tuple(file for file in committed if file.uri not in self.removed)
         return committed + self.staged if self.staged else committed
 
     def snapshots(self) -> tuple[Snapshot, ...]:
@@ -174,12 +178,14 @@ class Table:
     @cached_property
     def record_count(self) -> int:
         """How many rows the table has."""
-        return self._total("total-records") + sum(file.rows for file in self.staged or ())
+        removed = sum(file.rows for file in self.removed.values())
+        return self._total("total-records") - removed + sum(file.rows for file in self.staged or ())
 
     @cached_property
     def size_bytes(self) -> int:
         """How large the table's data files are together."""
-        return self._total("total-files-size") + sum(file.size_bytes for file in self.staged or ())
+        removed = sum(file.size_bytes for file in self.removed.values())
+        return self._total("total-files-size") - removed + sum(file.size_bytes for file in self.staged or ())
 
     @cached_property
     def _snapshots(self) -> tuple[Snapshot, ...]:

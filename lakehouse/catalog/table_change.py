@@ -31,11 +31,16 @@ from pyiceberg.table import CreateTableTransaction, StagedTable, Table, Transact
 from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.snapshots import Operation
 from pyiceberg.table.update import AddSnapshotUpdate, AssertCreate, AssertTableUUID, TableUpdate
-from pyiceberg.table.update.snapshot import _FastAppendFiles, _MergeAppendFiles, _SnapshotProducer
+from pyiceberg.table.update.snapshot import (
+    _FastAppendFiles,
+    _MergeAppendFiles,
+    _OverwriteFiles,
+    _SnapshotProducer,
+)
 
 from lakehouse.catalog.metadata_update import SharingTransaction
 from lakehouse.catalog.object_catalog import ObjectCatalog
-from lakehouse.errors import StorageError
+from lakehouse.errors import CommitConflict, StorageError
 
 COMMIT_ID_PROPERTY = "lakehouse.commit-id"
 MERGE_PROPERTY = "commit.manifest-merge.enabled"
@@ -55,12 +60,14 @@ class NewSnapshot:
         files: The files to add.
         properties: Entries of the snapshot's summary.
         replaces_all: Whether every file that is in the table goes.
+        removed: Which files go, by what the table calls them.
     """
 
     snapshot_id: int
     files: Sequence[DataFile]
     properties: Mapping[str, str]
     replaces_all: bool = False
+    removed: frozenset[str] = frozenset()
 
 
 # Stages updates of schema and properties on the transaction, and tells which rows go with them.
@@ -98,6 +105,32 @@ class _ReplaceAll(_SnapshotProducer["_ReplaceAll"]):
             if manifest.content == ManifestContent.DATA
             for entry in manifest.fetch_manifest_entry(self._io, discard_deleted=True)
         ]
+
+
+class _Rewrite(_OverwriteFiles):
+    """A snapshot without certain files of the one before, and with others instead."""
+
+    def remove(self, uris: frozenset[str]) -> None:
+        """Name the files that go; each must be in the table still.
+
+        Raises:
+            CommitConflict: One is not.
+        """
+        snapshot = self._transaction.table_metadata.current_snapshot()
+        for manifest in snapshot.manifests(self._io) if snapshot else ():
+            if manifest.content == ManifestContent.DATA:
+                entries = manifest.fetch_manifest_entry(self._io, discard_deleted=True)
+                self._deleted_data_files.update(e.data_file for e in entries if e.data_file.file_path in uris)
+        if len(self._deleted_data_files) != len(uris):
+            raise CommitConflict(
+                "the rows were changed by another writer at the same time; nothing was stored", "try again"
+            )
+
+    def _build_delete_files_partition_predicate(self) -> None:
+        """Nothing: files are found by their names."""
+
+    def _build_manifest_evaluator(self, _: int) -> Callable[[ManifestFile], bool]:
+        return lambda manifest: manifest.content == ManifestContent.DATA
 
 
 def change_table(catalog: ObjectCatalog, schema: str, table: str, build: Build) -> TableMetadata:
@@ -175,16 +208,22 @@ def _attempt(catalog: ObjectCatalog, base: Table, transaction: Transaction, buil
 
 def _producer(transaction: Transaction, rows: NewSnapshot) -> _SnapshotProducer[Any]:
     kind: type[_SnapshotProducer[Any]] = _FastAppendFiles
-    if rows.replaces_all:
+    operation = Operation.OVERWRITE if rows.replaces_all or rows.files else Operation.DELETE
+    if rows.removed:
+        kind = _Rewrite
+    elif rows.replaces_all:
         kind = _ReplaceAll
     elif transaction.table_metadata.properties.get(MERGE_PROPERTY) == "true":
-        kind = _MergeAppendFiles
-    operation = Operation.OVERWRITE if rows.replaces_all else Operation.APPEND
+        kind, operation = _MergeAppendFiles, Operation.APPEND
+    else:
+        operation = Operation.APPEND
     io = transaction._table.io
     producer = kind(operation, transaction, io, snapshot_properties=dict(rows.properties))
     producer._snapshot_id = rows.snapshot_id
     for file in rows.files:
         producer.append_data_file(file)
+    if isinstance(producer, _Rewrite):
+        producer.remove(rows.removed)
     return producer
 
 

@@ -11,7 +11,7 @@ from typing import Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lakehouse.catalog import Catalog, IcebergCatalog
+from lakehouse.catalog import Catalog, IcebergCatalog, Table
 from lakehouse.catalog.commit import StagedWrite, Target, WriteMode, resolve, staged_write, writable
 from lakehouse.catalog.data_files import DataFile, data_file
 from lakehouse.errors import InvalidRequest, LakehouseError, StatementCancelled, StorageError
@@ -33,6 +33,7 @@ def stage(
     batches: Iterable[pa.RecordBatch],
     cancelled: Callable[[], bool],
     on: StagedWrite | None = None,
+    seen: Table | None = None,
 ) -> StagedWrite:
     """Write rows as files that no table refers to yet, for ``commit`` or ``discard``.
 
@@ -48,6 +49,7 @@ def stage(
             checked where they arrive.
         cancelled: Asked between batches.
         on: What the same transaction staged for the table before; the result includes it.
+        seen: The table as the same transaction has read it.
 
     Raises:
         SchemaNotFound, TableNotFound, TableAlreadyExists: The mode does not fit what is there.
@@ -57,7 +59,19 @@ def stage(
         StorageError: The files could not be written.
     """
     lake = writable(catalog)
-    where = resolve(lake, target, mode, lambda: storable_schema(schema), on)
+    where = resolve(lake, target, mode, lambda: storable_schema(schema), on, seen)
+    return stage_for(lake, where, schema, batches, cancelled)
+
+
+def stage_for(
+    catalog: Catalog,
+    where: Target,
+    schema: pa.Schema,
+    batches: Iterable[pa.RecordBatch],
+    cancelled: Callable[[], bool],
+) -> StagedWrite:
+    """Write rows as files for what has been decided already. See ``stage``."""
+    lake = writable(catalog)
     conversion = Conversion(schema, where.file_schema, str(where.table.name))
     with _FileWriter(lake, where) as writer:
         for group in _groups(_converted(batches, schema, conversion, cancelled), lake.limits.rows_per_group):
