@@ -109,6 +109,10 @@ class GuardedCatalog:
             # The catalog's own error suggests names, among them some that are not for this principal.
             raise self._absent(schema, table) from None
 
+    def refresh(self, schema: str, table: str) -> None:
+        """Ask storage at the next look at a table, however young what is known about it."""
+        self._catalog.refresh(schema, table)
+
     def check_read(self, schema: str, table: str) -> None:
         """Say that a table is not there, if it may not be read.
 

@@ -66,6 +66,10 @@ class Catalog(Protocol):
         """
         ...
 
+    def refresh(self, schema: str, table: str) -> None:
+        """Ask storage at the next look at a table, however young what is known about it."""
+        ...
+
     def drop_table(self, schema: str, table: str, if_exists: bool = False) -> None:
         """Remove a table.
 

@@ -270,6 +270,11 @@ def staged_write(catalog: IcebergCatalog, target: Target, files: Sequence[DataFi
     )
 
 
+def drop_files(catalog: Catalog, target: Target) -> StagedWrite:
+    """A write that only takes files out of a table."""
+    return staged_write(writable(catalog), target, ())
+
+
 def commit(catalog: Catalog, staged: StagedWrite) -> CommitResult:
     """Make staged files part of their table, in one atomic change. Calling it again does not do it twice.
 

@@ -20,6 +20,7 @@ from lakehouse.types import DataFileRef, ForeignKey, TableName
 FOREIGN_KEYS_PROPERTY = "lakehouse.foreign-keys"
 PRIMARY_KEY_PROPERTY = "lakehouse.primary-key"
 DESCRIPTION_PROPERTY = "comment"
+DEFAULT_PROPERTY = "lakehouse.default."
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,29 @@ class Table:
         if len(self.metadata.schemas) != 1 or not iceberg_types.is_plain(schema):
             return None
         return tuple((field.name, iceberg_types.duckdb_type(field.field_type)) for field in schema.fields)
+
+    def sql_columns(self) -> tuple[tuple[str, str], ...]:
+        """Names and DuckDB types of the columns.
+
+        Raises:
+            NotSupported: A column's type cannot be read.
+        """
+        fields = self.metadata.schema().fields
+        return tuple((field.name, iceberg_types.duckdb_type(field.field_type)) for field in fields)
+
+    @property
+    def required_columns(self) -> frozenset[str]:
+        """The columns that are never NULL."""
+        return frozenset(field.name for field in self.metadata.schema().fields if field.required)
+
+    @cached_property
+    def column_defaults(self) -> Mapping[str, str]:
+        """The SQL text of the value that a column gets where none is given, for those that have one."""
+        found = {
+            field.name: self.metadata.properties.get(f"{DEFAULT_PROPERTY}{field.field_id}")
+            for field in self.metadata.schema().fields
+        }
+        return {name: text for name, text in found.items() if text is not None}
 
     def files(self, snapshot_id: int | None = None) -> tuple[DataFileRef, ...]:
         """The data files of a snapshot, by default of the current one with what is staged on top.

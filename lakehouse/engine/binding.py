@@ -176,15 +176,29 @@ class Binder:
             and current.read_schema_sql() == table.read_schema_sql()
         )
 
-    def _body(self, table: Table, schema_id: int, variable: str) -> str:
+    def scan(self, table: Table, variable: str, file_column: str | None = None) -> str:
+        """A query for the rows of the files that a variable names.
+
+        Args:
+            table: Whose files they are.
+            variable: The variable.
+            file_column: A column to be added, with the path of the file that a row is in.
+        """
+        return self._body(table, table.schema_id, variable, file_column)
+
+    def _body(self, table: Table, schema_id: int, variable: str, file_column: str | None = None) -> str:
         empty = self.empty_file(table, schema_id).replace("'", "''")
         files = f"coalesce(getvariable('{variable}'), ['{empty}'])"
+        if file_column is not None:
+            files += f", filename = '{file_column}'"
         columns = table.plain_columns() if schema_id == table.schema_id else None
         if columns is None:
             schema = table.read_schema_sql(schema_id)
             return f"SELECT * FROM read_parquet({files}, schema = {schema}, hive_partitioning = false)"
         # By field id DuckDB guesses one row a table, and joins in a bad order: by name where that is safe.
         selected = ", ".join(f"CAST({quote(name)} AS {kind}) AS {quote(name)}" for name, kind in columns)
+        if file_column is not None:
+            selected += f", {quote(file_column)}"
         return f"SELECT {selected} FROM read_parquet({files}, hive_partitioning = false)"
 
     def empty_file(self, table: Table, schema_id: int) -> str:

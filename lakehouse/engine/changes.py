@@ -13,6 +13,7 @@ import pyarrow as pa
 from lakehouse.access.policy import SYSTEM_SCHEMA
 from lakehouse.config.settings import RESERVED_SCHEMAS
 from lakehouse.engine.database import SESSION_SETTINGS, Binding, Input
+from lakehouse.engine.dml import LakeDml
 from lakehouse.engine.gate import Analysis, StatementKind, TableReference, retarget
 from lakehouse.engine.running import CallWatch
 from lakehouse.engine.session import Session
@@ -58,6 +59,7 @@ class Changes:
         self._catalog = engine.catalog
         self._database = engine.database
         self._settings = engine.settings
+        self._dml = LakeDml(engine)
 
     def run(self, analysis: Analysis, scope: Scope, rows: Iterable[Sequence[Any]] | None = None) -> int:
         """Run a statement that changes something, once or for each row of parameters.
@@ -84,7 +86,7 @@ class Changes:
             self._drop(analysis, scope)
         elif kind is StatementKind.CREATE_TEMP:
             self._create_temporary(analysis, scope, rows)
-        elif kind is StatementKind.TEMP_DML:
+        elif kind is StatementKind.DML:
             return self.modify(analysis, scope, rows)[0]
         else:
             raise NotSupported("this statement gives rows", "send it as a query")
@@ -177,21 +179,16 @@ class Changes:
     def modify(
         self, analysis: Analysis, scope: Scope, rows: Iterable[Sequence[Any]] | None = None
     ) -> tuple[int, pa.Table | None]:
-        """Run DML on a temporary table; gives the count, and the rows that RETURNING asked for.
+        """Run DML; gives the count, and the rows that RETURNING asked for.
 
         Raises:
-            NotSupported: The table is a lake table.
+            LakehouseError: The statement failed; nothing of it remains.
         """
         path, session = analysis.target, scope.session
         name = path[-1] if len(path) == 1 else ""
         if not name or name.lower() not in session.temp_objects():
-            target = self._engine.binder.locate(path, session)
-            if not session.lake.table_exists(target.schema, target.table):
-                raise self._engine.binder.missing(target, session.lake)
-            raise NotSupported(
-                f"{target} is a lake table: only temporary tables take INSERT, UPDATE, DELETE and MERGE",
-                "load rows with ADBC bulk ingest",
-            )
+            outcome = self._dml.run(analysis, session, scope.transaction, scope.watch, rows)
+            return outcome.count, outcome.rows
         if self._database.has_view(TableName(session.catalog, session.schema, name)):
             raise NotSupported(
                 f"{name} is the name of a temporary table and of a lake table of schema {session.schema}",

@@ -60,6 +60,8 @@ _PREFIXES: tuple[tuple[str, type[LakehouseError]], ...] = (
     ("Permission Error", StatementForbidden),
 )
 _MISSING_TABLE = re.compile(r"Table with name \S+ does not exist")
+# What DuckDB suggests instead are names from every session.
+_SUGGESTED = re.compile(r'\s*Did you mean ".*', re.DOTALL)
 _SERVER_PATH = re.compile(r"(?:file://)?/(?:[^\s/'\"\]\[,;:]+/)+")
 _TRACEBACK = re.compile(r"(?: Detail: Python exception:)? Traceback \(most recent call last\):.*")
 _INTERNAL_NAME = re.compile(r'"?~\w+"?\.')
@@ -107,7 +109,7 @@ def _special(error: BaseException, text: str) -> LakehouseError | None:
     if isinstance(error, duckdb.InternalException):
         return InternalError("the SQL engine failed on this statement")
     if isinstance(error, duckdb.CatalogException) and _MISSING_TABLE.search(text):
-        return TableNotFound(clean(text))
+        return TableNotFound(_SUGGESTED.sub("", clean(text)))
     if isinstance(error, duckdb.OutOfMemoryException) or "Out of Memory Error" in text[:200]:
         if "max_temp_directory_size" in text:
             return LimitExceeded(

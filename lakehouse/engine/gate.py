@@ -63,7 +63,7 @@ class StatementKind(Enum):
     EXPLAIN = "explain"
     CREATE_TEMP = "create temp"
     DROP = "drop"
-    TEMP_DML = "dml"
+    DML = "dml"
     CREATE_SCHEMA = "create schema"
     DROP_SCHEMA = "drop schema"
     SET = "set"
@@ -390,7 +390,7 @@ class StatementGate:
         parsed, walk = self._walk(parsed, TreeWalk.visit_change)
         start = len(_BEFORE_CHANGE)
         return Analysis(
-            StatementKind.TEMP_DML,
+            StatementKind.DML,
             parsed.text[start : -len(_AFTER_CHANGE)],
             tuple(_moved(r, lambda place: place - start) for r in walk.references),
             parameters=parameters,
@@ -433,7 +433,7 @@ class StatementGate:
         if len(into) != 1 or into[0].path != target or has_wide_blanks(text):
             raise NotSupported("this form of MERGE is not supported")
         return Analysis(
-            StatementKind.TEMP_DML,
+            StatementKind.DML,
             text,
             tuple(r for r in found if r is not into[0]),
             parameters=parameters,

@@ -1,6 +1,24 @@
 """Getting rows into tables."""
 
-from lakehouse.catalog.commit import CommitResult, StagedWrite, WriteMode, commit, discard
-from lakehouse.ingest.writer import stage
+from lakehouse.catalog.commit import (
+    CommitResult,
+    StagedWrite,
+    WriteMode,
+    commit,
+    discard,
+    drop_files,
+    rewriting,
+)
+from lakehouse.ingest.writer import stage, stage_for
 
-__all__ = ["CommitResult", "StagedWrite", "WriteMode", "commit", "discard", "stage"]
+__all__ = [
+    "CommitResult",
+    "StagedWrite",
+    "WriteMode",
+    "commit",
+    "discard",
+    "drop_files",
+    "rewriting",
+    "stage",
+    "stage_for",
+]

@@ -31,12 +31,38 @@ _VANISH_AFTER_S = 1.5
 _BIG = "select range as a, range * 2 as b, repeat('x', 20) as c from range(5000000)"
 
 
+class _Cookies(flight.ClientMiddlewareFactory):
+    """Sends the session's cookie back, as ADBC and JDBC drivers do."""
+
+    def __init__(self) -> None:
+        self._cookie = ""
+
+    def start_call(self, info: flight.CallInfo) -> flight.ClientMiddleware:
+        owner = self
+
+        class Middleware(flight.ClientMiddleware):
+            def sending_headers(self) -> dict[str, str]:
+                return {"cookie": owner._cookie} if owner._cookie else {}
+
+            def received_headers(self, headers: dict[str, list[str]]) -> None:
+                for text in headers.get("set-cookie", []):
+                    owner._cookie = text.split(";")[0]
+
+        return Middleware()
+
+
 class Honest:
-    """One client that asks what it knows the answer to."""
+    """One client that asks what it knows the answer to.
+
+    Its session is known by a cookie: a client without one takes over the session of a vanished client that
+    had the same address.
+    """
 
     def __init__(self, port: int, rng: random.Random) -> None:
         self._client = flight.connect(
-            f"grpc://127.0.0.1:{port}", generic_options=[("grpc.enable_http_proxy", 0)]
+            f"grpc://127.0.0.1:{port}",
+            generic_options=[("grpc.enable_http_proxy", 0)],
+            middleware=[_Cookies()],
         )
         self._options = flight.FlightCallOptions(timeout=_DEADLINE_S)
         self._rng = rng

@@ -158,7 +158,7 @@ def test_a_table_can_be_replaced_in_every_change(
         connection.execute(text)
         found.append(rows(connection, "FROM own"))
         connection.execute("ROLLBACK")
-    assert analysis.kind is StatementKind.TEMP_DML
+    assert analysis.kind is StatementKind.DML
     assert analysis.target == ("own",)
     assert found[0] == found[1] != [("own", 1, 2)]
 

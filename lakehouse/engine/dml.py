@@ -1,0 +1,404 @@
+"""INSERT, UPDATE, DELETE, MERGE and TRUNCATE on lake tables.
+
+DuckDB runs the statement itself on a shadow, a temporary table with the rows of the files that can change;
+what the shadow then holds is written as new files, and one commit puts them in the place of the old ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import pyarrow as pa
+
+from lakehouse.catalog import Table
+from lakehouse.engine.binding import Bound
+from lakehouse.engine.database import Binding, PooledCursor
+from lakehouse.engine.dml_text import (
+    ChangeText,
+    numbered,
+    read_change,
+    values_for,
+    verb_of,
+    with_columns,
+)
+from lakehouse.engine.gate import Analysis
+from lakehouse.engine.result import rows_per_batch
+from lakehouse.engine.running import CallWatch, RunningStatement
+from lakehouse.engine.session import Session
+from lakehouse.engine.transaction import Transaction
+from lakehouse.errors import (
+    CommitConflict,
+    NotSupported,
+    SchemaNotFound,
+    SqlBindError,
+    TableNotFound,
+)
+from lakehouse.ingest import StagedWrite, WriteMode, drop_files, rewriting, stage, stage_for
+from lakehouse.types import DataFileRef, TableName, quote
+
+if TYPE_CHECKING:
+    from lakehouse.engine.engine import Engine
+
+_SHADOW = 'temp.main."~shadow"'
+_PARAMETERS = 'temp.main."~parameters"'
+_FILE_COLUMN = "~file"
+_AFFECTED = "~affected"
+# How often a statement is run anew because another writer changed the same rows first.
+_ATTEMPTS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a statement did: how many rows, and which rows it was asked to give."""
+
+    count: int
+    rows: pa.Table | None = None
+
+
+class LakeDml:
+    """Runs statements that change rows of lake tables.
+
+    Args:
+        engine: The engine whose catalog, database and binder are used.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._catalog = engine.catalog
+
+    def run(
+        self,
+        analysis: Analysis,
+        session: Session,
+        transaction: Transaction | None,
+        watch: CallWatch,
+        rows: Iterable[Sequence[Any]] | None = None,
+    ) -> Outcome:
+        """Run a statement, in its transaction or in one commit of its own; nothing of it remains if it fails.
+
+        Args:
+            analysis: The statement.
+            session: Whose it is.
+            transaction: What it belongs to, if anything.
+            watch: How it learns to stop.
+            rows: Values of its parameters; it is run for each of them, in one commit.
+
+        Raises:
+            TableNotFound, SchemaNotFound: The target is not there.
+            PermissionDenied: The principal may not change it.
+            CommitConflict: Another writer changed the same rows, again and again or during the transaction.
+            LakehouseError: It failed.
+        """
+        target = self._engine.binder.locate(analysis.target, session)
+        values = None if rows is None else [_named(analysis, row) for row in rows]
+        watch.note_tables([target])
+        if transaction is not None:
+            with transaction.lock:
+                return _Change(self._engine, analysis, session, transaction, watch, target, values).run()
+        for attempt in range(_ATTEMPTS):
+            own = Transaction(self._engine.clock.token(), self._catalog)
+            self._catalog.refresh(target.schema, target.table)
+            try:
+                outcome = _Change(self._engine, analysis, session, own, watch, target, values).run()
+            except BaseException:
+                own.rollback()
+                raise
+            try:
+                own.commit()
+            except CommitConflict:
+                if attempt + 1 == _ATTEMPTS:
+                    raise
+            else:
+                return outcome
+        raise AssertionError("the last attempt returns or raises")
+
+
+@dataclass
+class _Change:
+    """One run of a statement on what its transaction sees."""
+
+    engine: Engine
+    analysis: Analysis
+    session: Session
+    transaction: Transaction
+    watch: CallWatch
+    target: TableName
+    values: list[dict[str, Any]] | None
+    table: Table = field(init=False)
+    text: ChangeText = field(init=False)
+    bound: Bound = field(init=False)
+
+    def run(self) -> Outcome:
+        self._check()
+        self.table = self._load()
+        self.bound = self.engine.binder.bind(self.analysis, self.session, self.transaction)
+        self.watch.note_tables((self.table.name, *self.bound.names))
+        self.text = read_change(numbered(self.bound.sql), self.table.name)
+        self._refuse()
+        owner = self.transaction if self.bound.temporary else None
+        running = self.engine.running
+        with (
+            running.working(self.watch, self.session.id) as statement,
+            self.engine.cursor(self.session.state(), owner) as cursor,
+        ):
+            statement.attach(cursor.connection.interrupt)
+            with self.engine.errors(), cursor.supplied(self.bound.inputs):
+                cursor.bind(self.bound.bindings, self.engine.database.empty_file)
+                return self._run(cursor, statement)
+
+    def _check(self) -> None:
+        lake = self.session.lake
+        adds_only = verb_of(self.analysis.sql) == "INSERT"
+        check = lake.check_write if adds_only else lake.check_change
+        check(self.target.schema, self.target.table)
+
+    def _load(self) -> Table:
+        try:
+            return self.transaction.load(self.target.schema, self.target.table)
+        except (TableNotFound, SchemaNotFound) as error:
+            if "dropped in this transaction" in str(error):
+                raise
+            raise self.engine.binder.missing(self.target, self.session.lake) from None
+
+    def _refuse(self) -> None:
+        if self.text.extra:
+            raise NotSupported(
+                f"{self.text.verb} … {self.text.extra} is not supported: lake tables have no unique index",
+                "write MERGE INTO … USING … WHEN MATCHED …",
+            )
+
+    def _run(self, cursor: PooledCursor, statement: RunningStatement) -> Outcome:
+        text = self.text
+        if text.verb == "INSERT":
+            query = self._streamed(cursor)
+            if query is not None:
+                return Outcome(self._insert_query(cursor, statement, *query))
+            return self._on_shadow(cursor, statement, ())
+        if text.verb in ("DELETE", "TRUNCATE") and not (text.source or text.condition or text.returning):
+            return Outcome(self._remove_all(cursor))
+        return self._on_shadow(cursor, statement, self._affected(cursor))
+
+    # -- INSERT from a query ---------------------------------------------------------------------------
+
+    def _streamed(self, cursor: PooledCursor) -> tuple[str, dict[str, Any] | None] | None:
+        """The query that gives the rows of an INSERT as the table will have them, where one does."""
+        text = self.text
+        if text.returning:
+            return None
+        common = text.common
+        if self.values is not None and len(self.values) > 1:
+            expressions = text.one_row
+            if expressions is None or not self._supply_parameters(cursor):
+                return None
+            source = f"SELECT {with_columns(expressions, quote('~p'))} FROM {_PARAMETERS} AS {quote('~p')}"
+            return self._mapped(cursor, f"{common} {source}", None), None
+        values = self.values[0] if self.values else None
+        if not text.is_query:
+            if text.one_row is None:
+                return None
+            source = f"SELECT {text.one_row}"
+        else:
+            source = text.source
+        query = f"{common} {source}"
+        return self._mapped(cursor, query, values_for(query, values)), values_for(query, values)
+
+    def _mapped(self, cursor: PooledCursor, query: str, values: dict[str, Any] | None) -> str:
+        """The query with the names, order and types of the table's columns, and defaults for the rest."""
+        columns = dict(self.table.sql_columns())
+        names = cursor.connection.sql(query, params=values).columns
+        given = self._insert_columns(names, list(columns))
+        place = {column.lower(): quote(column) for column in given}
+        defaults = self.table.column_defaults
+        selected = (
+            f"CAST({place.get(name.lower()) or defaults.get(name) or 'NULL'} AS {kind}) AS {quote(name)}"
+            for name, kind in columns.items()
+        )
+        return f"SELECT {', '.join(selected)} FROM ({query}) AS {quote('~rows')}({', '.join(place.values())})"
+
+    def _insert_columns(self, names: Sequence[str], columns: Sequence[str]) -> Sequence[str]:
+        """Which column of the table each column that comes goes to."""
+        text, folded = self.text, {column.lower(): column for column in columns}
+        given = names if text.by_name else text.columns or columns
+        if len(given) != len(names):
+            raise SqlBindError(
+                f"table {self.table.name} takes {len(given)} columns here, but {len(names)} values came"
+            )
+        for number, name in enumerate(given):
+            if name.lower() not in folded:
+                raise SqlBindError(f"table {self.table.name} has no column {name}")
+            if name.lower() in (other.lower() for other in given[:number]):
+                raise SqlBindError(f"column {name} is named twice")
+        return given
+
+    def _insert_query(
+        self, cursor: PooledCursor, statement: RunningStatement, query: str, values: dict[str, Any] | None
+    ) -> int:
+        relation = cursor.connection.sql(query, params=values)
+        schema = self.table.arrow_schema()
+        reader = relation.to_arrow_reader(rows_per_batch(schema, self.engine.settings.engine.batch_bytes))
+        try:
+            return self._keep(self._append(reader, statement)).rows
+        finally:
+            reader.close()
+            with suppress(duckdb.Error):
+                cursor.connection.unregister("~parameters")
+
+    def _append(self, reader: pa.RecordBatchReader, statement: RunningStatement) -> StagedWrite:
+        name = self.table.name
+        return stage(
+            self.engine.catalog,
+            name,
+            WriteMode.APPEND,
+            reader.schema,
+            self._batches(reader),
+            self._cancelled(statement),
+            on=self.transaction.writes.get(name),
+            seen=self.table,
+        )
+
+    # -- everything else, on a shadow ---------------------------------------------------------------------
+
+    def _on_shadow(
+        self, cursor: PooledCursor, statement: RunningStatement, affected: Sequence[DataFileRef]
+    ) -> Outcome:
+        connection = cursor.connection
+        columns = _definitions(self.table)
+        connection.execute(f"CREATE OR REPLACE TEMP TABLE {_SHADOW} ({', '.join(columns)})").fetchall()
+        try:
+            before = self._fill(cursor, affected)
+            outcome = self._execute(connection)
+            if outcome.count:
+                self._write_shadow(cursor, statement, affected, before)
+            return outcome
+        finally:
+            with suppress(duckdb.Error):
+                connection.execute(f"DROP TABLE IF EXISTS {_SHADOW}").fetchall()
+
+    def _fill(self, cursor: PooledCursor, affected: Sequence[DataFileRef]) -> int:
+        """Put the rows of files into the shadow; gives how many there are."""
+        if not affected:
+            return 0
+        body = self._body(cursor, affected)
+        rows = cursor.connection.execute(f"INSERT INTO {_SHADOW} {body}").fetchall()
+        return int(rows[0][0])
+
+    def _execute(self, connection: duckdb.DuckDBPyConnection) -> Outcome:
+        sql, count = self.text.on(_SHADOW), 0
+        tables: list[pa.Table] = []
+        for values in self.values or [{}]:
+            result = connection.execute(sql, values_for(sql, values))
+            if self.text.returning:
+                tables.append(result.to_arrow_table())
+            else:
+                count += int(result.fetchall()[0][0])
+        if not self.text.returning:
+            return Outcome(count)
+        rows = pa.concat_tables(tables)
+        return Outcome(rows.num_rows, rows)
+
+    def _write_shadow(
+        self, cursor: PooledCursor, statement: RunningStatement, affected: Sequence[DataFileRef], before: int
+    ) -> None:
+        only_new = self.text.verb == "INSERT" or self.text.inserts_only
+        rows = f"SELECT * FROM {_SHADOW}" + (f" WHERE rowid >= {before}" if only_new and before else "")
+        schema = self.table.arrow_schema()
+        reader = cursor.connection.sql(rows).to_arrow_reader(
+            rows_per_batch(schema, self.engine.settings.engine.batch_bytes)
+        )
+        try:
+            if self.text.verb == "INSERT":
+                self._keep(self._append(reader, statement))
+                return
+            target = rewriting(
+                self.table,
+                () if only_new else affected,
+                self.transaction.writes.get(self.table.name),
+                serializable=self.text.verb == "MERGE",
+            )
+            batches, cancelled = self._batches(reader), self._cancelled(statement)
+            self._keep(stage_for(self.engine.catalog, target, reader.schema, batches, cancelled))
+        finally:
+            reader.close()
+
+    def _affected(self, cursor: PooledCursor) -> Sequence[DataFileRef]:
+        """The files that have rows which the statement may change."""
+        files = self.table.files()
+        text = self.text
+        if len(files) <= 1 or text.every_file:
+            return files
+        body = self._body(cursor, files, _FILE_COLUMN)
+        found: set[str] = set()
+        many = self.values is not None and len(self.values) > 1 and self._supply_parameters(cursor)
+        if many:
+            sql = with_columns(
+                text.finding(body, _FILE_COLUMN, f"{_PARAMETERS} AS {quote('~p')}"), quote("~p")
+            )
+            found.update(path for (path,) in cursor.connection.execute(sql).fetchall())
+        else:
+            sql = text.finding(body, _FILE_COLUMN)
+            for values in self.values or [{}]:
+                rows = cursor.connection.execute(sql, values_for(sql, values)).fetchall()
+                found.update(path for (path,) in rows)
+        return [file for file in files if file.path in found]
+
+    def _remove_all(self, cursor: PooledCursor) -> int:
+        files = self.table.files()
+        if not files:
+            return 0
+        count = cursor.connection.execute(f"SELECT count(*) FROM ({self._body(cursor, files)})").fetchall()
+        earlier = self.transaction.writes.get(self.table.name)
+        self._keep(drop_files(self.engine.catalog, rewriting(self.table, files, earlier)))
+        return int(count[0][0])
+
+    def _body(
+        self, cursor: PooledCursor, files: Sequence[DataFileRef], file_column: str | None = None
+    ) -> str:
+        """A query for the rows of some files of the table."""
+        paths = tuple(file.path for file in files)
+        binding = Binding(_AFFECTED, (self.engine.clock.token(),), paths)
+        cursor.bind([binding], self.engine.database.empty_file)
+        return self.engine.binder.scan(self.table, _AFFECTED, file_column)
+
+    # -- plumbing -------------------------------------------------------------------------------------------
+
+    def _supply_parameters(self, cursor: PooledCursor) -> bool:
+        """Make all rows of parameters one table; gives whether their types allowed that."""
+        schema = self.engine.parameter_schema(self.analysis, self.session, self.transaction)
+        rows = self.values or []
+        try:
+            columns = [
+                pa.array([row[name] for row in rows], type=kind.type)
+                for name, kind in zip(self.analysis.parameters, schema, strict=True)
+            ]
+        except (pa.ArrowException, TypeError, ValueError, OverflowError):
+            return False
+        cursor.connection.register("~parameters", pa.table(columns, names=list(self.analysis.parameters)))
+        return True
+
+    def _batches(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+        with self.engine.errors():
+            yield from reader
+
+    def _cancelled(self, statement: RunningStatement) -> Callable[[], bool]:
+        return lambda: statement.reason is not None or self.watch.cancelled()
+
+    def _keep(self, staged: StagedWrite) -> StagedWrite:
+        """Make what was written part of the transaction."""
+        self.transaction.writes[staged.target] = staged
+        return staged
+
+
+def _definitions(table: Table) -> Iterator[str]:
+    """The columns of a table as CREATE TABLE wants them."""
+    required, defaults = table.required_columns, table.column_defaults
+    for name, kind in table.sql_columns():
+        default = f" DEFAULT {defaults[name]}" if name in defaults else ""
+        yield f"{quote(name)} {kind}{' NOT NULL' if name in required else ''}{default}"
+
+
+def _named(analysis: Analysis, row: Sequence[Any]) -> dict[str, Any]:
+    return dict(zip(analysis.parameters, row, strict=True))
