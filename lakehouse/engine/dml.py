@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -37,7 +38,7 @@ from lakehouse.errors import (
     SqlBindError,
     TableNotFound,
 )
-from lakehouse.ingest import StagedWrite, WriteMode, drop_files, rewriting, stage, stage_for
+from lakehouse.ingest import GroupCommit, StagedWrite, WriteMode, drop_files, rewriting, stage, stage_for
 from lakehouse.types import DataFileRef, TableName, quote
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ _FILE_COLUMN = "~file"
 _AFFECTED = "~affected"
 # How often a statement is run anew because another writer changed the same rows first.
 _ATTEMPTS = 10
+# Inserts of no more than this share commits with others.
+_SMALL_ROWS, _SMALL_BYTES = 10_000, 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,7 @@ class LakeDml:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._catalog = engine.catalog
+        self._group = GroupCommit(engine.catalog)
 
     def run(
         self,
@@ -103,11 +107,14 @@ class LakeDml:
             own = Transaction(self._engine.clock.token(), self._catalog)
             self._catalog.refresh(target.schema, target.table)
             try:
-                outcome = _Change(self._engine, analysis, session, own, watch, target, values).run()
+                change = _Change(self._engine, analysis, session, own, watch, target, values, alone=True)
+                outcome = change.run()
             except BaseException:
                 own.rollback()
                 raise
             try:
+                if change.small is not None:
+                    self._group.add(change.table, change.small)
                 own.commit()
             except CommitConflict:
                 if attempt + 1 == _ATTEMPTS:
@@ -119,7 +126,11 @@ class LakeDml:
 
 @dataclass
 class _Change:
-    """One run of a statement on what its transaction sees."""
+    """One run of a statement on what its transaction sees.
+
+    ``alone`` says that there is nothing else in its transaction. The rows of a small insert are then in
+    ``small`` and not part of the transaction, so that they can be committed together with those of others.
+    """
 
     engine: Engine
     analysis: Analysis
@@ -128,6 +139,8 @@ class _Change:
     watch: CallWatch
     target: TableName
     values: list[dict[str, Any]] | None
+    alone: bool = False
+    small: pa.Table | None = None
     table: Table = field(init=False)
     text: ChangeText = field(init=False)
     bound: Bound = field(init=False)
@@ -148,7 +161,11 @@ class _Change:
             statement.attach(cursor.connection.interrupt)
             with self.engine.errors(), cursor.supplied(self.bound.inputs):
                 cursor.bind(self.bound.bindings, self.engine.database.empty_file)
-                return self._run(cursor, statement)
+                try:
+                    return self._run(cursor, statement)
+                finally:
+                    with suppress(duckdb.Error):
+                        cursor.connection.unregister("~parameters")
 
     def _check(self) -> None:
         lake = self.session.lake
@@ -241,20 +258,29 @@ class _Change:
         schema = self.table.arrow_schema()
         reader = relation.to_arrow_reader(rows_per_batch(schema, self.engine.settings.engine.batch_bytes))
         try:
-            return self._keep(self._append(reader, statement)).rows
+            return self._add(reader, statement)
         finally:
             reader.close()
-            with suppress(duckdb.Error):
-                cursor.connection.unregister("~parameters")
 
-    def _append(self, reader: pa.RecordBatchReader, statement: RunningStatement) -> StagedWrite:
+    def _add(self, reader: pa.RecordBatchReader, statement: RunningStatement) -> int:
+        """Add rows to the table; gives how many."""
+        batches = self._batches(reader)
+        first = _few(batches) if self.alone else []
+        if self.alone and _are_few(first):
+            self.small = pa.Table.from_batches(first, reader.schema) if first else None
+            return sum(batch.num_rows for batch in first)
+        return self._keep(self._append(reader.schema, chain(first, batches), statement)).rows
+
+    def _append(
+        self, schema: pa.Schema, batches: Iterable[pa.RecordBatch], statement: RunningStatement
+    ) -> StagedWrite:
         name = self.table.name
         return stage(
             self.engine.catalog,
             name,
             WriteMode.APPEND,
-            reader.schema,
-            self._batches(reader),
+            schema,
+            batches,
             self._cancelled(statement),
             on=self.transaction.writes.get(name),
             seen=self.table,
@@ -311,7 +337,7 @@ class _Change:
         )
         try:
             if self.text.verb == "INSERT":
-                self._keep(self._append(reader, statement))
+                self._add(reader, statement)
                 return
             target = rewriting(
                 self.table,
@@ -398,6 +424,21 @@ def _definitions(table: Table) -> Iterator[str]:
     for name, kind in table.sql_columns():
         default = f" DEFAULT {defaults[name]}" if name in defaults else ""
         yield f"{quote(name)} {kind}{' NOT NULL' if name in required else ''}{default}"
+
+
+def _few(batches: Iterator[pa.RecordBatch]) -> list[pa.RecordBatch]:
+    """The first batches: all of them where they are few rows."""
+    taken: list[pa.RecordBatch] = []
+    for batch in batches:
+        taken.append(batch)
+        if not _are_few(taken):
+            break
+    return taken
+
+
+def _are_few(batches: Sequence[pa.RecordBatch]) -> bool:
+    rows, size = sum(batch.num_rows for batch in batches), sum(batch.nbytes for batch in batches)
+    return bool(rows <= _SMALL_ROWS and size <= _SMALL_BYTES)
 
 
 def _named(analysis: Analysis, row: Sequence[Any]) -> dict[str, Any]:

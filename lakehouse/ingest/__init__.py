@@ -9,10 +9,12 @@ from lakehouse.catalog.commit import (
     drop_files,
     rewriting,
 )
+from lakehouse.ingest.group_commit import GroupCommit
 from lakehouse.ingest.writer import stage, stage_for
 
 __all__ = [
     "CommitResult",
+    "GroupCommit",
     "StagedWrite",
     "WriteMode",
     "commit",

@@ -1,4 +1,4 @@
-"""Long random sequences of changes: a lake table and a plain DuckDB table are equal after every one of them."""
+"""Long random sequences of changes: a lake table and one of plain DuckDB are equal after every one of them."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ class Statements:
         """A statement, and rows of parameters or ``None``."""
         makers = (
             self.insert_values, self.insert_query, self.insert_query, self.insert_by_name, self.insert_many,
-            self.update, self.update, self.update_from, self.update_itself, self.update_many, self.delete, self.delete_using,
-            self.delete_many, self.merge, self.merge, self.merge_insert, self.merge_by_source, self.common,
+            self.update, self.update, self.update_from, self.update_itself, self.update_many, self.delete,
+            self.delete_using, self.delete_many, self.merge, self.merge, self.merge_insert, self.merge_by_source, self.common,
         )  # fmt: skip
         if self.rng.random() < 0.02:
             return self.rng.choice(["truncate t", "delete from t", "update t set g = 0"]), None
@@ -124,11 +124,10 @@ class Statements:
         )
 
     def insert_values(self):
-        rows = []
-        for k in range(*self.keys(self.rng.randrange(1, 4))):
-            rows.append(
-                f"({k}, {k % 5}, {self.rng.choice(TEXTS).replace('k', str(k))}, {self.rng.random():.3f})"
-            )
+        rows = [
+            f"({k}, {k % 5}, {self.rng.choice(TEXTS).replace('k', str(k))}, {self.rng.random():.3f})"
+            for k in range(*self.keys(self.rng.randrange(1, 4)))
+        ]
         return f"insert into t values {', '.join(rows)}"
 
     def insert_query(self):
@@ -194,7 +193,8 @@ class Statements:
         )
 
     def merge_insert(self):
-        return f"merge into t using {self._source()} using (k) when not matched then insert (k, s) values (q.k, q.s)"
+        insert = "when not matched then insert (k, s) values (q.k, q.s)"
+        return f"merge into t using {self._source()} using (k) {insert}"
 
     def merge_by_source(self):
         return (
