@@ -1,4 +1,4 @@
-"""Long random sequences of changes: a lake table and one of plain DuckDB are equal after every one of them."""
+"""Long random sequences of changes: a lake table and one of plain DuckDB are equal after every one."""
 
 from __future__ import annotations
 
@@ -94,7 +94,8 @@ class Statements:
         makers = (
             self.insert_values, self.insert_query, self.insert_query, self.insert_by_name, self.insert_many,
             self.update, self.update, self.update_from, self.update_itself, self.update_many, self.delete,
-            self.delete_using, self.delete_many, self.merge, self.merge, self.merge_insert, self.merge_by_source, self.common,
+            self.delete_using, self.delete_many, self.merge, self.merge, self.merge_insert,
+            self.merge_by_source, self.common,
         )  # fmt: skip
         if self.rng.random() < 0.02:
             return self.rng.choice(["truncate t", "delete from t", "update t set g = 0"]), None
