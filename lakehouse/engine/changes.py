@@ -11,6 +11,7 @@ import duckdb
 import pyarrow as pa
 
 from lakehouse.access.policy import SYSTEM_SCHEMA
+from lakehouse.catalog import Table
 from lakehouse.config.settings import RESERVED_SCHEMAS
 from lakehouse.engine.database import SESSION_SETTINGS, Binding, Input
 from lakehouse.engine.dml import LakeDml
@@ -374,7 +375,8 @@ class Changes:
                 if mode is WriteMode.APPEND:
                     raise TableNotFound(f"table {known} was dropped in this transaction")
                 mode = WriteMode.REPLACE
-            staged = self._stage(scope, target, mode, schema, batches, earlier)
+            seen = transaction.pinned(known)
+            staged = self._stage(scope, target, mode, schema, batches, earlier, seen)
             transaction.writes[staged.target] = staged
             return staged.rows
 
@@ -386,6 +388,7 @@ class Changes:
         schema: pa.Schema,
         batches: Iterable[pa.RecordBatch],
         earlier: StagedWrite | None = None,
+        seen: Table | None = None,
     ) -> StagedWrite:
         running = self._engine.running
         with running.working(scope.watch, scope.session.id) as statement:
@@ -394,7 +397,7 @@ class Changes:
                 return statement.reason is not None or scope.watch.cancelled()
 
             incoming = running.arriving(statement, batches)
-            return stage(self._catalog, target, mode, schema, incoming, cancelled, on=earlier)
+            return stage(self._catalog, target, mode, schema, incoming, cancelled, earlier, seen)
 
     def _exists(self, transaction: Transaction | None, target: TableName) -> bool:
         if transaction is None:

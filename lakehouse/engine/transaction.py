@@ -83,6 +83,10 @@ class Transaction:
                     return name
         return TableName(self.catalog.name, schema, table)
 
+    def pinned(self, name: TableName) -> Table | None:
+        """The version of a table that this transaction reads, if it has read any and not dropped it."""
+        return None if name in self.drops else self.pins.get(name)
+
     def drop(self, name: TableName, *, if_exists: bool) -> None:
         """Drop a table when the transaction commits."""
         try:
