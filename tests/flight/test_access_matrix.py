@@ -292,21 +292,29 @@ def by_create_or_append(who: Caller, name: str) -> None:
     assert ingest(who, name, exists=2) == 0
 
 
-def by_prepared_update(who: Caller, name: str) -> None:
-    """Lake tables take no DML yet; until then the path ends in the same refusal for those who may write."""
-    request = wrapped("ActionCreatePreparedStatementRequest", query=f"DELETE FROM hr.{name} WHERE false")
-    (created,) = who.act("CreatePreparedStatement", request)
+def by_insert(who: Caller, name: str) -> None:
+    assert who.sql(f"INSERT INTO hr.{name} SELECT 5, 'eu', 'x' WHERE false")["Count"].to_pylist() == [0]
+
+
+def by_prepared_insert(who: Caller, name: str) -> None:
+    assert prepared_update(who, f"INSERT INTO hr.{name} (id) SELECT 5 WHERE false") == 0
+
+
+def prepared_update(who: Caller, sql: str) -> int:
+    (created,) = who.act(
+        "CreatePreparedStatement", wrapped("ActionCreatePreparedStatementRequest", query=sql)
+    )
     handle = unwrapped(created, "ActionCreatePreparedStatementResult").prepared_statement_handle
-    try:
-        who.update(command("CommandPreparedStatementUpdate", prepared_statement_handle=handle), pa.table({}))
-    except NotImplementedError:
-        by_append(who, name)
+    return who.update(
+        command("CommandPreparedStatementUpdate", prepared_statement_handle=handle), pa.table({})
+    )
 
 
 WRITE = {
     by_append: {commands.StatementIngest, "do_put"},
     by_create_or_append: set(),
-    by_prepared_update: {commands.PreparedStatementUpdate},
+    by_insert: set(),
+    by_prepared_insert: {commands.PreparedStatementUpdate},
 }
 
 
@@ -332,13 +340,43 @@ def drop_in_transaction(who: Caller, name: str) -> None:
         )
 
 
+def delete(who: Caller, name: str) -> None:
+    assert who.sql(f"DELETE FROM hr.{name} WHERE id = 5 RETURNING note").num_rows == 0
+
+
+def prepared_delete(who: Caller, name: str) -> None:
+    assert prepared_update(who, f"DELETE FROM hr.{name} WHERE id = 5") == 0
+
+
+def update(who: Caller, name: str) -> None:
+    assert who.sql(f"UPDATE hr.{name} SET note = 'x' WHERE id = 5")["Count"].to_pylist() == [0]
+
+
+def merge(who: Caller, name: str) -> None:
+    source = "(SELECT 5 AS id WHERE false) q ON t.id = q.id"
+    who.sql(f"MERGE INTO hr.{name} AS t USING {source} WHEN NOT MATCHED THEN INSERT (id) VALUES (q.id)")
+
+
+def truncate(who: Caller, name: str) -> None:
+    who.sql("BEGIN")
+    try:
+        who.sql(f"TRUNCATE hr.{name}")
+    finally:
+        who.sql("ROLLBACK")
+
+
 def create_schema(who: Caller, _: str) -> None:
     who.sql("CREATE SCHEMA fresh")
     who.sql("DROP SCHEMA fresh")
 
 
 # Changes of a table as a whole, which need it to be both read and written in full.
-CHANGE = {declare: {"catalog.declare_keys", "do_action"}, drop_in_transaction: set(), create_schema: set()}
+CHANGE = {
+    declare: {"catalog.declare_keys", "do_action"},
+    **dict.fromkeys(
+        (drop_in_transaction, delete, prepared_delete, update, merge, truncate, create_schema), set()
+    ),
+}
 
 # What reaches no object. Whether an action may be run at all is tested below for every action.
 NO_OBJECT = {
@@ -422,7 +460,7 @@ def test_writing(
     callers: dict[str, Caller], role: str, path: Callable[[Caller, str], None], name: str
 ) -> None:
     who, (seen, may_write) = callers[role], ROLES[role][name]
-    if may_write and (seen or path is not by_prepared_update):
+    if may_write:
         path(who, name)
         return
     with pytest.raises(pa.ArrowException) as denied:
