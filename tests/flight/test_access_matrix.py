@@ -374,7 +374,7 @@ def create_schema(who: Caller, _: str) -> None:
 CHANGE = {
     declare: {"catalog.declare_keys", "do_action"},
     **dict.fromkeys(
-        (drop_in_transaction, delete, prepared_delete, update, merge, truncate, create_schema), set()
+        (drop_in_transaction, delete, prepared_delete, update, merge, truncate, create_schema), frozenset()
     ),
 }
 
