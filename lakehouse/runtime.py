@@ -16,7 +16,7 @@ from lakehouse.engine.session import SessionRegistry
 from lakehouse.engine.system_audit import audit_table
 from lakehouse.engine.system_statements import sessions_table, statements_table
 from lakehouse.journal import AuditJournal
-from lakehouse.storage import open_local_bucket
+from lakehouse.storage import Bucket, open_local_bucket
 
 
 class Lakehouse:
@@ -28,14 +28,15 @@ class Lakehouse:
     Args:
         settings: The configuration.
         clock: Source of time and ids.
+        bucket: The first bucket of the configuration, where it is open already.
     """
 
-    def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
+    def __init__(self, settings: Settings, clock: Clock | None = None, bucket: Bucket | None = None) -> None:
         self.settings = settings
         self.clock = clock or SystemClock()
         self._started_s = self.clock.monotonic()
         where = settings.buckets[0]
-        self.bucket = open_local_bucket(where.name, where.path)
+        self.bucket = bucket or open_local_bucket(where.name, where.path)
         self.catalog: Catalog = open_catalog(settings, self.clock, self.bucket)
         default = settings.catalog.default_schema
         self.catalog.create_schema(default, if_not_exists=True)

@@ -18,6 +18,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pytest
+from faults.faulty_bucket import FaultyBucket
 
 from lakehouse.catalog import IcebergCatalog
 from lakehouse.catalog.iceberg_catalog import FileLimits
@@ -33,68 +34,12 @@ from lakehouse.errors import (
     TableNotFound,
 )
 from lakehouse.ingest import WriteMode, commit, discard, stage
-from lakehouse.storage import Bucket, ObjectWriter, open_local_bucket
+from lakehouse.storage import open_local_bucket
 from lakehouse.types import TableName
 
 NAME = TableName("lake", "main", "t")
 ROWS = pa.table({"n": list(range(600))})
 SMALL_FILES = FileLimits(target_bytes=1000, rows_per_group=400)
-
-
-class FaultyBucket(Bucket):
-    """A bucket whose n-th call fails: before it did anything, or after, so that only the answer is lost."""
-
-    def __init__(self, bucket: Bucket, fails: Callable[[int, str], str | None]) -> None:
-        super().__init__(bucket.name, bucket._store, bucket.uri, bucket._root, bucket._persist)
-        self._fails = fails
-        self.calls = 0
-
-    def _call(self, what: str, action: Callable[[], Any]) -> Any:
-        self.calls += 1
-        fault = self._fails(self.calls, what)
-        if fault == "before":
-            raise StorageError(f"injected before {what}")
-        result = action()
-        if fault == "after":
-            raise StorageError(f"injected after {what}")
-        return result
-
-    def get(self, key: str) -> bytes:
-        return self._call("get", lambda: super(FaultyBucket, self).get(key))
-
-    def put(self, key: str, content: bytes, durable: bool = True) -> None:
-        self._call("put", lambda: super(FaultyBucket, self).put(key, content, durable))
-
-    def put_new(self, key: str, content: bytes) -> None:
-        self._call("put_new", lambda: super(FaultyBucket, self).put_new(key, content))
-
-    def size(self, key: str) -> int:
-        return self._call("size", lambda: super(FaultyBucket, self).size(key))
-
-    def directories(self, prefix: str) -> list[str]:
-        return self._call("list", lambda: super(FaultyBucket, self).directories(prefix))
-
-    def names(self, prefix: str) -> list[str]:
-        return self._call("list", lambda: super(FaultyBucket, self).names(prefix))
-
-    def delete(self, key: str) -> None:
-        self._call("delete", lambda: super(FaultyBucket, self).delete(key))
-
-    def open_writer(self, key: str) -> ObjectWriter:
-        return self._call("open", lambda: FaultyWriter(self, super(FaultyBucket, self).open_writer(key)))
-
-
-class FaultyWriter(ObjectWriter):
-    def __init__(self, bucket: FaultyBucket, writer: ObjectWriter) -> None:
-        assert writer._target is not None
-        super().__init__(bucket, writer.key, writer._target, writer._persist)
-        self._faulty = bucket
-
-    def write(self, data: Any) -> int:
-        return self._faulty._call("write", lambda: super(FaultyWriter, self).write(data))
-
-    def close(self) -> None:
-        self._faulty._call("close", super().close)
 
 
 def opened(root: Path, fails: Callable[[int, str], str | None] | None = None) -> IcebergCatalog:
