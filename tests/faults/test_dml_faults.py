@@ -29,8 +29,8 @@ STATEMENTS = {
     "delete": ["delete from t where k > 50 and k < 250"],
     "delete of everything": ["delete from t"],
     "merge": [
-        "merge into t using (select range * 40 as k from range(20)) q on t.k = q.k "
-        "when matched then update set s = 'm' when not matched then insert values (q.k, 'n', 0)"
+        """merge into t using (select range * 40 as k from range(20)) q on t.k = q.k
+        when matched then update set s = 'm' when not matched then insert values (q.k, 'n', 0)"""
     ],
     "transaction": [
         "begin",
@@ -115,7 +115,7 @@ def test_whichever_step_is_the_last_the_statement_is_whole_or_absent(statement, 
         copy(tmp_path / "pristine", root)
         victim = Lake(root, death)
         victim.rows()
-        answered = death.strikes(lambda: [victim.run(sql) for sql in STATEMENTS[statement]])
+        answered = death.strikes(victim.run, STATEMENTS[statement])
         victim.close()
         restarted = Lake(root)
         found = restarted.rows()
@@ -142,11 +142,12 @@ class Death:
             self._came = self._came or self._left == 0
         return "dead" if self._came else None
 
-    def strikes(self, action):
-        """Run something; gives whether it was over before death came."""
+    def strikes(self, run, statements):
+        """Run statements; gives whether all were answered before death came."""
         self._awaited = True
         try:
-            action()
+            for sql in statements:
+                run(sql)
         except (Killed, CommitStateUnknown):
             return False
         finally:
