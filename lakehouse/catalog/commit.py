@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from enum import Enum
 
 import pyarrow as pa
-from pyiceberg.exceptions import ValidationException
+from pyiceberg.exceptions import CommitStateUnknownException, ValidationException
 from pyiceberg.manifest import DataFile
 from pyiceberg.schema import Schema
 from pyiceberg.table import StagedTable, Transaction
@@ -33,9 +34,17 @@ from lakehouse.catalog.table_change import (
     NewSnapshot,
     change_table,
     create_table,
+    retried,
     stage_updates,
 )
-from lakehouse.errors import CommitConflict, NotSupported, ObjectNotFound, StorageError, TableAlreadyExists
+from lakehouse.errors import (
+    CommitConflict,
+    CommitStateUnknown,
+    NotSupported,
+    ObjectNotFound,
+    StorageError,
+    TableAlreadyExists,
+)
 from lakehouse.types import DataFileRef, TableName
 
 _log = logging.getLogger(__name__)
@@ -295,6 +304,70 @@ def commit(catalog: Catalog, staged: StagedWrite) -> CommitResult:
     return CommitResult(staged.snapshot_id if _makes_snapshot(staged) else None, rows)
 
 
+def commit_together(catalog: Catalog, staged: Sequence[StagedWrite], drops: Sequence[TableName]) -> None:
+    """Make changes of several tables take place at once, or none of them. See ``commit`` and ``drop_table``.
+
+    Every table's next version is promised first; one decision then holds for all of them.
+
+    Raises:
+        TableAlreadyExists, TableNotFound, SchemaNotFound, CommitConflict: A change no longer fits; nothing
+            was changed.
+        StorageError: Nothing was changed.
+        CommitStateUnknown: It could not be found out whether the changes took place; the files are kept.
+    """
+    lake = writable(catalog)
+    promise = lake.clock.token()
+    changes: list[tuple[TableName, StagedWrite | None]] = [(each.target, each) for each in staged]
+    changes += [(name, None) for name in drops]
+    changes.sort(key=lambda change: change[0])
+    with ExitStack() as locks:
+        for name, _ in changes:
+            locks.enter_context(lake.committing(name.schema, name.table))
+        try:
+            for name, write in changes:
+                _promise(lake, name, write, promise)
+        except BaseException as error:
+            _abort(lake, promise)
+            if isinstance(error, CommitStateUnknown | CommitStateUnknownException):
+                raise StorageError("storage failed before the commit; nothing was stored") from error
+            raise
+        if not _decided(lake, promise):
+            raise CommitConflict("the commit took too long and was aborted; nothing was stored", "try again")
+        for name, _ in changes:
+            lake.objects.write_out(name.schema, name.table)
+    for each in staged:
+        _delete(lake, each.superseded)
+
+
+def _promise(catalog: IcebergCatalog, name: TableName, staged: StagedWrite | None, promise: str) -> None:
+    with iceberg_errors(f"table '{name}'"):
+        if staged is None:
+            retried(lambda: catalog.objects.promise_drop(name.schema, name.table, promise))
+        elif staged.new is not None:
+            _create(catalog, staged, promise)
+        else:
+            _change(catalog, staged, promise)
+
+
+def _decided(catalog: IcebergCatalog, promise: str) -> bool:
+    """Commit; gives whether nobody aborted before."""
+    try:
+        return catalog.objects.decide(promise, commit=True)
+    except StorageError:
+        # The answer may be late rather than never: it is settled by the opposite.
+        if catalog.objects.decide(promise, commit=False):
+            return True
+        raise
+
+
+def _abort(catalog: IcebergCatalog, promise: str) -> None:
+    """Release what was promised. Where that fails too, whoever wants to go on will do it."""
+    try:
+        catalog.objects.decide(promise, commit=False)
+    except (StorageError, CommitStateUnknownException):
+        _log.warning("a commit that did not take place could not be marked so", exc_info=True)
+
+
 def discard(catalog: Catalog, staged: StagedWrite) -> None:
     """Delete the files of a write that is not going to be committed."""
     _delete(writable(catalog), staged.data_files + staged.superseded)
@@ -363,18 +436,18 @@ def _rows(staged: StagedWrite) -> NewSnapshot | None:
     return NewSnapshot(staged.snapshot_id, staged.data_files, properties, replaces_all, removed)
 
 
-def _create(catalog: IcebergCatalog, staged: StagedWrite) -> None:
+def _create(catalog: IcebergCatalog, staged: StagedWrite, promise: str = "") -> None:
     if staged.new is None:
         raise AssertionError("only a write that creates a table has a new one")
     try:
-        create_table(catalog.objects, staged.new, lambda _: _rows(staged))
+        create_table(catalog.objects, staged.new, lambda _: _rows(staged), promise)
     except ValidationException as error:
         raise TableAlreadyExists(
             f"table '{staged.target}' was created by another writer at the same time; nothing was stored"
         ) from error
 
 
-def _change(catalog: IcebergCatalog, staged: StagedWrite) -> None:
+def _change(catalog: IcebergCatalog, staged: StagedWrite, promise: str = "") -> None:
     base = staged.base
     if base is None:
         raise AssertionError("only a write that creates a table has no base")
@@ -398,7 +471,7 @@ def _change(catalog: IcebergCatalog, staged: StagedWrite) -> None:
         return _rows(staged)
 
     if staged.mode is WriteMode.REPLACE or staged.data_files or staged.removed:
-        change_table(catalog.objects, staged.target.schema, staged.target.table, build)
+        change_table(catalog.objects, staged.target.schema, staged.target.table, build, promise)
 
 
 def _added_since(catalog: IcebergCatalog, base: Table, now: TableMetadata) -> bool:

@@ -6,6 +6,11 @@ first free slot, so of several writers exactly one takes it and the others start
 The current version is the highest slot. A drop takes a slot too, with a tombstone in it, and so competes
 with commits on equal terms; a table created again continues after the tombstone. Slots are never removed or
 changed, which is what makes "is v(N+1) there?" a sufficient question for whether version N is current.
+A commit over several tables first takes a slot of each with a promise, which holds what the slot is to be.
+The promises are kept from the moment that one small object, the decision, says "commit"; while there is
+none, and when it says "abort", the version before is the current one. The decision is a create-only put as
+well: it is the one step that makes all of the changes or none. Whoever wants to commit on top of a promise
+that stays undecided aborts it.
 ``version-hint.text`` is written afterwards, for other engines and as a starting point for this one.
 """
 
@@ -19,7 +24,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from pyiceberg.catalog import MetastoreCatalog, PropertiesUpdateSummary
@@ -54,6 +59,12 @@ _SCHEMA_OBJECT = "_schema.json"
 _HINT_OBJECT = "version-hint.text"
 _SLOT = re.compile(r"v(\d+)\.metadata\.json")
 _DROPPED = "dropped"
+_PROMISE, _PROMISE_START = "promised-by", b'{"promised-by"'
+# Decisions about joint commits; this prefix is no warehouse's.
+_DECISIONS = "_transactions"
+_COMMIT, _ABORT = b"commit", b"abort"
+# How long a joint commit may stay undecided before somebody who waits for it aborts it.
+_PATIENCE_S = 5.0
 _PUT_ATTEMPTS = 3
 _PUT_PAUSE_S = 0.05
 
@@ -63,10 +74,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The current version of a table; ``metadata`` is None when the table does not exist (any more)."""
+    """The current version of a table; ``metadata`` is None when the table does not exist (any more).
+
+    ``undecided`` names the joint commit whose promise holds the slot, while that is not decided; ``metadata``
+    is then that of the version before.
+    """
 
     version: int
     metadata: TableMetadata | None
+    undecided: str = ""
 
 
 _NOTHING = Head(0, None)
@@ -88,6 +104,7 @@ class ObjectCatalog(MetastoreCatalog):
         self._io = BucketFileIO(bucket)
         self._lock = threading.Lock()
         self._heads: dict[str, Head] = {}
+        self._promises: dict[str, float] = {}
 
     # -- what the domain asks beyond pyiceberg's interface ------------------------------------------
 
@@ -154,9 +171,19 @@ class ObjectCatalog(MetastoreCatalog):
         return self.load_table(identifier)
 
     def commit_table(
-        self, table: Table, requirements: tuple[TableRequirement, ...], updates: tuple[TableUpdate, ...]
+        self,
+        table: Table,
+        requirements: tuple[TableRequirement, ...],
+        updates: tuple[TableUpdate, ...],
+        promise: str = "",
     ) -> CommitTableResponse:
         """Apply updates to the current version and take the next slot with the result.
+
+        Args:
+            table: The table as it was loaded.
+            requirements: What must hold for the current version.
+            updates: What to change.
+            promise: The joint commit that this is part of; the change takes place when that is decided.
 
         Raises:
             CommitFailedException: Another writer came first; reload and try again.
@@ -166,7 +193,7 @@ class ObjectCatalog(MetastoreCatalog):
         """
         schema, name = self.identifier_to_database_and_table(table.name())
         key = self._table_key(schema, name)
-        head = self.head(schema, name)
+        head = self._settled(key)
         base = self.table(schema, name, head) if head.metadata else None
         if base is None and not self.namespace_exists((schema,)):
             raise NoSuchNamespaceError(schema)
@@ -178,11 +205,11 @@ class ObjectCatalog(MetastoreCatalog):
             metadata = update_table_metadata(self._empty_table_metadata(), updates, enforce_validation=True)
         if base is not None and metadata is base.metadata:
             return CommitTableResponse(metadata=metadata, metadata_location=base.metadata_location)
-        taken = self._take_slot(key, head.version + 1, metadata)
+        taken = self._take_slot(key, head.version + 1, metadata, promise)
         if base is None and self._lost_its_schema(schema, name):
             raise NoSuchNamespaceError(schema)
-        location = self._bucket.uri_of(_slot(key, taken.version))
-        return CommitTableResponse(metadata=taken.metadata, metadata_location=location)
+        location = self._bucket.uri_of(_slot(key, taken))
+        return CommitTableResponse(metadata=metadata, metadata_location=location)
 
     def drop_table(self, identifier: str | Identifier) -> None:
         """Make a table cease to exist; its files stay in the bucket."""
@@ -218,13 +245,13 @@ class ObjectCatalog(MetastoreCatalog):
         schema = self.identifier_to_database(namespace, NoSuchNamespaceError)
         content = self._read_schema(schema)
         segment = segment_of(schema)
-        if any(self._table_names(segment)):
+        if any(self._table_names(segment, promised=True)):
             raise NamespaceNotEmptyError(schema)
         try:
             self._bucket.delete(self._schema_key(schema))
         except ObjectNotFound as error:
             raise NoSuchNamespaceError(schema) from error
-        if any(self._table_names(segment)):
+        if any(self._table_names(segment, promised=True)):
             # A table was created meanwhile: the schema comes back.
             self.create_namespace(content["name"], content["properties"])
             raise NamespaceNotEmptyError(schema)
@@ -307,14 +334,89 @@ class ObjectCatalog(MetastoreCatalog):
         version = known.version
         while self._bucket.exists(_slot(key, version + 1)):
             version += 1
-        if version == known.version:
+        if version == known.version and not known.undecided:
             return known
-        return self._remember(key, Head(version, self._read_slot(key, version)))
+        found = self._remember(key, self._read_slot(key, version))
+        # What was decided in between may have been followed by another version already.
+        return self._head(key) if found.undecided and self._bucket.exists(_slot(key, version + 1)) else found
 
-    def _take_slot(self, key: str, version: int, metadata: TableMetadata) -> Head:
+    def _settled(self, key: str) -> Head:
+        """The current version, to commit on top of.
+
+        Raises:
+            CommitFailedException: A joint commit is under way; try again.
+        """
+        head = self._head(key)
+        if not head.undecided:
+            return head
+        since = self._promises.setdefault(head.undecided, time.monotonic())
+        if time.monotonic() - since < _PATIENCE_S:
+            raise CommitFailedException("a commit over several tables is under way")
+        self.decide(head.undecided, commit=False)
+        self._promises.pop(head.undecided, None)
+        return self._head(key)
+
+    def decide(self, promise: str, *, commit: bool) -> bool:
+        """Say once and for all what becomes of a joint commit; gives whether it is committed.
+
+        Raises:
+            CommitStateUnknownException: It could not be found out what was decided.
+            StorageError: Nothing was decided.
+        """
+        key, wanted = f"{_DECISIONS}/{promise}", _COMMIT if commit else _ABORT
+        failure: StorageError | None = None
+        for attempt in range(_PUT_ATTEMPTS):
+            try:
+                self._bucket.put_new(key, wanted)
+            except ObjectAlreadyExists:
+                break
+            except StorageError as error:
+                failure = error
+                time.sleep(_PUT_PAUSE_S * attempt)
+            else:
+                return commit
+        try:
+            return self._bucket.get(key) == _COMMIT
+        except ObjectNotFound:
+            raise failure or StorageError("a commit could not be decided") from None
+        except StorageError as error:
+            raise CommitStateUnknownException(str(error)) from error
+
+    def promise_drop(self, schema: str, table: str, promise: str) -> None:
+        """Drop a table as part of a joint commit; one that does not exist stays so.
+
+        Raises:
+            CommitFailedException: Another writer came first; try again.
+            StorageError, CommitStateUnknownException: The slot could not be taken.
+        """
+        key = self._table_key(schema, table)
+        head = self._settled(key)
+        if head.metadata is not None:
+            tombstone = json.dumps(_tombstone(head.metadata, table)).encode()
+            self._put_slot(key, head.version + 1, _promised(promise, tombstone))
+
+    def write_out(self, schema: str, table: str) -> None:
+        """Follow a promise that was decided with a version of its own, which other engines can read."""
+        key = self._table_key(schema, table)
+        with contextlib.suppress(StorageError, CommitFailedException, CommitStateUnknownException):
+            head = self._settled(key)
+            if head.metadata is not None:
+                self._take_slot(key, head.version + 1, head.metadata)
+
+    def _decision(self, promise: str) -> bytes | None:
+        try:
+            return self._bucket.get(f"{_DECISIONS}/{promise}")
+        except ObjectNotFound:
+            return None
+
+    def _take_slot(self, key: str, version: int, metadata: TableMetadata, promise: str = "") -> int:
         content = metadata.model_dump_json(exclude_none=True).encode()
+        if promise:
+            self._put_slot(key, version, _promised(promise, content))
+            return version
         self._put_slot(key, version, content)
-        return self._remember(key, Head(version, metadata))
+        self._write_hint(key, version)
+        return self._remember(key, Head(version, metadata)).version
 
     def _put_slot(self, key: str, version: int, content: bytes) -> None:
         """Take a slot. The put may be repeated: it is create-only, and the content tells whose it is."""
@@ -334,7 +436,6 @@ class ObjectCatalog(MetastoreCatalog):
             if failure is not None:
                 raise failure
             raise CommitFailedException(f"version {version} was taken by another writer")
-        self._write_hint(key, version)
 
     def _holds(self, slot: str, content: bytes) -> bool:
         try:
@@ -367,15 +468,16 @@ class ObjectCatalog(MetastoreCatalog):
     def _bury(self, schema: str, table: str) -> bool:
         key = self._table_key(schema, table)
         while True:
-            head = self.head(schema, table)
-            if head.metadata is None:
-                return False
-            # The id makes the tombstone this drop's own, so that of two drops only one believes it was first.
-            tombstone = {_DROPPED: str(head.metadata.table_uuid), "name": table, "id": str(uuid.uuid4())}
             try:
+                head = self._settled(key)
+                if head.metadata is None:
+                    return False
+                tombstone = _tombstone(head.metadata, table)
                 self._put_slot(key, head.version + 1, json.dumps(tombstone).encode())
             except CommitFailedException:
+                time.sleep(_PUT_PAUSE_S)
                 continue
+            self._write_hint(key, head.version + 1)
             self._remember(key, Head(head.version + 1, None))
             return True
 
@@ -384,26 +486,35 @@ class ObjectCatalog(MetastoreCatalog):
         prefix = f"{key}/metadata"
         try:
             version = int(self._bucket.get(f"{prefix}/{_HINT_OBJECT}"))
-            return self._remember(key, Head(version, self._read_slot(key, version)))
+            return self._remember(key, self._read_slot(key, version))
         except (ObjectNotFound, ValueError):
             pass
         slots = (_SLOT.fullmatch(name) for name in self._bucket.names(prefix))
         version = max((int(slot.group(1)) for slot in slots if slot), default=0)
-        return self._remember(key, Head(version, self._read_slot(key, version))) if version else _NOTHING
+        return self._remember(key, self._read_slot(key, version)) if version else _NOTHING
 
-    def _read_slot(self, key: str, version: int) -> TableMetadata | None:
+    def _read_slot(self, key: str, version: int) -> Head:
+        if version == 0:
+            return _NOTHING
         content = self._bucket.get(_slot(key, version))
         if not content.strip(b"\0"):
             # A power failure can leave an empty file of a commit that was not confirmed to anybody.
-            return self._read_slot(key, version - 1) if version > 1 else None
+            return replace(self._read_slot(key, version - 1), version=version)
+        if content.startswith(_PROMISE_START):
+            promise = json.loads(content)
+            decision = self._decision(promise[_PROMISE])
+            if decision != _COMMIT:
+                undecided = promise[_PROMISE] if decision is None else ""
+                return Head(version, self._read_slot(key, version - 1).metadata, undecided)
+            content = promise["then"].encode()
         if content.startswith(b"{") and _DROPPED in json.loads(content):
-            return None
-        return TableMetadataUtil.parse_raw(content.decode())
+            return Head(version, None)
+        return Head(version, TableMetadataUtil.parse_raw(content.decode()))
 
     def _remember(self, key: str, head: Head) -> Head:
         with self._lock:
             known = self._heads.get(key, _NOTHING)
-            if known.version >= head.version:
+            if known.version > head.version or (known.version == head.version and not known.undecided):
                 return known
             self._heads[key] = head
             return head
@@ -429,16 +540,28 @@ class ObjectCatalog(MetastoreCatalog):
             return None
         return content
 
-    def _table_names(self, schema_segment: str) -> Iterator[str]:
+    def _table_names(self, schema_segment: str, *, promised: bool = False) -> Iterator[str]:
+        """The names of a schema's tables, on demand with those of joint commits that are not decided."""
         prefix = f"{self._warehouse}/{schema_segment}"
         for segment in self._bucket.directories(prefix):
-            metadata = self._head(f"{prefix}/{segment}").metadata
-            if metadata is not None:
-                yield metadata.properties.get(NAME_PROPERTY) or name_of(segment) or segment
+            head = self._head(f"{prefix}/{segment}")
+            if head.metadata is not None:
+                yield head.metadata.properties.get(NAME_PROPERTY) or name_of(segment) or segment
+            elif promised and head.undecided:
+                yield name_of(segment) or segment
 
 
 def _slot(key: str, version: int) -> str:
     return f"{key}/metadata/v{version}.metadata.json"
+
+
+def _tombstone(metadata: TableMetadata, table: str) -> dict[str, str]:
+    # The id makes the tombstone this drop's own, so that of two drops only one believes it was first.
+    return {_DROPPED: str(metadata.table_uuid), "name": table, "id": str(uuid.uuid4())}
+
+
+def _promised(promise: str, content: bytes) -> bytes:
+    return json.dumps({_PROMISE: promise, "then": content.decode()}, ensure_ascii=False).encode()
 
 
 def _check(requirement: TableRequirement, metadata: TableMetadata | None, table: str) -> None:

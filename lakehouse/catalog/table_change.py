@@ -12,7 +12,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from pyiceberg.exceptions import (
     CommitFailedException,
@@ -49,6 +49,7 @@ _FIRST_PAUSE_S = 0.01
 _LONGEST_PAUSE_S = 1.0
 _LOOK_AGAIN_PAUSES_S = (0.0, 0.1, 0.5, 2.0)
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +134,9 @@ class _Rewrite(_OverwriteFiles):
         return lambda manifest: manifest.content == ManifestContent.DATA
 
 
-def change_table(catalog: ObjectCatalog, schema: str, table: str, build: Build) -> TableMetadata:
+def change_table(
+    catalog: ObjectCatalog, schema: str, table: str, build: Build, promise: str = ""
+) -> TableMetadata:
     """Change a table that exists, in one commit; gives its new metadata.
 
     Args:
@@ -142,6 +145,7 @@ def change_table(catalog: ObjectCatalog, schema: str, table: str, build: Build) 
         table: Its name.
         build: Called for every attempt with a transaction on the then current version; raises when the
             change no longer fits.
+        promise: The joint commit that this is part of.
 
     Raises:
         NoSuchTableError: It does not exist.
@@ -152,12 +156,14 @@ def change_table(catalog: ObjectCatalog, schema: str, table: str, build: Build) 
 
     def attempt() -> TableMetadata:
         base = catalog.load_table((schema, table))
-        return _attempt(catalog, base, SharingTransaction(base), build)
+        return _attempt(catalog, base, SharingTransaction(base), build, promise)
 
-    return _retried(attempt)
+    return retried(attempt)
 
 
-def create_table(catalog: ObjectCatalog, staged: StagedTable, build: Build) -> TableMetadata:
+def create_table(
+    catalog: ObjectCatalog, staged: StagedTable, build: Build, promise: str = ""
+) -> TableMetadata:
     """Create a table together with its first rows, in one commit; gives its metadata.
 
     Raises:
@@ -165,7 +171,7 @@ def create_table(catalog: ObjectCatalog, staged: StagedTable, build: Build) -> T
         NoSuchNamespaceError: There is no such schema.
         CommitFailedException, CommitStateUnknownException: As for ``change_table``.
     """
-    return _retried(lambda: _attempt(catalog, staged, CreateTableTransaction(staged), build))
+    return retried(lambda: _attempt(catalog, staged, CreateTableTransaction(staged), build, promise))
 
 
 def stage_updates(transaction: Transaction, updates: Sequence[TableUpdate]) -> None:
@@ -173,7 +179,12 @@ def stage_updates(transaction: Transaction, updates: Sequence[TableUpdate]) -> N
     transaction._stage(tuple(updates))
 
 
-def _retried(attempt: Callable[[], TableMetadata]) -> TableMetadata:
+def retried(attempt: Callable[[], T]) -> T:
+    """The result of an attempt, made again while other writers are faster.
+
+    Raises:
+        CommitFailedException: They were, each time.
+    """
     for number in range(_ATTEMPTS - 1):
         try:
             return attempt()
@@ -183,7 +194,9 @@ def _retried(attempt: Callable[[], TableMetadata]) -> TableMetadata:
     return attempt()
 
 
-def _attempt(catalog: ObjectCatalog, base: Table, transaction: Transaction, build: Build) -> TableMetadata:
+def _attempt(
+    catalog: ObjectCatalog, base: Table, transaction: Transaction, build: Build, promise: str
+) -> TableMetadata:
     producer: _SnapshotProducer[Any] | None = None
     rows: NewSnapshot | None = None
     try:
@@ -196,9 +209,9 @@ def _attempt(catalog: ObjectCatalog, base: Table, transaction: Transaction, buil
         identity = (AssertCreate(),) if is_new else (AssertTableUUID(uuid=base.metadata.table_uuid),)
         # A table that is being created has no refs that could be required to stay the same.
         required = identity if is_new else (*transaction._requirements, *identity)
-        return catalog.commit_table(base, required, transaction._updates).metadata
+        return catalog.commit_table(base, required, transaction._updates, promise).metadata
     except CommitStateUnknownException:
-        if rows is None:
+        if rows is None or promise:
             raise
         return _look_for(catalog, base, rows.snapshot_id)
     except (CommitFailedException, ValidationException, NoSuchTableError, StorageError):

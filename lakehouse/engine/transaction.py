@@ -15,7 +15,7 @@ from lakehouse.errors import (
     TableNotFound,
     TransactionStateError,
 )
-from lakehouse.ingest import StagedWrite, commit, discard
+from lakehouse.ingest import StagedWrite, commit, commit_together, discard
 from lakehouse.types import TableName
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Transaction:
     """One open transaction of a session. Not to be used by two statements at once: take ``lock``.
 
     Reads see the snapshot that the transaction first saw of each table, plus its own staged writes.
-    Commit is atomic per table; tables are committed in the order in which they were first written.
+    Commit makes all of its changes take place, or none.
     """
 
     id: str
@@ -102,23 +102,41 @@ class Transaction:
             self.drops[known] = None
 
     def commit(self) -> None:
-        """Publish every staged write.
+        """Publish everything that is staged.
 
         Raises:
-            CommitConflict: Another writer changed a table first; that table is unchanged.
+            CommitConflict: Another writer changed a table first; nothing is changed.
+            CommitStateUnknown: It could not be found out whether anything is changed; all files are kept.
             TransactionStateError: The transaction has ended.
         """
         self._end()
         try:
-            if self.cursor is not None:
-                self.cursor.connection.execute("COMMIT").fetchall()
-            for name in list(self.writes):
-                commit_or_discard(self.catalog, self.writes.pop(name))
-                self.drops.pop(name, None)
-            for name in list(self.drops):
-                self.catalog.drop_table(name.schema, name.table, if_exists=True)
+            self._publish()
+        except BaseException as error:
+            self._end_temporary("ROLLBACK")
+            if isinstance(error, CommitStateUnknown):
+                self.writes.clear()
+            raise
+        else:
+            self._end_temporary("COMMIT")
         finally:
             self._discard_rest()
+
+    def _end_temporary(self, how: str) -> None:
+        """End DuckDB's own transaction, if temporary tables were changed."""
+        if self.cursor is not None:
+            self.cursor.connection.execute(how).fetchall()
+
+    def _publish(self) -> None:
+        writes = list(self.writes.values())
+        drops = [name for name in self.drops if name not in self.writes]
+        if len(writes) + len(drops) > 1:
+            commit_together(self.catalog, writes, drops)
+        elif writes:
+            commit(self.catalog, writes[0])
+        elif drops:
+            self.catalog.drop_table(drops[0].schema, drops[0].table, if_exists=True)
+        self.writes.clear()
 
     def rollback(self) -> None:
         """Undo everything; harmless when the transaction has ended."""
@@ -126,8 +144,7 @@ class Transaction:
             return
         self._end()
         try:
-            if self.cursor is not None:
-                self.cursor.connection.execute("ROLLBACK").fetchall()
+            self._end_temporary("ROLLBACK")
             for schema in self.created_schemas:
                 # Somebody else may have put tables into it, or dropped it.
                 with suppress(SchemaNotFound, SchemaNotEmpty):
