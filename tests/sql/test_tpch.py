@@ -63,3 +63,41 @@ def test_a_tpch_query_gives_duckdbs_answer(tpch, query):
 
 def test_every_query_is_there():
     assert len(QUERIES) == 22
+
+
+# The refresh functions of TPC-H, 2.5.3: new sales, and old ones removed; 0.1 % of the orders each.
+RF1 = (
+    """INSERT INTO orders SELECT o_orderkey + 10000000, * EXCLUDE (o_orderkey) FROM orders
+    WHERE o_orderkey IN (SELECT o_orderkey FROM orders ORDER BY o_orderkey LIMIT 150)""",
+    """INSERT INTO lineitem SELECT l_orderkey + 10000000, * EXCLUDE (l_orderkey) FROM lineitem
+    WHERE l_orderkey + 10000000 IN (SELECT o_orderkey FROM orders)""",
+)
+RF2 = (
+    "DELETE FROM lineitem WHERE l_orderkey IN (SELECT o_orderkey FROM orders ORDER BY o_orderkey LIMIT 150)",
+    "DELETE FROM orders WHERE o_orderkey IN (SELECT o_orderkey FROM orders ORDER BY o_orderkey LIMIT 150)",
+)
+TOTALS = (
+    "SELECT count(*), sum(o_orderkey), sum(o_totalprice), min(o_orderkey), max(o_orderkey) FROM orders",
+    "SELECT count(*), sum(l_orderkey), sum(l_extendedprice), sum(l_quantity) FROM lineitem",
+    "SELECT count(*) FROM lineitem ANTI JOIN orders ON l_orderkey = o_orderkey",
+)
+
+
+@pytest.mark.parametrize("pairs", [2])
+def test_the_refresh_functions_leave_what_duckdb_leaves(tpch, pairs):
+    cursor, views = tpch
+    own = views.cursor()
+    for table in ("orders", "lineitem"):
+        own.execute(f"CREATE TEMP TABLE {table} AS FROM main.{table}")
+    for _ in range(pairs):
+        for function in (RF1, RF2):
+            cursor.execute("BEGIN")
+            for statement in function:
+                affected = own.execute(statement).fetchall()[0][0]
+                assert affected > 0
+                cursor.execute(statement)
+                assert cursor.rowcount == affected
+            cursor.execute("COMMIT")
+            for sql in TOTALS:
+                cursor.execute(sql)
+                assert cursor.fetchall() == own.execute(sql).fetchall()
