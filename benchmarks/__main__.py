@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 
@@ -25,7 +25,8 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.processes import drain, drain_reader, interleaved, lakehouse, query, ratio, started
+from benchmarks.processes import Line, drain, drain_reader, interleaved, lakehouse, query, ratio, started
+from benchmarks.writes import small_writes, writes
 
 _ROOT = Path(__file__).parent.parent
 _WIDE = (
@@ -33,17 +34,6 @@ _WIDE = (
     "'text ' || (range % 10000) AS e, TIMESTAMP '2020-01-01' + to_seconds(range) AS f FROM range({rows})"
 )
 _TABLES = ("customer", "lineitem", "nation", "orders", "part", "partsupp", "region", "supplier")
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One line of the table: what was measured, beside what, and the ratio that the aim is about."""
-
-    what: str
-    ours: str
-    beside: str
-    ratio: float
-    aim: str
 
 
 def bulk(directory: Path, quick: bool) -> list[Line]:
@@ -256,6 +246,8 @@ _BENCHMARKS: dict[str, Callable[[Path, bool], list[Line]]] = {
     "latency": latency,
     "tpch": tpch,
     "memory": memory,
+    "writes": writes,
+    "small-writes": small_writes,
 }
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -15,6 +16,17 @@ import pyarrow as pa
 import pyarrow.flight as flight
 
 from flight_server.protocol.messages import Any_, message_class
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the table: what was measured, beside what, and the ratio that the aim is about."""
+
+    what: str
+    ours: str
+    beside: str
+    ratio: float
+    aim: str
 
 
 @contextmanager
