@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from lakehouse.access.policy import Access
 from lakehouse.catalog import Catalog, Table
+from lakehouse.catalog.table_alteration import Alteration
 from lakehouse.errors import PermissionDenied, SchemaNotFound, TableNotFound
 from lakehouse.types import ForeignKey, TableName
 
@@ -185,7 +186,7 @@ class GuardedCatalog:
     def describe_table(
         self, schema: str, table: str, description: str | None, column_docs: Mapping[str, str]
     ) -> None:
-        """Set what a table and some of its columns are, in words.
+        """Set what a table and some of its columns are, in words; empty words take a description away.
 
         Raises:
             PermissionDenied: The principal may not write it.
@@ -194,6 +195,18 @@ class GuardedCatalog:
         self.check_change(schema, table)
         self.load(schema, table)
         self._catalog.describe_table(schema, table, description, column_docs)
+
+    def alter_table(self, schema: str, table: str, change: Alteration) -> None:
+        """Change what a table is declared to be.
+
+        Raises:
+            SchemaNotFound, TableNotFound: There is none for the principal.
+            PermissionDenied: The principal may not write it.
+            SchemaMismatch, NotSupported, CommitConflict: The change is not possible.
+        """
+        self.check_change(schema, table)
+        self.load(schema, table)
+        self._catalog.alter_table(schema, table, change)
 
     def version(self) -> int:
         """A number that grows whenever anything that this process knows of the catalog changes."""

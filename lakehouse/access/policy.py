@@ -235,6 +235,16 @@ class AccessPolicy:
             for text in grant.restriction.expressions()
         )
 
+    def restricted_columns(self, name: TableName) -> frozenset[str]:
+        """The columns, in lower case, that row filters and masks of any role name in a table."""
+        return frozenset(
+            column
+            for role in self._roles.values()
+            for grant in role.grants
+            if grant.restriction is not None and grant.pattern.fits(name.catalog, name.schema, name.table)
+            for column in grant.restriction.columns()
+        )
+
     def of(self, principal: Principal) -> Access:
         """What a principal may do. Roles that are not configured give nothing."""
         found = self._known.get(principal)

@@ -52,6 +52,11 @@ class Restriction:
         masks = (mask for _, mask in self.masks if mask not in _NAMED_MASKS)
         return tuple(filter(None, (self.row_filter, *masks)))
 
+    def columns(self) -> frozenset[str]:
+        """The columns that are masked or that the expressions name, in lower case."""
+        named = (c.name.lower() for text in self.expressions() for c in _parsed(text).find_all(exp.Column))
+        return frozenset((*named, *(column for column, _ in self.masks)))
+
 
 def check_restriction(restriction: Restriction) -> None:
     """Refuse what is not one expression over the columns of a row.

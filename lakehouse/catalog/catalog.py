@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from lakehouse.catalog.table import Table
+from lakehouse.catalog.table_alteration import Alteration
 from lakehouse.types import ForeignKey
 
 
@@ -91,10 +92,21 @@ class Catalog(Protocol):
     def describe_table(
         self, schema: str, table: str, description: str | None, column_docs: Mapping[str, str]
     ) -> None:
-        """Set what a table and some of its columns are, in words.
+        """Set what a table and some of its columns are, in words; empty words take a description away.
 
         Raises:
             SchemaMismatch: A column is described that the table does not have.
+        """
+        ...
+
+    def alter_table(self, schema: str, table: str, change: Alteration) -> None:
+        """Change what a table is declared to be, in one commit.
+
+        Raises:
+            SchemaNotFound, TableNotFound: There is none.
+            SchemaMismatch: The change does not fit the table.
+            NotSupported: Rows or files that are there could not be read right afterwards.
+            CommitConflict: Rows were changed since they were looked through.
         """
         ...
 

@@ -37,6 +37,13 @@ from lakehouse.catalog.table_change import (
     retried,
     stage_updates,
 )
+from lakehouse.catalog.table_definition import (
+    TableDefinition,
+    partition_spec,
+    partition_updates,
+    sort_order,
+    sort_updates,
+)
 from lakehouse.errors import (
     CommitConflict,
     CommitStateUnknown,
@@ -82,6 +89,7 @@ class Target:
         superseded: Files that the same transaction wrote before, and that will never be in the table.
         removed: Files of the base that go.
         serializable: Whether what is written depends on no other rows being there than were read.
+        definition: What the table that is created or replaced is declared to be, besides its columns.
     """
 
     mode: WriteMode
@@ -93,6 +101,7 @@ class Target:
     superseded: tuple[DataFile, ...] = ()
     removed: tuple[DataFileRef, ...] = ()
     serializable: bool = False
+    definition: TableDefinition | None = None
 
     @property
     def file_schema(self) -> pa.Schema:
@@ -119,6 +128,7 @@ class StagedWrite:
         new: The table to be created, for ``CREATE``.
         snapshot_id: What the commit's snapshot will be called, so that it can be recognised.
         commit_id: Marks the commit in the table's history.
+        definition: What the table that is created or replaced is declared to be.
     """
 
     target: TableName
@@ -135,6 +145,7 @@ class StagedWrite:
     new: StagedTable | None
     snapshot_id: int
     commit_id: str
+    definition: TableDefinition | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +174,7 @@ def resolve(
     columns: Callable[[], pa.Schema],
     earlier: StagedWrite | None = None,
     seen: Table | None = None,
+    definition: TableDefinition | None = None,
 ) -> Target:
     """Decide what a write is to do, given what is there.
 
@@ -173,6 +185,7 @@ def resolve(
         columns: Gives the columns, of storable types, that a table gets which is created or replaced.
         earlier: What the same transaction wrote for the table before.
         seen: The table as the same transaction has read it.
+        definition: What a table that gets created or replaced is declared to be; its columns are ``columns``.
 
     Raises:
         SchemaNotFound, TableNotFound, TableAlreadyExists: The mode does not fit what is there.
@@ -185,12 +198,12 @@ def resolve(
     if exists and mode is WriteMode.CREATE:
         raise TableAlreadyExists(f"table '{catalog.name}.{schema}.{name.table}' exists already")
     if not exists and mode in (WriteMode.CREATE, WriteMode.CREATE_APPEND):
-        return _to_create(catalog, TableName(catalog.name, schema, name.table), columns())
+        return _to_create(catalog, TableName(catalog.name, schema, name.table), columns(), definition)
     if earlier is None:
         base = seen or catalog.load(schema, name.table)
         _check_writable(base)
         if mode is WriteMode.REPLACE:
-            return _to_replace(base, columns(), catalog.clock.token())
+            return _to_replace(base, columns(), catalog.clock.token(), definition)
         return Target(WriteMode.APPEND, base.metadata.schema(), base, base)
     if mode is not WriteMode.REPLACE:
         return Target(
@@ -203,11 +216,12 @@ def resolve(
             earlier.superseded,
             earlier.removed,
             earlier.serializable,
+            earlier.definition,
         )
     if earlier.base is None:
-        again = _to_create(catalog, earlier.target, columns())
+        again = _to_create(catalog, earlier.target, columns(), definition)
     else:
-        again = _to_replace(earlier.base, columns(), catalog.clock.token())
+        again = _to_replace(earlier.base, columns(), catalog.clock.token(), definition)
     return replace(again, superseded=earlier.superseded + earlier.data_files)
 
 
@@ -255,6 +269,7 @@ def rewriting(
         earlier.superseded + own,
         earlier.removed + removed,
         earlier.serializable or serializable,
+        earlier.definition,
     )
 
 
@@ -276,6 +291,7 @@ def staged_write(catalog: IcebergCatalog, target: Target, files: Sequence[DataFi
         new=target.new,
         snapshot_id=target.table.metadata.new_snapshot_id(),
         commit_id=catalog.clock.token(),
+        definition=target.definition,
     )
 
 
@@ -373,21 +389,43 @@ def discard(catalog: Catalog, staged: StagedWrite) -> None:
     _delete(writable(catalog), staged.data_files + staged.superseded)
 
 
-def _to_create(catalog: IcebergCatalog, name: TableName, columns: pa.Schema) -> Target:
-    schema = iceberg_types.iceberg_schema(columns, itertools.count(1).__next__)
+def _to_create(
+    catalog: IcebergCatalog, name: TableName, columns: pa.Schema, definition: TableDefinition | None = None
+) -> Target:
+    definition = definition or TableDefinition(columns)
+    schema = definition.schema(itertools.count(1).__next__)
+    spec, order = partition_spec(definition.partitioning, schema), sort_order(definition.sorting, schema)
     with iceberg_errors(f"table '{name}'"):
-        new = catalog.objects.staged_table(name.schema, name.table, schema, dict(_PROPERTIES))
-    return Target(WriteMode.CREATE, new.metadata.schema(), catalog.view(name, new.metadata), new=new)
+        new = catalog.objects.staged_table(name.schema, name.table, schema, dict(_PROPERTIES), spec, order)
+    new.metadata.properties.update(definition.properties(new.metadata.schema()))
+    view = catalog.view(name, new.metadata)
+    return Target(WriteMode.CREATE, new.metadata.schema(), view, new=new, definition=definition)
 
 
-def _to_replace(base: Table, columns: pa.Schema, replacement: str) -> Target:
+def _to_replace(
+    base: Table, columns: pa.Schema, replacement: str, definition: TableDefinition | None = None
+) -> Target:
     metadata = base.metadata
     next_id = itertools.count(metadata.last_column_id + 1).__next__
-    wanted = iceberg_types.iceberg_schema(columns, next_id, metadata.schema())
+    if definition is None:
+        wanted = iceberg_types.iceberg_schema(columns, next_id, metadata.schema())
+    else:
+        wanted = definition.schema(next_id, metadata.schema())
     with iceberg_errors(f"table '{base.name}'"):
-        after = updated_metadata(metadata, _schema_updates(metadata, wanted))
+        after = _replaced(metadata, wanted, definition)
     view = replace(base, metadata=after, staged=(), replacement=f"-{replacement}")
-    return Target(WriteMode.REPLACE, after.schema(), view, base)
+    return Target(WriteMode.REPLACE, after.schema(), view, base, definition=definition)
+
+
+def _replaced(metadata: TableMetadata, wanted: Schema, definition: TableDefinition | None) -> TableMetadata:
+    """A table's metadata after its replacement, rows apart."""
+    updates = _schema_updates(metadata, wanted)
+    if definition is None:
+        return updated_metadata(metadata, updates)
+    # No spec of the old columns must be looked at with the new ones.
+    bare = updated_metadata(metadata, (*partition_updates(metadata, ()), *sort_updates(metadata, ())))
+    after = updated_metadata(bare, updates)
+    return updated_metadata(after, definition.replacing(after))
 
 
 def _check_writable(base: Table) -> None:
@@ -467,11 +505,31 @@ def _change(catalog: IcebergCatalog, staged: StagedWrite, promise: str = "") -> 
                 "try again",
             )
         if staged.mode is WriteMode.REPLACE:
-            stage_updates(transaction, _schema_updates(now, staged.schema))
+            _stage_replacement(transaction, base, staged)
         return _rows(staged)
 
     if staged.mode is WriteMode.REPLACE or staged.data_files or staged.removed:
         change_table(catalog.objects, staged.target.schema, staged.target.table, build, promise)
+
+
+def _stage_replacement(transaction: Transaction, base: Table, staged: StagedWrite) -> None:
+    """Stage what makes of a table its replacement, rows apart."""
+    now, definition = transaction.table_metadata, staged.definition
+    if definition is None:
+        stage_updates(transaction, _schema_updates(now, staged.schema))
+        return
+    if (now.default_spec_id, len(now.partition_specs)) != (
+        base.metadata.default_spec_id,
+        len(base.metadata.partition_specs),
+    ):
+        raise CommitConflict(
+            f"the partitions of table '{staged.target}' were changed by another writer at the same time; "
+            "nothing was stored",
+            "try again",
+        )
+    stage_updates(transaction, (*partition_updates(now, ()), *sort_updates(now, ())))
+    stage_updates(transaction, _schema_updates(transaction.table_metadata, staged.schema))
+    stage_updates(transaction, definition.replacing(transaction.table_metadata))
 
 
 def _added_since(catalog: IcebergCatalog, base: Table, now: TableMetadata) -> bool:

@@ -16,7 +16,6 @@ from pyiceberg.exceptions import (
 )
 from pyiceberg.table import Transaction
 from pyiceberg.table.metadata import TableMetadata
-from pyiceberg.types import DoubleType, FloatType, NestedField, PrimitiveType
 
 from lakehouse.catalog.iceberg_errors import iceberg_errors
 from lakehouse.catalog.names import check_name, fold
@@ -29,12 +28,13 @@ from lakehouse.catalog.table import (
     Table,
     foreign_keys_to_json,
 )
+from lakehouse.catalog.table_alteration import Alteration, alter
 from lakehouse.catalog.table_change import change_table
+from lakehouse.catalog.table_definition import Columns
 from lakehouse.clock import Clock
 from lakehouse.config import Settings
 from lakehouse.errors import (
     SchemaAlreadyExists,
-    SchemaMismatch,
     SchemaNotEmpty,
     SchemaNotFound,
     TableNotFound,
@@ -159,7 +159,7 @@ class IcebergCatalog:
         except NamespaceNotEmptyError as error:
             raise SchemaNotEmpty(
                 f"schema '{self.name}.{schema}' cannot be dropped because it holds tables",
-                "drop its tables first",
+                "drop its tables first, or all at once with CASCADE",
             ) from error
         self._forget_schemas()
 
@@ -218,7 +218,7 @@ class IcebergCatalog:
         """
 
         def build(transaction: Transaction) -> None:
-            names = _Columns(transaction.table_metadata, f"{schema}.{table}")
+            names = Columns(transaction.table_metadata.schema(), f"table '{schema}.{table}'")
             key = [names.key_column(column) for column in primary_key]
             with transaction.update_schema() as update:
                 update.set_identifier_fields(*(field.name for field in key))
@@ -238,21 +238,35 @@ class IcebergCatalog:
     def describe_table(
         self, schema: str, table: str, description: str | None, column_docs: Mapping[str, str]
     ) -> None:
-        """Set what a table and some of its columns are, in words.
+        """Set what a table and some of its columns are, in words; empty words take a description away.
 
         Raises:
             SchemaMismatch: A column is described that the table does not have.
         """
 
         def build(transaction: Transaction) -> None:
-            names = _Columns(transaction.table_metadata, f"{schema}.{table}")
+            names = Columns(transaction.table_metadata.schema(), f"table '{schema}.{table}'")
             with transaction.update_schema() as update:
                 for column, doc in column_docs.items():
                     update.update_column((names.spelled(column),), doc=doc)
-            if description is not None:
+            if description:
                 transaction.set_properties({DESCRIPTION_PROPERTY: description})
+            elif description is not None and DESCRIPTION_PROPERTY in transaction.table_metadata.properties:
+                transaction.remove_properties(DESCRIPTION_PROPERTY)
 
         self._change(schema, table, build)
+
+    def alter_table(self, schema: str, table: str, change: Alteration) -> None:
+        """Change what a table is declared to be, in one commit.
+
+        Raises:
+            SchemaNotFound, TableNotFound: There is none.
+            SchemaMismatch: The change does not fit the table.
+            NotSupported: Rows or files that are there could not be read right afterwards.
+            CommitConflict: Rows were changed since they were looked through.
+        """
+        name = self.load(schema, table).name
+        self._change(schema, table, lambda transaction: alter(transaction, name, change))
 
     def version(self) -> int:
         """A number that grows whenever anything that this process knows of the catalog changes."""
@@ -393,40 +407,6 @@ class IcebergCatalog:
         except SchemaNotFound as error:
             return error
         return TableNotFound(f"table '{self.name}.{schema}.{table}' does not exist", _nearest(table, tables))
-
-
-class _Columns:
-    """The columns of a table, found whatever the case of their letters."""
-
-    def __init__(self, metadata: TableMetadata, table: str) -> None:
-        self._fields = {fold(field.name): field for field in metadata.schema().fields}
-        self._table = table
-
-    def spelled(self, column: str) -> str:
-        """The name of a column as the table has it."""
-        return self._field(column).name
-
-    def key_column(self, column: str) -> NestedField:
-        """A column that can be in a primary key."""
-        field = self._field(column)
-        if not field.required:
-            raise SchemaMismatch(
-                f"column '{field.name}' of table '{self._table}' may be NULL, so no primary key can have it"
-            )
-        kind = field.field_type
-        if not isinstance(kind, PrimitiveType) or isinstance(kind, FloatType | DoubleType):
-            raise SchemaMismatch(
-                f"column '{field.name}' of table '{self._table}' is of the type {kind}, "
-                "which cannot be in a primary key"
-            )
-        return field
-
-    def _field(self, column: str) -> NestedField:
-        found = self._fields.get(fold(column))
-        if found is None:
-            names = [field.name for field in self._fields.values()]
-            raise SchemaMismatch(f"table '{self._table}' has no column '{column}'", _nearest(column, names))
-        return found
 
 
 def open_catalog(settings: Settings, clock: Clock, bucket: Bucket | None = None) -> IcebergCatalog:

@@ -130,16 +130,18 @@ class ObjectCatalog(MetastoreCatalog):
         location = self._bucket.uri_of(_slot(self._table_key(schema, table), head.version))
         return Table((schema, table), head.metadata, location, self._io, self)
 
-    def staged_table(self, schema: str, table: str, columns: Schema, properties: Properties) -> StagedTable:
+    def staged_table(
+        self,
+        schema: str,
+        table: str,
+        columns: Schema,
+        properties: Properties,
+        spec: PartitionSpec = UNPARTITIONED_PARTITION_SPEC,
+        order: SortOrder = UNSORTED_SORT_ORDER,
+    ) -> StagedTable:
         """A table that exists in memory only, to be created by a commit. The field ids are assigned anew."""
         location = self.table_location(schema, table)
-        metadata = new_table_metadata(
-            columns,
-            UNPARTITIONED_PARTITION_SPEC,
-            UNSORTED_SORT_ORDER,
-            location,
-            {**properties, NAME_PROPERTY: table},
-        )
+        metadata = new_table_metadata(columns, spec, order, location, {**properties, NAME_PROPERTY: table})
         return StagedTable((schema, table), metadata, "", self._io, self)
 
     # -- tables ---------------------------------------------------------------------------------------

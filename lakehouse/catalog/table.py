@@ -21,6 +21,7 @@ FOREIGN_KEYS_PROPERTY = "lakehouse.foreign-keys"
 PRIMARY_KEY_PROPERTY = "lakehouse.primary-key"
 DESCRIPTION_PROPERTY = "comment"
 DEFAULT_PROPERTY = "lakehouse.default."
+"""Begins the names of properties that hold the SQL of a column's default value; the field id follows."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from lakehouse.access.policy import SYSTEM_SCHEMA
 from lakehouse.catalog import Table
 from lakehouse.config.settings import RESERVED_SCHEMAS
 from lakehouse.engine.database import SESSION_SETTINGS, Binding, Input
+from lakehouse.engine.ddl import TableDdl
 from lakehouse.engine.dml import LakeDml
 from lakehouse.engine.gate import Analysis, StatementKind, TableReference, retarget
 from lakehouse.engine.running import CallWatch
@@ -60,6 +61,7 @@ class Changes:
         self._catalog = engine.catalog
         self._database = engine.database
         self._settings = engine.settings
+        self._ddl = TableDdl(engine)
         self._dml = LakeDml(engine)
 
     def run(self, analysis: Analysis, scope: Scope, rows: Iterable[Sequence[Any]] | None = None) -> int:
@@ -81,10 +83,20 @@ class Changes:
         elif kind is StatementKind.CREATE_SCHEMA:
             self._create_schema(analysis, scope, detail["if_not_exists"])
         elif kind is StatementKind.DROP_SCHEMA:
-            scope.session.lake.drop_schema(_schema_name(analysis.target), if_exists=detail["if_exists"])
-            self._database.sync_schemas(self._catalog.schemas())
+            self._ddl.drop_schema(
+                _schema_name(analysis.target),
+                scope,
+                if_exists=detail["if_exists"],
+                cascade=detail["cascade"],
+            )
         elif kind is StatementKind.DROP:
             self._drop(analysis, scope)
+        elif kind is StatementKind.CREATE_TABLE:
+            return self._ddl.create(analysis, scope, rows)
+        elif kind is StatementKind.ALTER_TABLE:
+            self._ddl.alter(analysis, scope)
+        elif kind is StatementKind.COMMENT:
+            self._ddl.comment(analysis, scope)
         elif kind is StatementKind.CREATE_TEMP:
             self._create_temporary(analysis, scope, rows)
         elif kind is StatementKind.DML:

@@ -17,6 +17,14 @@ from typing import Any
 import duckdb
 
 from lakehouse.engine.database import INTERNAL_CATALOG
+from lakehouse.engine.gate_ddl import (
+    check_readable,
+    create_parts,
+    layout_places,
+    read_alter,
+    read_comment,
+    read_create,
+)
 from lakehouse.engine.gate_functions import check_calls, check_function
 from lakehouse.engine.gate_parser import Parsed, Parsers, check_size, same_shape
 from lakehouse.engine.gate_text import (
@@ -62,6 +70,9 @@ class StatementKind(Enum):
     QUERY = "query"
     EXPLAIN = "explain"
     CREATE_TEMP = "create temp"
+    CREATE_TABLE = "create table"
+    ALTER_TABLE = "alter table"
+    COMMENT = "comment"
     DROP = "drop"
     DML = "dml"
     CREATE_SCHEMA = "create schema"
@@ -101,6 +112,8 @@ _SET = re.compile(
     rf"(?P<verb>SET|RESET)\s+(?:(?P<scope>SESSION|LOCAL|GLOBAL)\s+)?(?P<name>{NAME})\s*(?:(?:=|TO\b)\s*(?P<value>.+))?\Z",
     re.IGNORECASE | re.DOTALL,
 )
+_CREATE = re.compile(r"CREATE\b", re.IGNORECASE)
+_ALTER = re.compile(r"ALTER\b", re.IGNORECASE)
 _USE = re.compile(rf"USE\s+(?P<path>{PATH})\s*\Z", re.IGNORECASE)
 _SHOW = {
     '"tables"': "show_tables",
@@ -111,7 +124,8 @@ _SHOW = {
 _QUERY_WORDS = frozenset("SELECT FROM WITH VALUES TABLE DESCRIBE DESC SUMMARIZE SHOW PIVOT UNPIVOT (".split())
 # What begins with these has no tree of its own: no need to ask for it.
 _NO_QUERY = re.compile(
-    r"(?:INSERT|UPDATE|DELETE|TRUNCATE|MERGE|CREATE|DROP|SET|RESET|USE|BEGIN|START|COMMIT|ROLLBACK|EXPLAIN)\b",
+    r"(?:INSERT|UPDATE|DELETE|TRUNCATE|MERGE|CREATE|DROP|SET|RESET|USE|BEGIN|START|COMMIT|ROLLBACK|EXPLAIN|"
+    r"ALTER|COMMENT)\b",
     re.IGNORECASE,
 )
 _TRANSACTION_WORDS = {
@@ -206,10 +220,15 @@ class StatementGate:
         parsed = None if _NO_QUERY.match(text) else self._parsers.query(text)
         if parsed is not None:
             return self._query(parsed)
+        if _CREATE.match(text):
+            table = self._create_table(text)
+            if table is not None:
+                return table
         kind, names = self._parsers.kind(text)
         parameters = tuple(sorted(names, key=_parameter_order))
         handler = {
-            "MULTI": self._pivot,
+            "MULTI": self._several,
+            "ALTER": self._alter,
             "EXPLAIN": self._explain,
             "CREATE": self._create,
             "DROP": self._drop,
@@ -302,28 +321,79 @@ class StatementGate:
             parameters=parameters or inner.parameters,
         )
 
+    def _several(self, text: str, parameters: tuple[str, ...]) -> Analysis:
+        """What DuckDB runs as several statements."""
+        return (self._alter if _ALTER.match(text) else self._pivot)(text, parameters)
+
     # -- what changes something -----------------------------------------------------------------------
+
+    def _create_table(self, text: str) -> Analysis | None:
+        """CREATE TABLE of a lake table; None for everything else."""
+        tokens = words(text)
+        _, temporary, what, index, _ = create_parts(tokens)
+        path, _ = read_path(tokens, index)
+        if what != "TABLE" or temporary or (len(path) == 2 and path[0].lower() == "temp"):
+            return None
+        check_readable(text)
+        # DuckDB does not know the whole grammar of these clauses.
+        places = [(tokens[a].start, tokens[b].end, "") for a, b in layout_places(tokens)]
+        kind, names = self._parsers.kind(Edited(text, places).text)
+        if kind != "CREATE":
+            raise _refusal(kind)
+        create = read_create(text, tokens)
+        parameters = tuple(sorted(names, key=_parameter_order))
+        found = Analysis(
+            StatementKind.CREATE_TABLE,
+            text,
+            parameters=parameters,
+            target=create.target,
+            detail={"create": create},
+        )
+        if create.query is None:
+            return found
+        start, stop = create.query
+        parsed = self._parsers.query(text.encode()[start:stop].decode())
+        if parsed is None:
+            raise NotSupported("this kind of query is not supported in CREATE")
+        query = self._query(parsed)
+        return replace(
+            found, sql=query.sql, references=query.references, needs_all_tables=query.needs_all_tables
+        )
+
+    def check_definition(self, columns: str) -> None:
+        """Refuse a text that is anything but definitions of columns, so that a table can be made of it.
+
+        Functions in it have been looked at before.
+
+        Raises:
+            SqlSyntaxError: The text does not parse.
+            NotSupported: It makes more of a statement than a table.
+        """
+        kind, names = self._parsers.kind(f"CREATE TEMP TABLE t ({columns}\n)")
+        if kind != "CREATE" or names:
+            raise NotSupported("this definition of a column is not supported")
+
+    def _alter(self, text: str, parameters: tuple[str, ...]) -> Analysis:
+        """ALTER TABLE, and COMMENT ON, which DuckDB takes for the same."""
+        check_readable(text)
+        tokens = words(text)
+        if tokens[0].word == "COMMENT":
+            comment = read_comment(tokens)
+            return Analysis(StatementKind.COMMENT, text, target=comment.target, detail={"comment": comment})
+        alter = read_alter(text, tokens)
+        return Analysis(StatementKind.ALTER_TABLE, text, target=alter.target, detail={"alter": alter})
 
     def _create(self, text: str, parameters: tuple[str, ...]) -> Analysis:
         tokens = words(text)
-        index = 3 if [t.word for t in tokens[1:3]] == ["OR", "REPLACE"] else 1
-        head = "CREATE OR REPLACE" if index == 3 else "CREATE"
-        index += tokens[index].word == "LOCAL"
-        temporary = tokens[index].word in ("TEMP", "TEMPORARY")
-        index += temporary
-        what, index = tokens[index].word, index + 1
-        exists = [t.word for t in tokens[index : index + 3]] == ["IF", "NOT", "EXISTS"]
-        index += 3 * exists
+        replaces, temporary, what, index, exists = create_parts(tokens)
+        head = "CREATE OR REPLACE" if replaces else "CREATE"
         path, after = read_path(tokens, index)
         if what == "SCHEMA" and not temporary:
             return Analysis(StatementKind.CREATE_SCHEMA, text, target=path, detail={"if_not_exists": exists})
         if what not in ("TABLE", "VIEW") or not path:
             raise NotSupported(f"CREATE {what} is not supported")
-        if not temporary:
-            raise NotSupported(
-                f"CREATE {what} is not supported on lake tables yet",
-                "load tables with ADBC bulk ingest, or use CREATE TEMP TABLE",
-            )
+        if not temporary and what == "VIEW":
+            raise NotSupported("CREATE VIEW is not supported on lake tables yet", "use CREATE TEMP VIEW")
         # Without TEMP and under the name of the session's own database it lives as long as the session.
         start = tokens[index].start
         plain = f"{head} {what} {'IF NOT EXISTS ' if exists else ''}"
@@ -371,12 +441,10 @@ class StatementGate:
         what = tokens[1].word
         exists = [t.word for t in tokens[2:4]] == ["IF", "EXISTS"]
         target, after = read_path(tokens, 4 if exists else 2)
-        detail = {"if_exists": exists, "view": what == "VIEW"}
         rest = [t.word for t in tokens[after:]]
+        detail = {"if_exists": exists, "view": what == "VIEW", "cascade": rest == ["CASCADE"]}
         if what not in ("SCHEMA", "TABLE", "VIEW"):
             raise NotSupported(f"DROP {what} is not supported")
-        if what == "SCHEMA" and rest == ["CASCADE"]:
-            raise NotSupported("DROP SCHEMA … CASCADE is not supported", "drop its tables first")
         if not target or rest not in ([], ["CASCADE"], ["RESTRICT"]):
             raise NotSupported("this form of DROP is not supported", "drop one thing at a time")
         kind = StatementKind.DROP_SCHEMA if what == "SCHEMA" else StatementKind.DROP
@@ -495,7 +563,7 @@ def _parameter_order(name: str) -> tuple[int, str]:
 
 
 def _refusal(kind: str) -> LakehouseError:
-    if kind in ("ALTER", "VACUUM", "ANALYZE", "CREATE_FUNC"):
+    if kind in ("VACUUM", "ANALYZE", "CREATE_FUNC"):
         return NotSupported(f"{kind} statements are not supported yet")
     word = "such" if kind == "UNKNOWN" else kind.replace("_", " ")
     return StatementForbidden(
