@@ -201,7 +201,7 @@ def resolve(
         return _to_create(catalog, TableName(catalog.name, schema, name.table), columns(), definition)
     if earlier is None:
         base = seen or catalog.load(schema, name.table)
-        _check_writable(base)
+        _check_writable(base, anew=mode is WriteMode.REPLACE and definition is not None)
         if mode is WriteMode.REPLACE:
             return _to_replace(base, columns(), catalog.clock.token(), definition)
         return Target(WriteMode.APPEND, base.metadata.schema(), base, base)
@@ -428,8 +428,8 @@ def _replaced(metadata: TableMetadata, wanted: Schema, definition: TableDefiniti
     return updated_metadata(after, definition.replacing(after))
 
 
-def _check_writable(base: Table) -> None:
-    if not base.metadata.spec().is_unpartitioned():
+def _check_writable(base: Table, *, anew: bool = False) -> None:
+    if not anew and not base.metadata.spec().is_unpartitioned():
         raise NotSupported(f"table '{base.name}' is partitioned; such tables cannot be written to yet")
     if base.metadata.format_version > 2:
         raise NotSupported(

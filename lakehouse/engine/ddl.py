@@ -252,7 +252,7 @@ class TableDdl:
         engine, session = self._engine, scope.session
         engine.gate.check_expression(text)
         with engine.cursor(session.state(), None) as cursor, engine.errors():
-            cursor.connection.execute(f"SELECT CAST(({text}\n) AS {kind})").fetchall()
+            cursor.connection.sql(f"SELECT CAST(({text}\n) AS {kind})").to_arrow_table()
 
     def _foreign_key(
         self,
