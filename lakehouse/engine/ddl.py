@@ -128,7 +128,7 @@ class TableDdl:
             def stage(
                 definition: TableDefinition, schema: pa.Schema, batches: Iterable[pa.RecordBatch]
             ) -> StagedWrite:
-                where = self._target(target, mode, definition, earlier)
+                where = self._target(target, mode, definition, earlier, transaction)
                 return stage_for(self._catalog, where, schema, batches, cancelled)
 
             if create.query is None:
@@ -174,10 +174,17 @@ class TableDdl:
         return WriteMode.REPLACE if exists or dropped else WriteMode.CREATE
 
     def _target(
-        self, target: TableName, mode: WriteMode, definition: TableDefinition, earlier: StagedWrite | None
+        self,
+        target: TableName,
+        mode: WriteMode,
+        definition: TableDefinition,
+        earlier: StagedWrite | None,
+        transaction: Transaction | None,
     ) -> Target:
         lake = writable(self._catalog)
-        return resolve(lake, target, mode, lambda: definition.columns, earlier, definition=definition)
+        known = None if transaction is None else transaction.known(target.schema, target.table)
+        seen = None if transaction is None or known is None else transaction.pinned(known)
+        return resolve(lake, target, mode, lambda: definition.columns, earlier, seen, definition)
 
     def _known(self, transaction: Transaction | None, target: TableName) -> Table | None:
         try:

@@ -136,8 +136,7 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def _struct(array: pa.StructArray, target: pa.StructType, column: str) -> pa.Array:
-    # flatten() makes the children of a NULL struct NULL, so that what is hidden there cannot fail.
-    children = {fold(field.name): child for field, child in zip(array.type, array.flatten(), strict=True)}
+    children = {fold(field.name): _child(array, number) for number, field in enumerate(array.type)}
     converted = []
     for field in target:
         child = children.pop(fold(field.name), None)
@@ -151,12 +150,33 @@ def _struct(array: pa.StructArray, target: pa.StructType, column: str) -> pa.Arr
     return pa.StructArray.from_arrays(converted, fields=list(target), mask=array.is_null())
 
 
+def _child(array: pa.StructArray, number: int) -> pa.Array:
+    """A field of structs, NULL where the struct is, so that what is hidden there cannot fail."""
+    child = array.field(number)
+    if not array.null_count:
+        return child
+    if isinstance(child.type, pa.BaseExtensionType):
+        # Arrow itself cannot do this with the types of extensions.
+        stored = pc.if_else(array.is_valid(), child.storage, pa.scalar(None, child.storage.type))
+        return pa.ExtensionArray.from_storage(child.type, stored)
+    return array.flatten()[number]
+
+
 def _list(array: pa.Array, target: pa.ListType, column: str) -> pa.Array:
-    # flatten() leaves out what is hidden under NULL lists and outside of the slice.
-    values = _column(array.flatten(), target.value_field, f"{column}.element")
+    values = _column(_elements(array), target.value_field, f"{column}.element")
     mask = array.is_null() if array.null_count else None
     offsets = _ends(pc.fill_null(pc.list_value_length(array), 0))
     return pa.ListArray.from_arrays(offsets, values, type=target, mask=mask)
+
+
+def _elements(array: pa.Array) -> pa.Array:
+    """What the lists hold, without what is hidden under NULL lists and outside of the slice."""
+    try:
+        return array.flatten()
+    except pa.ArrowNotImplementedError:
+        # Arrow cannot do this with types of extensions; it can put lists together one by one.
+        parts = [part.values for part in array if part.is_valid]
+        return pa.concat_arrays(parts) if parts else array.values.slice(0, 0)
 
 
 def _map(array: pa.MapArray, target: pa.MapType, column: str) -> pa.Array:

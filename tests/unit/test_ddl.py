@@ -426,6 +426,13 @@ def test_defaults_are_set_and_dropped(session: Session) -> None:
     run(session, "ALTER TABLE t ADD COLUMN c DATE DEFAULT current_date() NOT NULL")
     run(session, "ALTER TABLE t RENAME b TO bb")
     assert set(load(session, "t").column_defaults) == {"a", "bb", "c"}
+    run(session, "INSERT INTO t (bb) VALUES ('y')")
+    run(session, "INSERT INTO t (a) VALUES (5)")
+    assert run(session, "SELECT a, bb, c = current_date() FROM t ORDER BY a") == [
+        (2, "y", True),
+        (5, "x", True),
+    ]
+    run(session, "DELETE FROM t")
     run(session, "ALTER TABLE t ALTER a DROP DEFAULT")
     run(session, "ALTER TABLE t DROP COLUMN bb")
     assert set(load(session, "t").column_defaults) == {"c"}
