@@ -94,7 +94,7 @@ _BOOL_VALUES = {
     11: True,  # ingestion in transactions
     500: False,  # create and drop catalogs
     501: True,  # … schemas
-    502: False,  # … tables: only temporary ones can be created
+    502: True,  # … tables
     506: True,  # all tables are selectable
     515: True,  # column aliases
     516: True,  # NULL + NULL is NULL

@@ -16,6 +16,7 @@ from lakehouse.catalog import Catalog, Table
 from lakehouse.engine.database import (
     INTERNAL_CATALOG,
     PRINCIPAL,
+    REQUIRED_COLUMNS,
     VISIBLE_TABLES,
     Binding,
     DuckDatabase,
@@ -120,6 +121,19 @@ class Binder:
                 present.add(table.name)
         for gone in set(self.database.main_views) - present:
             self.database.drop_view(gone)
+
+    def required_columns(self) -> tuple[str, ...]:
+        """The columns of all tables that are never NULL, for ``information_schema.columns``."""
+        found = []
+        for schema in self.catalog.schemas():
+            for name in self.catalog.tables(schema):
+                try:
+                    table = self.catalog.load(schema, name)
+                except (TableNotFound, SchemaNotFound):
+                    continue
+                place = f"{quote(table.name.schema)}.{quote(table.name.table)}"
+                found += [f"{place}.{quote(column)}" for column in sorted(table.required_columns)]
+        return tuple(found)
 
     def view(self, table: Table, schema_id: int | None = None, slot: int = 0) -> tuple[str | None, str]:
         """The view through which a table is read: ``None`` for the one under its own name, and its variable.
@@ -341,6 +355,9 @@ class _Binding:
             raise NotSupported(f"{reference.path[-2]} is not offered", "read information_schema instead")
         view = f'"{INTERNAL_CATALOG}".main.{quote(reference.path[-1].lower())}'
         self._fresh = False
+        if reference.path[-1].lower() == "columns":
+            required = self._binder.required_columns()
+            self._bindings[REQUIRED_COLUMNS] = Binding(REQUIRED_COLUMNS, required, required)
         self._rewrite(reference, view)
 
     def _lake(self, reference: TableReference, nested: bool) -> None:

@@ -43,6 +43,8 @@ SESSION_SETTINGS: dict[str, str] = {
 INTERNAL_CATALOG = "~lakehouse"
 VISIBLE_TABLES = "visible_tables"
 """Variable with the tables that a principal may read, as ``schema.table``, and schemas as ``schema.``."""
+REQUIRED_COLUMNS = "required_columns"
+"""Variable with the columns that are never NULL, as ``schema.table.column``, each name quoted."""
 PRINCIPAL = "principal"
 """Variable with the name that ``current_user`` gives, as a list of one."""
 _SESSION_CATALOG = "~session"
@@ -240,10 +242,20 @@ class DuckDatabase:
             f"list(c.{column} ORDER BY c.ordinal_position) AS {name}"
             for column, name in (("column_name", "column_names"), ("data_type", "column_types"))
         )
+        required = f"SELECT unnest(coalesce(getvariable('{REQUIRED_COLUMNS}'), []::VARCHAR[]))"
+        quoted = " || '.' || ".join(
+            f"'\"' || replace({part}, '\"', '\"\"') || '\"'"
+            for part in ("table_schema", "table_name", "column_name")
+        )
+        # Lake tables are views to DuckDB, and a view's columns can always be NULL.
+        nullable = (
+            f"CASE WHEN NOT {temporary} AND {quoted} IN ({required}) THEN 'NO' ELSE is_nullable END "
+            "AS is_nullable"
+        )
         views = {
             "tables": f"SELECT * REPLACE ({renamed}, {kind}) FROM information_schema.tables "
             f"WHERE table_catalog IN ({lake}, {own}) AND {visible}",
-            "columns": f"SELECT * REPLACE ({renamed}) FROM information_schema.columns "
+            "columns": f"SELECT * REPLACE ({renamed}, {nullable}) FROM information_schema.columns "
             f"WHERE table_catalog IN ({lake}, {own}) AND {visible}",
             "schemata": f"SELECT * FROM information_schema.schemata WHERE catalog_name = {lake} "
             f"AND schema_name NOT IN ('information_schema', 'pg_catalog') AND {visible_schema}",

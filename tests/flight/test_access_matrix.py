@@ -310,7 +310,12 @@ def prepared_update(who: Caller, sql: str) -> int:
     )
 
 
+def by_create_table(who: Caller, name: str) -> None:
+    assert who.sql(f"CREATE TABLE IF NOT EXISTS hr.{name} (id BIGINT)")["Count"].to_pylist() == [0]
+
+
 WRITE = {
+    by_create_table: set(),
     by_append: {commands.StatementIngest, "do_put"},
     by_create_or_append: set(),
     by_insert: set(),
@@ -365,6 +370,22 @@ def truncate(who: Caller, name: str) -> None:
         who.sql("ROLLBACK")
 
 
+def create_or_replace(who: Caller, name: str) -> None:
+    who.sql("BEGIN")
+    try:
+        assert who.sql(f"CREATE OR REPLACE TABLE hr.{name} AS SELECT 1 AS z")["Count"].to_pylist() == [1]
+    finally:
+        who.sql("ROLLBACK")
+
+
+def alter(who: Caller, name: str) -> None:
+    who.sql(f"ALTER TABLE hr.{name} ADD COLUMN IF NOT EXISTS id BIGINT")
+
+
+def comment(who: Caller, name: str) -> None:
+    who.sql(f"COMMENT ON TABLE hr.{name} IS NULL")
+
+
 def create_schema(who: Caller, _: str) -> None:
     who.sql("CREATE SCHEMA fresh")
     who.sql("DROP SCHEMA fresh")
@@ -374,7 +395,19 @@ def create_schema(who: Caller, _: str) -> None:
 CHANGE = {
     declare: {"catalog.declare_keys", "do_action"},
     **dict.fromkeys(
-        (drop_in_transaction, delete, prepared_delete, update, merge, truncate, create_schema), frozenset()
+        (
+            drop_in_transaction,
+            delete,
+            prepared_delete,
+            update,
+            merge,
+            truncate,
+            create_or_replace,
+            alter,
+            comment,
+            create_schema,
+        ),
+        frozenset(),
     ),
 }
 
