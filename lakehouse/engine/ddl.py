@@ -93,21 +93,29 @@ class TableDdl:
             return 0
         values = _single(analysis, rows)
         if transaction is None:
-            staged = self._staged(analysis, create, scope, target, values, None)
-            self._publish(staged, create)
-        else:
-            with transaction.lock:
-                earlier = transaction.writes.get(transaction.known(target.schema, target.table))
-                staged = self._staged(analysis, create, scope, target, values, earlier)
-                transaction.writes[staged.target] = staged
+            return self._create(analysis, create, scope, target, values)
+        with transaction.lock:
+            earlier = transaction.writes.get(transaction.known(target.schema, target.table))
+            staged = self._staged(analysis, create, scope, target, values, earlier)
+            transaction.writes[staged.target] = staged
         return staged.rows
 
-    def _publish(self, staged: StagedWrite, create: written.CreateTable) -> None:
-        try:
-            commit_or_discard(self._catalog, staged)
-        except TableAlreadyExists:
-            if not create.if_not_exists:
-                raise
+    def _create(
+        self, analysis: Analysis, create: written.CreateTable, scope: Scope, target: TableName, values: Any
+    ) -> int:
+        for left in reversed(range(_ATTEMPTS)):
+            try:
+                staged = self._staged(analysis, create, scope, target, values, None)
+                commit_or_discard(self._catalog, staged)
+            except TableAlreadyExists:
+                # Somebody else was faster.
+                if create.if_not_exists:
+                    return 0
+                if not create.replaces or not left:
+                    raise
+            else:
+                return staged.rows
+        raise AssertionError("the last attempt gives or raises")
 
     def _staged(
         self,
@@ -467,7 +475,7 @@ class TableDdl:
         if (fold(schema), fold(table)) == (fold(target.schema), fold(target.table)):
             return ()
         found = self._known(None, TableName(target.catalog, schema, table))
-        return found.foreign_keys if found is not None else ()
+        return () if found is None else found.foreign_keys
 
     # -- DROP SCHEMA --------------------------------------------------------------------------------
 

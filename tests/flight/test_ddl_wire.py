@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 import adbc_driver_flightsql.dbapi as adbc
 import pyarrow as pa
+import pyarrow.flight as flight
 import pytest
 from conftest import Server
-from wire import query
+from wire import command, query
 
 numbers = itertools.count()
 
@@ -30,7 +31,9 @@ def update(cursor: adbc.Cursor, sql: str) -> int:
     return int(cursor.adbc_statement.execute_update())
 
 
-def test_a_table_is_created_filled_altered_and_read(connection: adbc.Connection, schema: str) -> None:
+def test_a_table_is_created_filled_altered_and_read(
+    server: Server, connection: adbc.Connection, schema: str
+) -> None:
     with connection.cursor() as cursor:
         assert update(cursor, f"CREATE TABLE {schema}.customer (id INT PRIMARY KEY)") == 0
         update(
@@ -55,10 +58,20 @@ def test_a_table_is_created_filled_altered_and_read(connection: adbc.Connection,
         ]  # fmt: skip
     described = connection.adbc_get_table_schema("t", db_schema_filter=schema)
     assert [field.nullable for field in described] == [False, False, True, True, True]
-    objects = connection.adbc_get_objects(depth="all", db_schema_filter=schema, table_name_filter="t")
-    (table,) = objects.read_all().to_pylist()[0]["catalog_db_schemas"][0]["db_schema_tables"]
-    kinds = {c["constraint_type"]: c["constraint_column_names"] for c in table["table_constraints"]}
-    assert kinds == {"PRIMARY KEY": ["id"], "FOREIGN KEY": ["customer"]}
+    with server.client() as client:
+        (key,) = keys(client, "CommandGetPrimaryKeys", db_schema=schema, table="t")
+        (reference,) = keys(client, "CommandGetImportedKeys", db_schema=schema, table="t")
+    assert key["column_name"] == "id"
+    assert (reference["fk_column_name"], reference["pk_table_name"], reference["pk_column_name"]) == (
+        ("customer", "customer", "id")
+    )
+
+
+def keys(client: flight.FlightClient, name: str, **fields: str) -> list[dict[str, object]]:
+    """The rows of a metadata command."""
+    info = client.get_flight_info(command(name, **fields))
+    rows: list[dict[str, object]] = client.do_get(info.endpoints[0].ticket).read_all().to_pylist()
+    return rows
 
 
 def test_ddl_in_a_transaction_of_the_protocol(server: Server, schema: str) -> None:

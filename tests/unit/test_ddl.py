@@ -302,24 +302,32 @@ def test_a_created_table_belongs_to_the_transaction(session: Session, lakehouse:
     assert load(session, "t").arrow_schema().names == ["d"]
 
 
-def test_of_two_that_create_a_table_one_does(session: Session, lakehouse: Lakehouse) -> None:
+@pytest.mark.parametrize(
+    "forms", [("TABLE", "TABLE IF NOT EXISTS"), ("OR REPLACE TABLE", "OR REPLACE TABLE")]
+)
+def test_of_several_that_create_a_table_at_once_one_does(
+    session: Session, lakehouse: Lakehouse, forms: tuple[str, str]
+) -> None:
     outcomes: list[object] = []
     barrier = threading.Barrier(4)
 
-    def create(number: int, form: str) -> None:
+    def create(number: int) -> None:
         own = session_of(lakehouse, "admin")
         barrier.wait()
         try:
-            outcomes.append(run(own, f"CREATE TABLE {form} {session.schema}.t AS SELECT {number} AS a"))
+            outcomes.append(
+                run(own, f"CREATE {forms[number % 2]} {session.schema}.t AS SELECT {number} AS a")
+            )
         except TableAlreadyExists as error:
             outcomes.append(error)
 
-    threads = [threading.Thread(target=create, args=(i, "IF NOT EXISTS" if i % 2 else "")) for i in range(4)]
+    threads = [threading.Thread(target=create, args=(i,)) for i in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert len(outcomes) == 4
+    assert sum(outcome == 1 for outcome in outcomes) == (4 if "REPLACE" in forms[0] else 1)
     assert len(run(session, "FROM t")) == 1
 
 
