@@ -30,6 +30,7 @@ from lakehouse.errors import (
     PermissionDenied,
     SchemaMismatch,
     SchemaNotFound,
+    StatementForbidden,
     TableAlreadyExists,
     TableNotFound,
     TransactionStateError,
@@ -85,6 +86,8 @@ class TableDdl:
             raise InvalidRequest(
                 f"no table can be created in schema {target.schema}", "it is the server's own"
             )
+        if target.table.startswith("~"):
+            raise StatementForbidden("names that begin with ~ are internal")
         scope.watch.note_tables([target])
         session.lake.check_write(target.schema, target.table)
         if create.replaces:
