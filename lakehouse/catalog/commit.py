@@ -27,6 +27,7 @@ from lakehouse.catalog.iceberg_catalog import IcebergCatalog
 from lakehouse.catalog.iceberg_errors import iceberg_errors
 from lakehouse.catalog.metadata_update import updated_metadata
 from lakehouse.catalog.names import check_name
+from lakehouse.catalog.partitioning import check_layout, layout_columns
 from lakehouse.catalog.table import Table
 from lakehouse.catalog.table_change import (
     COMMIT_ID_PROPERTY,
@@ -49,6 +50,7 @@ from lakehouse.errors import (
     CommitStateUnknown,
     NotSupported,
     ObjectNotFound,
+    SchemaMismatch,
     StorageError,
     TableAlreadyExists,
 )
@@ -189,7 +191,7 @@ def resolve(
 
     Raises:
         SchemaNotFound, TableNotFound, TableAlreadyExists: The mode does not fit what is there.
-        NotSupported: The table is partitioned.
+        NotSupported: The table cannot be written to.
     """
     schema = catalog.spelled_schema(check_name(name.schema, "schema"))
     check_name(name.table, "table")
@@ -409,6 +411,7 @@ def _to_replace(
     next_id = itertools.count(metadata.last_column_id + 1).__next__
     if definition is None:
         wanted = iceberg_types.iceberg_schema(columns, next_id, metadata.schema())
+        _check_columns_of_layout(base, wanted)
     else:
         wanted = definition.schema(next_id, metadata.schema())
     with iceberg_errors(f"table '{base.name}'"):
@@ -429,11 +432,23 @@ def _replaced(metadata: TableMetadata, wanted: Schema, definition: TableDefiniti
 
 
 def _check_writable(base: Table, *, anew: bool = False) -> None:
-    if not anew and not base.metadata.spec().is_unpartitioned():
-        raise NotSupported(f"table '{base.name}' is partitioned; such tables cannot be written to yet")
     if base.metadata.format_version > 2:
         raise NotSupported(
             f"table '{base.name}' has a format version above 2; such tables cannot be written to yet"
+        )
+    if not anew:
+        check_layout(base.metadata, str(base.name))
+
+
+def _check_columns_of_layout(base: Table, wanted: Schema) -> None:
+    """Make sure that new columns still have those by which the table is partitioned and sorted."""
+    present = {field.field_id for field in wanted.fields}
+    for field_id in layout_columns(base.metadata) - present:
+        name = base.metadata.schema().find_column_name(field_id)
+        raise SchemaMismatch(
+            f"table '{base.name}' is partitioned or sorted by its column '{name}', which the columns "
+            "that are to replace its own do not have with the same type",
+            "drop the table first",
         )
 
 
@@ -506,6 +521,13 @@ def _change(catalog: IcebergCatalog, staged: StagedWrite, promise: str = "") -> 
             )
         if staged.mode is WriteMode.REPLACE:
             _stage_replacement(transaction, base, staged)
+        spec_id = transaction.table_metadata.default_spec_id
+        if any(file.spec_id != spec_id for file in staged.data_files):
+            raise CommitConflict(
+                f"the partitioning of table '{staged.target}' was changed by another writer at the same "
+                "time; nothing was stored",
+                "send the rows again",
+            )
         return _rows(staged)
 
     if staged.mode is WriteMode.REPLACE or staged.data_files or staged.removed:

@@ -50,7 +50,15 @@ _FORMATS: dict[IcebergType, str] = {
 }
 
 
-def data_file(uri: str, size_bytes: int, footer: pq.FileMetaData, schema: Schema, spec_id: int) -> DataFile:
+def data_file(
+    uri: str,
+    size_bytes: int,
+    footer: pq.FileMetaData,
+    schema: Schema,
+    spec_id: int,
+    partition: Record | None = None,
+    sort_order_id: int | None = None,
+) -> DataFile:
     """The record of a file that was written with ``iceberg_types.file_schema(schema)``.
 
     Args:
@@ -58,7 +66,9 @@ def data_file(uri: str, size_bytes: int, footer: pq.FileMetaData, schema: Schema
         size_bytes: How large it is.
         footer: Its Parquet metadata.
         schema: The Iceberg schema it was written with.
-        spec_id: The table's (empty) partition spec.
+        spec_id: The table's partition spec.
+        partition: The values that the spec gives for every row of the file.
+        sort_order_id: The order that the rows of the whole file are in.
     """
     statistics = _Statistics()
     # By position, because dots in names make the paths of Parquet columns ambiguous.
@@ -67,11 +77,11 @@ def data_file(uri: str, size_bytes: int, footer: pq.FileMetaData, schema: Schema
         group = footer.row_group(number)
         for position, leaf in columns:
             statistics.add(leaf, group.column(position))
-    return DataFile.from_args(
+    file = DataFile.from_args(
         content=DataFileContent.DATA,
         file_path=uri,
         file_format=FileFormat.PARQUET,
-        partition=Record(),
+        partition=partition or Record(),
         record_count=footer.num_rows,
         file_size_in_bytes=size_bytes,
         column_sizes=dict(statistics.sizes),
@@ -81,11 +91,12 @@ def data_file(uri: str, size_bytes: int, footer: pq.FileMetaData, schema: Schema
         lower_bounds=statistics.bounds(min, _lower),
         upper_bounds=statistics.bounds(max, _upper),
         split_offsets=[_offset(footer.row_group(number)) for number in range(footer.num_row_groups)],
-        sort_order_id=None,
-        spec_id=spec_id,
+        sort_order_id=sort_order_id,
         equality_ids=None,
         key_metadata=None,
     )
+    file.spec_id = spec_id
+    return file
 
 
 class _Statistics:

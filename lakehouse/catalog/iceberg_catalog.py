@@ -75,10 +75,12 @@ class FileLimits:
     Args:
         target_bytes: A file that has reached this size is followed by another one.
         rows_per_group: The most rows of a row group.
+        spill_directory: Where rows are kept that have to be put in order; empty for the system's own place.
     """
 
     target_bytes: int = 134_217_728
     rows_per_group: int = 122_880
+    spill_directory: str = ""
 
 
 class IcebergCatalog:
@@ -427,7 +429,11 @@ def open_catalog(settings: Settings, clock: Clock, bucket: Bucket | None = None)
         settings.catalog.warehouse,
         clock,
         settings.catalog.refresh_ms / 1000,
-        FileLimits(settings.ingest.target_file_bytes, settings.ingest.max_rows_per_group),
+        FileLimits(
+            settings.ingest.target_file_bytes,
+            settings.ingest.max_rows_per_group,
+            settings.engine.spill_directory,
+        ),
     )
     catalog.create_schema(settings.catalog.default_schema, if_not_exists=True)
     return catalog

@@ -154,8 +154,6 @@ class TableDdl:
                 )
                 if not create.with_data:
                     return stage(definition, columns, ())
-                if definition.partitioning:
-                    raise NotSupported("a partitioned table cannot be created with rows yet", "WITH NO DATA")
                 reader = _kept(relation).to_arrow_reader(
                     rows_per_batch(columns, engine.settings.engine.batch_bytes)
                 )

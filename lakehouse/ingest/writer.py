@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
-from typing import Self
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from lakehouse.catalog import Catalog, IcebergCatalog, Table
+from lakehouse.catalog import Catalog, Table
 from lakehouse.catalog.commit import StagedWrite, Target, WriteMode, resolve, staged_write, writable
-from lakehouse.catalog.data_files import DataFile, data_file
-from lakehouse.errors import InvalidRequest, LakehouseError, StatementCancelled, StorageError
+from lakehouse.errors import InvalidRequest, StatementCancelled
 from lakehouse.ingest.arrow_types import storable_schema
 from lakehouse.ingest.conversion import Conversion
-from lakehouse.ingest.encodings import choose_encodings
-from lakehouse.storage import ObjectWriter
+from lakehouse.ingest.data_writer import FileWriter
 from lakehouse.types import TableName
 
 # What a row group may take in memory before it is encoded; two of them are held at a time.
@@ -73,7 +66,7 @@ def stage_for(
     """Write rows as files for what has been decided already. See ``stage``."""
     lake = writable(catalog)
     conversion = Conversion(schema, where.file_schema, str(where.table.name))
-    with _FileWriter(lake, where) as writer:
+    with FileWriter(lake, where) as writer:
         for group in _groups(_converted(batches, schema, conversion, cancelled), lake.limits.rows_per_group):
             writer.write(group)
         files = writer.finish()
@@ -126,95 +119,3 @@ def _groups(batches: Iterator[pa.RecordBatch], most_rows: int) -> Iterator[pa.Ta
                 pending, rows, size = [], 0, 0
     if pending:
         yield pa.Table.from_batches(pending)
-
-
-class _FileWriter:
-    """Parquet files of a target size. One row group is encoded while the next is put together."""
-
-    def __init__(self, catalog: IcebergCatalog, target: Target) -> None:
-        self._catalog = catalog
-        self._target = target
-        self._layout = target.file_schema
-        self._prefix = f"{target.table.metadata.location}/data/{catalog.clock.token()}"
-        self._files: list[DataFile] = []
-        self._keys: list[str] = []
-        self._sink: ObjectWriter | None = None
-        self._writer: pq.ParquetWriter | None = None
-        self._encoder = ThreadPoolExecutor(1, thread_name_prefix="parquet")
-        self._encoding: Future[None] | None = None
-
-    def write(self, group: pa.Table) -> None:
-        """Add a row group. An error in writing the one before is raised here."""
-        self._wait()
-        self._encoding = self._encoder.submit(self._encode, group)
-
-    def finish(self) -> list[DataFile]:
-        """Complete the last file, and give the records of all."""
-        self._wait()
-        self._close_file()
-        return self._files
-
-    def _wait(self) -> None:
-        encoding, self._encoding = self._encoding, None
-        if encoding is not None:
-            encoding.result()
-
-    def _encode(self, group: pa.Table) -> None:
-        sink, writer = self._open_file(group)
-        writer.write_table(group, row_group_size=group.num_rows)
-        if sink.size_bytes >= self._catalog.limits.target_bytes:
-            self._close_file()
-
-    def _open_file(self, first: pa.Table) -> tuple[ObjectWriter, pq.ParquetWriter]:
-        if self._sink is None or self._writer is None:
-            key = self._catalog.bucket.key_of(f"{self._prefix}-{len(self._keys):05d}.parquet")
-            self._keys.append(key)
-            encodings = choose_encodings(first)
-            self._sink = self._catalog.bucket.open_writer(key)
-            self._writer = pq.ParquetWriter(
-                self._sink,
-                self._layout,
-                compression="zstd",
-                compression_level=1,
-                use_dictionary=encodings.dictionary,
-                column_encoding=encodings.others,
-                store_schema=False,
-                # As the Iceberg specification wants it: up to 18 digits as integers.
-                store_decimal_as_integer=True,
-            )
-        return self._sink, self._writer
-
-    def _close_file(self) -> None:
-        sink, writer = self._sink, self._writer
-        if sink is None or writer is None:
-            return
-        writer.close()
-        sink.close()
-        self._sink = self._writer = None
-        uri = self._catalog.bucket.uri_of(sink.key)
-        spec_id = self._target.table.metadata.default_spec_id
-        self._files.append(
-            data_file(uri, sink.size_bytes, writer.writer.metadata, self._target.schema, spec_id)
-        )
-
-    def _abandon(self) -> None:
-        sink, writer = self._sink, self._writer
-        if sink is not None:
-            with contextlib.suppress(LakehouseError):
-                sink.abort()
-        if writer is not None:
-            with contextlib.suppress(pa.ArrowException, OSError):
-                writer.close()
-        for key in self._keys:
-            with contextlib.suppress(StorageError):
-                self._catalog.bucket.delete(key)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._encoder.shutdown()
-        if kind is not None:
-            self._abandon()

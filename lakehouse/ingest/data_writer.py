@@ -1,0 +1,182 @@
+"""Rows into Parquet files of a target size, laid out as their table wants them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lakehouse.catalog import IcebergCatalog
+from lakehouse.catalog.commit import Target
+from lakehouse.catalog.data_files import DataFile, data_file
+from lakehouse.catalog.partitioning import UNPARTITIONED, Layout, Partition
+from lakehouse.errors import LakehouseError, StorageError
+from lakehouse.ingest.clustering import Clustering
+from lakehouse.ingest.encodings import choose_encodings
+from lakehouse.storage import ObjectWriter
+
+
+class FileWriter:
+    """Writes the files of one target. One row group is encoded while the next is put together.
+
+    Used in a ``with``: leaving it by an error removes every file.
+
+    Args:
+        catalog: Where the table is.
+        target: What is written for.
+    """
+
+    def __init__(self, catalog: IcebergCatalog, target: Target) -> None:
+        metadata = target.table.metadata
+        self._layout = Layout(metadata, str(target.table.name))
+        self._files = _Files(catalog, target, self._layout)
+        self._open: OpenFile | None = None
+        self._clustering = (
+            None
+            if self._layout.is_plain
+            else Clustering(self._layout, self._files.open, target.file_schema, catalog.limits)
+        )
+        self._encoder = ThreadPoolExecutor(1, thread_name_prefix="parquet")
+        self._encoding: Future[None] | None = None
+
+    def write(self, group: pa.Table) -> None:
+        """Add a row group. An error in writing the one before is raised here."""
+        self._wait()
+        self._encoding = self._encoder.submit(self._encode, group)
+
+    def finish(self) -> list[DataFile]:
+        """Complete the last file, and give the records of all."""
+        self._wait()
+        if self._clustering is not None:
+            self._clustering.finish()
+        if self._open is not None:
+            self._open.close()
+        return self._files.written
+
+    def _wait(self) -> None:
+        encoding, self._encoding = self._encoding, None
+        if encoding is not None:
+            encoding.result()
+
+    def _encode(self, group: pa.Table) -> None:
+        if self._clustering is not None:
+            self._clustering.add(group)
+            return
+        if self._open is None:
+            self._open = self._files.open(UNPARTITIONED, group)
+        self._open.write(group)
+        if self._open.is_full:
+            self._open.close()
+            self._open = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._encoder.shutdown()
+        if self._clustering is not None:
+            self._clustering.close()
+        if kind is not None:
+            self._files.abandon()
+
+
+class _Files:
+    """The files of one write: those that are open, and the records of those that are complete."""
+
+    def __init__(self, catalog: IcebergCatalog, target: Target, layout: Layout) -> None:
+        self.catalog = catalog
+        self.target = target
+        self.layout = layout
+        self.schema = target.file_schema
+        self.written: list[DataFile] = []
+        self.open_files: set[OpenFile] = set()
+        self._token = catalog.clock.token()
+        self._keys: list[str] = []
+
+    def open(self, partition: Partition, first: pa.Table) -> OpenFile:
+        """A new file for rows of a partition, which is going to begin with these."""
+        name = f"{partition.path}{self._token}-{len(self._keys):05d}.parquet"
+        key = self.catalog.bucket.key_of(f"{self.target.table.metadata.location}/data/{name}")
+        self._keys.append(key)
+        opened = OpenFile(self, partition, self.catalog.bucket.open_writer(key), first)
+        self.open_files.add(opened)
+        return opened
+
+    def abandon(self) -> None:
+        for file in self.open_files:
+            file.abort()
+        for key in self._keys:
+            with contextlib.suppress(StorageError):
+                self.catalog.bucket.delete(key)
+
+
+class OpenFile:
+    """A Parquet file that rows are being written to."""
+
+    def __init__(self, files: _Files, partition: Partition, sink: ObjectWriter, first: pa.Table) -> None:
+        self._files = files
+        self._partition = partition
+        self._sink = sink
+        self._sorted_parts = 0
+        encodings = choose_encodings(first)
+        self._writer = pq.ParquetWriter(
+            sink,
+            files.schema,
+            compression="zstd",
+            compression_level=1,
+            use_dictionary=encodings.dictionary,
+            column_encoding=encodings.others,
+            store_schema=False,
+            # As the Iceberg specification wants it: up to 18 digits as integers.
+            store_decimal_as_integer=True,
+        )
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the file has reached its target size."""
+        return self._sink.size_bytes >= self._files.catalog.limits.target_bytes
+
+    def write(self, rows: pa.Table) -> None:
+        """Add rows, in the order that the table wants, as row groups."""
+        most = self._files.catalog.limits.rows_per_group
+        self._sorted_parts += 1
+        for part in _parts(rows, most):
+            self._writer.write_table(part, row_group_size=part.num_rows)
+
+    def close(self) -> None:
+        """Complete the file."""
+        files, target = self._files, self._files.target
+        self._writer.close()
+        self._sink.close()
+        files.open_files.discard(self)
+        files.written.append(
+            data_file(
+                files.catalog.bucket.uri_of(self._sink.key),
+                self._sink.size_bytes,
+                self._writer.writer.metadata,
+                target.schema,
+                files.layout.spec_id,
+                self._partition.record,
+                # Several sorted parts are not sorted together.
+                files.layout.sort_order_id if self._sorted_parts == 1 else None,
+            )
+        )
+
+    def abort(self) -> None:
+        """Forget what was written."""
+        with contextlib.suppress(LakehouseError):
+            self._sink.abort()
+        with contextlib.suppress(pa.ArrowException, OSError):
+            self._writer.close()
+
+
+def _parts(rows: pa.Table, most: int) -> Iterator[pa.Table]:
+    for start in range(0, rows.num_rows, most):
+        yield rows.slice(start, most)
