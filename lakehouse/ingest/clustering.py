@@ -26,8 +26,8 @@ _PART_BYTES = 64 * 1024 * 1024
 # A partition with less than that is not worth a row group while more of it may come.
 _LEAST_BYTES = 8 * 1024 * 1024
 _OPEN_FILES = 16
-# After so many batches without a row of its partition, a file is closed where another needs its place.
-_IDLE_BATCHES = 8
+# After so many portions without a row of its partition, a file is closed where another needs its place.
+_IDLE_ROUNDS = 2
 
 
 class Sink(Protocol):
@@ -91,18 +91,29 @@ class Clustering:
         self._partitions: dict[tuple[object, ...], _Rows] = {}
         self._open: set[_Rows] = set()
         self._held = 0
-        self._batches = 0
+        self._round = 0
+        self._pending: list[pa.Table] = []
+        self._pending_size = 0
         self._spill: _Spill | None = None
 
     def add(self, rows: pa.Table) -> None:
         """Take rows of any partitions."""
-        self._batches += 1
+        self._pending.append(rows)
+        self._pending_size += rows.nbytes
+        if self._pending_size >= _PART_BYTES:
+            self._distribute()
+
+    def _distribute(self) -> None:
+        """Give each partition its rows of what came. In large portions, for that costs time per partition."""
+        rows = pa.concat_tables(self._pending)
+        self._pending, self._pending_size = [], 0
+        self._round += 1
         for partition, part in self._layout.split(rows):
             found = self._partitions.setdefault(partition.key, _Rows(partition))
             found.held.append(part)
             found.rows += part.num_rows
             found.size += part.nbytes
-            found.last_seen = self._batches
+            found.last_seen = self._round
             self._held += part.nbytes
             if self._is_enough(found) and self._finds_place(found):
                 self._write(found)
@@ -111,6 +122,8 @@ class Clustering:
 
     def finish(self) -> None:
         """Write what is left. Rows of a partition that was spilled follow each other in its files."""
+        if self._pending:
+            self._distribute()
         for key in list(self._partitions):
             rows = self._partitions.pop(key)
             for part in self._remaining(rows):
@@ -131,7 +144,7 @@ class Clustering:
         if rows.file is not None or len(self._open) < _OPEN_FILES:
             return True
         idle = min(self._open, key=lambda other: other.last_seen)
-        if idle.last_seen + _IDLE_BATCHES > self._batches:
+        if idle.last_seen + _IDLE_ROUNDS > self._round:
             return False
         self._write(idle)
         self._close_file(idle)

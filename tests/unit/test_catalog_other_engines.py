@@ -192,15 +192,16 @@ def add_delete_manifest(table: IcebergTable) -> None:
         transaction._stage(updates, requirements)
 
 
-def test_partitioned_tables_are_read_and_not_written(catalog: IcebergCatalog) -> None:
+def test_partitioned_tables_are_read_and_written(catalog: IcebergCatalog) -> None:
     schema = Schema(NestedField(1, "p", StringType()), NestedField(2, "n", LongType()))
     spec = PartitionSpec(PartitionField(1, 1000, IdentityTransform(), "p"))
     rows = pa.table({"p": ["a", "b"], "n": [1, 2]})
     catalog.objects.create_table(("main", "t"), schema, partition_spec=spec).append(rows)
     assert sorted(read(current(catalog)), key=str) == rows.to_pylist()
-    for mode in (WriteMode.APPEND, WriteMode.REPLACE, WriteMode.CREATE_APPEND):
-        with pytest.raises(NotSupported, match="partitioned"):
-            write(catalog, rows, mode)
+    for mode, times in ((WriteMode.APPEND, 2), (WriteMode.REPLACE, 1), (WriteMode.CREATE_APPEND, 2)):
+        table = write(catalog, rows, mode)
+        assert sorted(read(current(catalog)), key=str) == sorted(rows.to_pylist() * times, key=str)
+        assert table.scan("p = 'a'").to_arrow().num_rows == times
 
 
 def test_files_outside_of_the_bucket_are_refused(catalog: IcebergCatalog, tmp_path: Path) -> None:
