@@ -47,7 +47,7 @@ MOMENTS = [
     None,
     EPOCH,
     datetime.fromisoformat("1969-12-31T23:59:59.999999"),
-    datetime.min,
+    datetime.fromisoformat("0001-01-01"),
     datetime.fromisoformat("9999-12-31T23:00:00"),
 ]
 VALUES: dict[str, tuple[pa.DataType, list[Any]]] = {
