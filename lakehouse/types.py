@@ -42,10 +42,33 @@ class ForeignKey:
 
 
 @dataclass(frozen=True, slots=True)
+class DeleteFileRef:
+    """One immutable file at ``path`` that says which rows of data files are gone.
+
+    With ``equality_ids`` those that have the same values in the columns of these ids; else by position. With
+    a ``length`` it is a deletion vector, at ``offset`` in the file.
+    """
+
+    path: str
+    equality_ids: tuple[int, ...] = ()
+    offset: int = 0
+    length: int = 0
+
+    @property
+    def is_vector(self) -> bool:
+        """Whether it is a deletion vector."""
+        return self.length > 0
+
+
+@dataclass(frozen=True, slots=True)
 class DataFileRef:
-    """One immutable data file of a snapshot; read at ``path``, which the table calls ``uri``."""
+    """One immutable data file of a snapshot; read at ``path``, which the table calls ``uri``.
+
+    ``rows`` are all that are in the file; those of them are gone that ``deletes`` say.
+    """
 
     path: str
     rows: int
     size_bytes: int
     uri: str
+    deletes: tuple[DeleteFileRef, ...] = ()

@@ -18,6 +18,7 @@ from flight_server.context import CallContext
 from flight_server.dispatch import DataStream, Endpoint, FlightPlan
 from flight_server.execution import RecordedFailure, RecordedStream, Recording, watch
 from lakehouse.catalog import Table
+from lakehouse.engine.binding import DELETED, has_deletes
 from lakehouse.engine.engine import Plan
 from lakehouse.engine.running import CallWatch
 from lakehouse.errors import InvalidRequest, LakehouseError
@@ -181,7 +182,8 @@ def _flight(ctx: CallContext, table: Table, result_schema: pa.Schema) -> FlightP
     return FlightPlan(
         result_schema,
         tuple(endpoints),
-        total_records=sum(f.rows for f in files) if is_whole else -1,
+        # Of rows that other engines deleted, nobody counts how many are still there.
+        total_records=sum(f.rows for f in files) if is_whole and not has_deletes(files) else -1,
         total_bytes=sum(f.size_bytes for f in files) if is_whole else -1,
         app_metadata=json.dumps({"snapshot": table.snapshot_id}).encode(),
     )
@@ -225,6 +227,8 @@ def _restricted(plan: Plan, files: tuple[int, int]) -> Plan:
         return plan
     bindings = tuple(
         replace(binding, key=(*binding.key, start, stop), files=binding.files[start:stop])
+        if not binding.variable.endswith(DELETED)
+        else binding
         for binding in plan.bindings
     )
     return replace(plan, bindings=bindings)

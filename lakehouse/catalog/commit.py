@@ -519,6 +519,12 @@ def _change(catalog: IcebergCatalog, staged: StagedWrite, promise: str = "") -> 
                 "nothing was stored",
                 "try again",
             )
+        if _deleted_since(catalog, staged, now):
+            raise CommitConflict(
+                f"rows of table '{staged.target}' were deleted by another writer at the same time; "
+                "nothing was stored",
+                "try again",
+            )
         if staged.mode is WriteMode.REPLACE:
             _stage_replacement(transaction, base, staged)
         spec_id = transaction.table_metadata.default_spec_id
@@ -563,6 +569,16 @@ def _added_since(catalog: IcebergCatalog, base: Table, now: TableMetadata) -> bo
     )
     after = catalog.view(base.name, now).files()
     return any(file.uri not in before for file in after)
+
+
+def _deleted_since(catalog: IcebergCatalog, staged: StagedWrite, now: TableMetadata) -> bool:
+    """Whether delete files came for the data files that go: their rows would be there again."""
+    if not staged.removed or staged.base is None:
+        return False
+    if now.current_snapshot_id == staged.base.metadata.current_snapshot_id:
+        return False
+    deletes = {file.uri: file.deletes for file in catalog.view(staged.target, now).files()}
+    return any(deletes.get(file.uri, file.deletes) != file.deletes for file in staged.removed)
 
 
 def _delete(catalog: IcebergCatalog, files: Sequence[DataFile]) -> None:

@@ -149,7 +149,7 @@ class Layout:
             return
         rows = rows.combine_chunks()
         keys = [source.values(rows) for source in used]
-        codes = _codes(keys, rows.num_rows)
+        codes = row_codes(keys, rows.num_rows)
         if codes[0] == codes[-1] and (codes == codes[0]).all():
             yield self._partition([key[0] for key in keys]), rows
             return
@@ -254,8 +254,8 @@ def _source(
     return _Source(name, path, kind, transform)
 
 
-def _codes(keys: Sequence[pa.Array], length: int) -> np.ndarray:
-    """A number for each row; equal where all keys are."""
+def row_codes(keys: Sequence[pa.Array], length: int) -> np.ndarray:
+    """A number for each row; equal where all keys are. NULL equals NULL, and NaN equals NaN."""
     codes = np.zeros(length, np.int64)
     for key in keys:
         exact = _sortable(key) if pa.types.is_floating(key.type) else key

@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from typing import Generic, TypeVar
 
 import pyarrow.parquet as pq
 from pyiceberg.manifest import DataFile, DataFileContent, FileFormat, ManifestContent, ManifestFile
 from pyiceberg.table.metadata import TableMetadata
 
+from lakehouse.catalog.delete_files import DeleteIndex, deleted_rows, partition_key
 from lakehouse.catalog.file_io import BucketFileIO
 from lakehouse.catalog.iceberg_types import FIELD_ID
 from lakehouse.errors import NotSupported, SnapshotNotFound
@@ -20,8 +22,8 @@ from lakehouse.types import DataFileRef
 NAME_MAPPING_PROPERTY = "schema.name-mapping.default"
 _CACHED_FILES = 1_000_000
 T = TypeVar("T")
-# The number of the commit that brought a file, and the file.
-_Entry = tuple[int, DataFileRef]
+# The number of the commit that brought a file, the file, and its partition.
+_Entry = tuple[int, DataFileRef, Hashable]
 
 
 class SnapshotFiles:
@@ -43,7 +45,7 @@ class SnapshotFiles:
 
         Raises:
             SnapshotNotFound: The table has none of that id.
-            NotSupported: The snapshot has delete files, or files other than Parquet, or without field ids.
+            NotSupported: The snapshot has files other than Parquet, or without field ids.
         """
         key = (metadata.table_uuid, snapshot_id)
         found = self._snapshots.get(key)
@@ -51,6 +53,15 @@ class SnapshotFiles:
             found = self._plan(table, metadata, snapshot_id)
             self._snapshots.put(key, found)
         return found
+
+    def rows_left(self, files: Sequence[DataFileRef]) -> int:
+        """How many rows of some data files are not deleted; reads their delete files.
+
+        Raises:
+            NotSupported, StorageError: A delete file cannot be read.
+        """
+        gone = sum(len(positions) for _, positions in deleted_rows(files))
+        return sum(file.rows for file in files) - gone
 
     def reference(self, file: DataFile) -> DataFileRef:
         """A data file as the engine needs to know it."""
@@ -62,16 +73,20 @@ class SnapshotFiles:
         if snapshot is None:
             raise SnapshotNotFound(f"table '{table}' has no snapshot {snapshot_id}")
         manifests = snapshot.manifests(self._io)
-        if any(manifest.content == ManifestContent.DELETES for manifest in manifests):
-            raise NotSupported(
-                f"table '{table}' has rows that were deleted by delete files, which cannot be read yet",
-                "rewrite the table's data files with that engine",
-            )
         # Where names are mapped to ids, some files may have been made without any knowledge of Iceberg.
         doubtful = NAME_MAPPING_PROPERTY in metadata.properties
-        entries = [entry for manifest in manifests for entry in self._manifest(table, manifest, doubtful)]
+        data = [manifest for manifest in manifests if manifest.content == ManifestContent.DATA]
+        entries = [entry for manifest in data for entry in self._manifest(table, manifest, doubtful)]
         entries.sort(key=_sequence_number)
-        return tuple(file for _, file in entries)
+        if len(data) == len(manifests):
+            return tuple(file for _, file, _ in entries)
+        deletes = [manifest for manifest in manifests if manifest.content == ManifestContent.DELETES]
+        unpartitioned = frozenset(spec.spec_id for spec in metadata.partition_specs if not spec.fields)
+        index = DeleteIndex(self._bucket, self._io, table, deletes, unpartitioned)
+        return tuple(
+            replace(file, deletes=index.of(sequence, partition, file))
+            for sequence, file, partition in entries
+        )
 
     def _manifest(self, table: str, manifest: ManifestFile, doubtful: bool) -> tuple[_Entry, ...]:
         key = (manifest.manifest_path, doubtful)
@@ -79,10 +94,15 @@ class SnapshotFiles:
         if found is None:
             entries = manifest.fetch_manifest_entry(self._io, discard_deleted=True)
             found = tuple(
-                (entry.sequence_number or 0, self._checked(table, entry.data_file)) for entry in entries
+                (
+                    entry.sequence_number or 0,
+                    self._checked(table, entry.data_file),
+                    partition_key(entry.data_file),
+                )
+                for entry in entries
             )
             if doubtful:
-                _check_field_ids(table, [file for _, file in found])
+                _check_field_ids(table, [file for _, file, _ in found])
             self._manifests.put(key, found)
         return found
 

@@ -131,7 +131,7 @@ class Table:
 
         Raises:
             SnapshotNotFound: The table has none of that id.
-            NotSupported: The snapshot has delete files, or files other than Parquet.
+            NotSupported: The snapshot has files other than Parquet.
         """
         if snapshot_id is not None:
             return self.planner.files(str(self.name), self.metadata, snapshot_id)
@@ -203,6 +203,9 @@ class Table:
     @cached_property
     def record_count(self) -> int:
         """How many rows the table has."""
+        current = self.metadata.current_snapshot_id
+        if current is not None and not self.replacement and self._may_have_deletes():
+            return self.planner.rows_left(self.files())
         removed = sum(file.rows for file in self.removed.values())
         return self._total("total-records") - removed + sum(file.rows for file in self.staged or ())
 
@@ -231,6 +234,11 @@ class Table:
     @cached_property
     def _read_schemas(self) -> dict[int, str]:
         return {}
+
+    def _may_have_deletes(self) -> bool:
+        snapshot = self.metadata.current_snapshot()
+        told = snapshot.summary["total-delete-files"] if snapshot and snapshot.summary else None
+        return told != "0" and any(file.deletes for file in self.files())
 
     def _schema(self, schema_id: int) -> Schema:
         return self.metadata.schema_by_id(schema_id) or self.metadata.schema()

@@ -80,8 +80,11 @@ class _ReplaceAll(_SnapshotProducer["_ReplaceAll"]):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._gone = list(self._live_entries())
-        self._deleted_data_files = {entry.data_file for entry in self._gone}
+        self._gone = list(self._entries_of(ManifestContent.DATA))
+        # The summary counts delete files too, which go without a trace in any manifest.
+        self._deleted_data_files = {
+            entry.data_file for entry in (*self._gone, *self._entries_of(ManifestContent.DELETES))
+        }
 
     def _existing_manifests(self) -> list[ManifestFile]:
         return []
@@ -92,7 +95,7 @@ class _ReplaceAll(_SnapshotProducer["_ReplaceAll"]):
     def _build_delete_files_partition_predicate(self) -> None:
         """Nothing: no manifest is looked through by partition."""
 
-    def _live_entries(self) -> Sequence[ManifestEntry]:
+    def _entries_of(self, content: ManifestContent) -> Sequence[ManifestEntry]:
         snapshot = self._transaction.table_metadata.current_snapshot()
         return [
             ManifestEntry.from_args(
@@ -103,7 +106,7 @@ class _ReplaceAll(_SnapshotProducer["_ReplaceAll"]):
                 data_file=entry.data_file,
             )
             for manifest in (snapshot.manifests(self._io) if snapshot else ())
-            if manifest.content == ManifestContent.DATA
+            if manifest.content == content
             for entry in manifest.fetch_manifest_entry(self._io, discard_deleted=True)
         ]
 

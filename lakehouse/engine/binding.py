@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -13,6 +13,7 @@ from typing import Any
 from lakehouse.access.policy import SYSTEM_SCHEMA, Access
 from lakehouse.access.restriction import restricted_query
 from lakehouse.catalog import Catalog, Table
+from lakehouse.clock import Clock
 from lakehouse.engine.database import (
     INTERNAL_CATALOG,
     PRINCIPAL,
@@ -21,10 +22,13 @@ from lakehouse.engine.database import (
     Binding,
     DuckDatabase,
     Input,
+    ViewIdentity,
+    serves,
 )
 from lakehouse.engine.errors import duckdb_errors
 from lakehouse.engine.gate import Analysis, StatementKind, TableReference, rewrite_reference
 from lakehouse.engine.gate_text import qualifiers
+from lakehouse.engine.position_files import PositionFiles
 from lakehouse.engine.session import Session
 from lakehouse.engine.system_tables import SystemTables
 from lakehouse.engine.transaction import Transaction
@@ -38,11 +42,13 @@ from lakehouse.errors import (
     StatementForbidden,
     TableNotFound,
 )
-from lakehouse.types import TableName, quote
+from lakehouse.types import DataFileRef, TableName, quote
 
 # DuckDB puts the text of every view in its place, and planning so many tables cannot be interrupted.
 _MAX_NESTED = 200
 _SYSTEM_SCHEMAS = frozenset({"information_schema", "pg_catalog"})
+_FILE, _POSITION = "~file", "file_row_number"
+DELETED = ":deleted"
 _ASKS_WHO = re.compile(r"\b(current_|session_)?user\b", re.IGNORECASE)
 
 
@@ -71,6 +77,7 @@ class Binder:
         database: Where their views live.
         system: The tables about the server itself.
         evaluate: Gives the value of a constant SQL expression (for AT clauses).
+        clock: Tells how long ago deleted rows were asked for.
     """
 
     def __init__(
@@ -79,11 +86,13 @@ class Binder:
         database: DuckDatabase,
         system: SystemTables,
         evaluate: Callable[[str, Session], Any],
+        clock: Clock,
     ) -> None:
         self.catalog = catalog
         self.database = database
         self.system = system
         self.evaluate = evaluate
+        self.positions = PositionFiles(database.positions_directory, clock)
 
     def bind(
         self,
@@ -135,24 +144,31 @@ class Binder:
                 found += [f"{place}.{quote(column)}" for column in sorted(table.required_columns)]
         return tuple(found)
 
-    def view(self, table: Table, schema_id: int | None = None, slot: int = 0) -> tuple[str | None, str]:
+    def view(
+        self, table: Table, schema_id: int | None = None, slot: int = 0, *, merges: bool = False
+    ) -> tuple[str | None, str]:
         """The view through which a table is read: ``None`` for the one under its own name, and its variable.
 
-        Slot 0 is the table as it is now; other slots are other snapshots read by the same statement.
+        Slot 0 is the table as it is now; other slots are other snapshots read by the same statement. With
+        ``merges`` the view leaves out deleted rows.
         """
         schema_id = table.schema_id if schema_id is None else schema_id
+        identity = ViewIdentity(table.uuid, schema_id, merges)
         if slot == 0:
             variable = f"t_{table.uuid}"
-            if self.database.main_views.get(table.name) != (table.uuid, schema_id):
-                body = self._body(table, schema_id, variable)
-                self.database.define_view(table.name, (table.uuid, schema_id), body)
+            if not serves(self.database.main_views.get(table.name), identity):
+                body = self._body(table, schema_id, variable, merges=merges)
+                self.database.define_view(table.name, identity, body)
             return None, variable
         variable = f"t_{table.uuid}_{schema_id}_{slot}"
-        if not self.database.has_hidden_view(variable):
-            self.database.define_hidden_view(variable, self._body(table, schema_id, variable))
+        if not self.database.has_hidden_view(variable, identity):
+            body = self._body(table, schema_id, variable, merges=merges)
+            self.database.define_hidden_view(variable, body, identity)
         return self.database.hidden_view(variable), variable
 
-    def restricted_view(self, table: Table, access: Access, schema_id: int, slot: int) -> tuple[str, str]:
+    def restricted_view(
+        self, table: Table, access: Access, schema_id: int, slot: int, *, merges: bool = False
+    ) -> tuple[str, str]:
         """The view through which a principal reads what is left of a table, and its variable.
 
         The variable is another than that of the whole table, which thus is empty on the same cursor.
@@ -162,17 +178,18 @@ class Binder:
         """
         viewer = sha256(access.key.encode()).hexdigest()[:16]
         variable = f"r_{table.uuid}_{viewer}" + (f"_{schema_id}_{slot}" if slot else "")
-        if not self.database.has_hidden_view(variable, schema_id):
+        identity = ViewIdentity(table.uuid, schema_id, merges)
+        if not self.database.has_hidden_view(variable, identity):
             columns = table.arrow_schema(schema_id).names
             body = restricted_query(
-                self._body(table, schema_id, variable),
+                self._body(table, schema_id, variable, merges=merges),
                 columns,
                 access.table(table.name).restrictions,
                 access.principal.name,
                 access.mask_key,
             )
             with duckdb_errors():
-                self.database.define_hidden_view(variable, body, schema_id)
+                self.database.define_hidden_view(variable, body, identity)
         return self.database.hidden_view(variable), variable
 
     def is_named(self, table: Table) -> bool:
@@ -190,30 +207,78 @@ class Binder:
             and current.read_schema_sql() == table.read_schema_sql()
         )
 
-    def scan(self, table: Table, variable: str, file_column: str | None = None) -> str:
-        """A query for the rows of the files that a variable names.
+    def scan(
+        self, table: Table, variable: str, file_column: str | None = None, *, merges: bool = False
+    ) -> str:
+        """A query for the rows of the files that a variable names. See ``file_bindings``.
 
         Args:
             table: Whose files they are.
             variable: The variable.
             file_column: A column to be added, with the path of the file that a row is in.
+            merges: Whether there are deleted rows to be left out.
         """
-        return self._body(table, table.schema_id, variable, file_column)
+        return self._body(table, table.schema_id, variable, file_column, merges=merges)
 
-    def _body(self, table: Table, schema_id: int, variable: str, file_column: str | None = None) -> str:
+    def file_bindings(
+        self, variable: str, key: tuple[Any, ...], files: Sequence[DataFileRef], empty: str
+    ) -> tuple[Binding, Binding]:
+        """What makes a view or a scan read some files: those, and where their deleted rows are.
+
+        Args:
+            variable: The variable that the view or scan was made for.
+            key: Equal where the files and their deleted rows are.
+            files: Any files of one table.
+            empty: What is read where there are no files.
+        """
+        paths = tuple(file.path for file in files) or (empty,)
+        positions = self.positions.paths(files) if has_deletes(files) else ()
+        gone = f"{variable}{DELETED}"
+        return Binding(variable, key, paths), Binding(gone, positions, positions)
+
+    def _body(
+        self,
+        table: Table,
+        schema_id: int,
+        variable: str,
+        file_column: str | None = None,
+        *,
+        merges: bool = False,
+    ) -> str:
         empty = self.empty_file(table, schema_id).replace("'", "''")
         files = f"coalesce(getvariable('{variable}'), ['{empty}'])"
-        if file_column is not None:
-            files += f", filename = '{file_column}'"
+        file = file_column or (_FILE if merges else None)
+        if file is not None:
+            files += f", filename = '{file}'"
         columns = table.plain_columns() if schema_id == table.schema_id else None
+        added = "" if file is None else f", {quote(file)}"
         if columns is None:
             schema = table.read_schema_sql(schema_id)
-            return f"SELECT * FROM read_parquet({files}, schema = {schema}, hive_partitioning = false)"
-        # By field id DuckDB guesses one row a table, and joins in a bad order: by name where that is safe.
-        selected = ", ".join(f"CAST({quote(name)} AS {kind}) AS {quote(name)}" for name, kind in columns)
-        if file_column is not None:
-            selected += f", {quote(file_column)}"
-        return f"SELECT {selected} FROM read_parquet({files}, hive_partitioning = false)"
+            selected = "*"
+            source = f"read_parquet({files}, schema = {schema}, hive_partitioning = false)"
+        else:
+            # By field id DuckDB guesses one row a table, and joins badly: by name where that is safe.
+            selected = ", ".join(f"CAST({quote(name)} AS {kind}) AS {quote(name)}" for name, kind in columns)
+            selected += added
+            source = f"read_parquet({files}, hive_partitioning = false)"
+        if not merges:
+            return f"SELECT {selected} FROM {source}"
+        names = table.arrow_schema(schema_id).names
+        if _POSITION in (name.lower() for name in names):
+            raise NotSupported(
+                f"table '{table.name}' has deleted rows, which cannot be told from others because of its "
+                f"column '{_POSITION}'",
+                "rename the column",
+            )
+        none = self.positions.none.replace("'", "''")
+        gone = f"coalesce(getvariable('{variable}{DELETED}'), ['{none}'])"
+        wanted = ", ".join(quote(name) for name in names) + (added if file_column else "")
+        return (
+            f"SELECT {wanted} FROM (SELECT {selected}, {_POSITION} FROM {source}) ANTI JOIN "
+            f"(SELECT file_path AS {quote(_FILE + '?')}, pos AS {quote(_POSITION + '?')} FROM "
+            f"read_parquet({gone}, hive_partitioning = false)) "
+            f"ON {quote(file or _FILE)} = {quote(_FILE + '?')} AND {_POSITION} = {quote(_POSITION + '?')}"
+        )
 
     def empty_file(self, table: Table, schema_id: int) -> str:
         """A file without rows that the table's view can read where there is no other."""
@@ -252,6 +317,11 @@ class Binder:
         ]
         near = elsewhere or difflib.get_close_matches(name.table, catalog.tables(name.schema), 1)
         return TableNotFound(f"table {name} does not exist", f"did you mean {near[0]}?" if near else "")
+
+
+def has_deletes(files: Sequence[DataFileRef]) -> bool:
+    """Whether rows of some files were deleted without rewriting them."""
+    return any(file.deletes for file in files)
 
 
 def _is_plain(name: str) -> bool:
@@ -401,14 +471,13 @@ class _Binding:
         files = table.files(snapshot_id)
         key = (table.uuid, schema_id, snapshot_id, len(files), 0 if latest else hash(files))
         slot = 0 if named else self._slots.setdefault(key, len(self._slots) + 1)
-        view, variable = self._binder.view(table, schema_id, slot)
+        view, variable = self._binder.view(table, schema_id, slot, merges=has_deletes(files))
         if view is not None:
             self._rewrite(reference, view, table.name)
         elif reference.span is not None and (self._qualify or not _is_plain(reference.path[-1])):
             # A name without its catalog that looks like a file's could be taken for one.
             self._rewrite(reference, table.name.sql)
-        paths = tuple(f.path for f in files) or (self._binder.empty_file(table, schema_id),)
-        self._bindings[variable] = Binding(variable, key, paths)
+        self._bind_files(table, schema_id, variable, key, files)
 
     def _use_part(
         self,
@@ -427,15 +496,30 @@ class _Binding:
         files = table.files(snapshot_id)
         key = (table.uuid, schema_id, snapshot_id, len(files), hash(files))
         slot = 0 if named else self._slots.setdefault(key, len(self._slots) + 1)
-        view, variable = self._binder.restricted_view(table, self._session.access, schema_id, slot)
+        view, variable = self._binder.restricted_view(
+            table, self._session.access, schema_id, slot, merges=has_deletes(files)
+        )
         if not nested:
             self._rewrite(reference, view, table.name)
         elif slot:
             raise NotSupported(
                 f"a temporary view cannot read {table.name} here: its columns changed in this transaction"
             )
-        paths = tuple(f.path for f in files) or (self._binder.empty_file(table, schema_id),)
-        self._bindings[variable] = Binding(variable, key, paths)
+        self._bind_files(table, schema_id, variable, key, files)
+
+    def _bind_files(
+        self,
+        table: Table,
+        schema_id: int,
+        variable: str,
+        key: tuple[Any, ...],
+        files: Sequence[DataFileRef],
+    ) -> None:
+        empty = self._binder.empty_file(table, schema_id)
+        for binding in self._binder.file_bindings(variable, key, files, empty):
+            self._bindings[binding.variable] = binding
+        if has_deletes(files):
+            self._fresh = False
 
     def _travel(self, table: Table, at: tuple[str, str]) -> tuple[int, int]:
         unit, expression = at

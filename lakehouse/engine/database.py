@@ -8,7 +8,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,10 @@ class CursorState:
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """A DuckDB variable that says which files a view reads. Equal ``key`` means equal files."""
+    """A DuckDB variable that says which files a view reads. Equal ``key`` means equal files.
+
+    Without a ``key`` the variable is not set, which is how it is on a new cursor.
+    """
 
     variable: str
     key: tuple[Any, ...]
@@ -113,7 +116,10 @@ class PooledCursor:
     def bind(self, bindings: Sequence[Binding], empty_file: str) -> None:
         """Make the views read the files of these bindings on this cursor."""
         for binding in bindings:
-            if self.bound.get(binding.variable) != binding.key:
+            if not binding.key:
+                if self.bound.pop(binding.variable, None) is not None:
+                    self.connection.execute(f"RESET VARIABLE {quote(binding.variable)}").fetchall()
+            elif self.bound.get(binding.variable) != binding.key:
                 files = list(binding.files) or [empty_file]
                 self.connection.execute(f"SET VARIABLE {quote(binding.variable)} = ?", [files]).fetchall()
                 self.bound[binding.variable] = binding.key
@@ -145,6 +151,24 @@ class PooledCursor:
             del self.bound[variable]
 
 
+@dataclass(frozen=True, slots=True)
+class ViewIdentity:
+    """What a view reads: a table by one of its schemas, where ``merges`` says so without its deleted rows.
+
+    A view that merges serves those as well that read files without deleted rows; once it does, it stays so,
+    because other cursors may be about to read through it.
+    """
+
+    uuid: str
+    schema_id: int
+    merges: bool = False
+
+
+def serves(there: ViewIdentity | None, wanted: ViewIdentity) -> bool:
+    """Whether a view reads what another would."""
+    return there is not None and there in (wanted, replace(wanted, merges=True))
+
+
 def _private_directory(parent: str) -> Path:
     """A fresh directory of this process, within ``parent`` or else the system's temporary directory."""
     try:
@@ -174,16 +198,18 @@ class DuckDatabase:
         self.catalog = catalog
         self.empty_file = str(self._directory / "empty" / "empty.parquet")
         Path(self.empty_file).parent.mkdir()
+        self.positions_directory = self._directory / "positions"
+        self.positions_directory.mkdir()
         pq.write_table(pa.table({"lakehouse_empty": pa.array([], pa.int32())}), self.empty_file)
         self._lock = threading.Lock()
         self._view_lock = threading.RLock()
         self._pool: OrderedDict[CursorState, list[PooledCursor]] = OrderedDict()
-        self._views: dict[str, object] = {}
+        self._views: dict[str, ViewIdentity] = {}
         self._empty_files: dict[tuple[tuple[str, str], ...], str] = {}
         self._schemas: set[str] = set()
-        self.main_views: dict[TableName, tuple[str, int]] = {}
+        self.main_views: dict[TableName, ViewIdentity] = {}
         self._settings = settings
-        self._readable = [*readable, Path(self.empty_file).parent]
+        self._readable = [*readable, Path(self.empty_file).parent, self.positions_directory]
         self._root = self._connect(settings, self._readable)
 
     def _connect(self, settings: EngineSettings, readable: Sequence[Path]) -> duckdb.DuckDBPyConnection:
@@ -365,12 +391,12 @@ class DuckDatabase:
         with duckdb_errors():
             self._root.cursor().execute(f"ATTACH ':memory:' AS {quote(name)}")
 
-    def define_view(self, name: TableName, identity: tuple[str, int], body: str) -> None:
-        """Make the view of a lake table read with this body, unless it already does."""
-        if self.main_views.get(name) == identity:
+    def define_view(self, name: TableName, identity: ViewIdentity, body: str) -> None:
+        """Make the view of a lake table read with this body, unless it already does or leaves out more."""
+        if serves(self.main_views.get(name), identity):
             return
         with self._view_lock:
-            if self.main_views.get(name) == identity:
+            if serves(self.main_views.get(name), identity):
                 return
             self._ensure_schema(name.schema)
             self._root.cursor().execute(f"CREATE OR REPLACE VIEW {name.sql} AS {body}")
@@ -381,15 +407,15 @@ class DuckDatabase:
         wanted = (name.schema.lower(), name.table.lower())
         return any((n.schema.lower(), n.table.lower()) == wanted for n in self.main_views)
 
-    def has_hidden_view(self, name: str, identity: object = None) -> bool:
+    def has_hidden_view(self, name: str, identity: ViewIdentity) -> bool:
         """Whether an internal view of that name exists and reads what ``identity`` stands for."""
-        return name in self._views and self._views[name] == identity
+        return serves(self._views.get(name), identity)
 
     def hidden_view(self, name: str) -> str:
         """The quoted full name of an internal view."""
         return f"{quote(INTERNAL_CATALOG)}.main.{quote(name)}"
 
-    def define_hidden_view(self, name: str, body: str, identity: object = None) -> None:
+    def define_hidden_view(self, name: str, body: str, identity: ViewIdentity) -> None:
         """Make an internal view read with this body, unless it does: equal identity means equal body."""
         with self._view_lock:
             if not self.has_hidden_view(name, identity):

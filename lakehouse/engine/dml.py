@@ -16,8 +16,8 @@ import duckdb
 import pyarrow as pa
 
 from lakehouse.catalog import Table
-from lakehouse.engine.binding import Bound
-from lakehouse.engine.database import Binding, PooledCursor
+from lakehouse.engine.binding import Bound, has_deletes
+from lakehouse.engine.database import PooledCursor
 from lakehouse.engine.dml_text import (
     ChangeText,
     numbered,
@@ -384,10 +384,9 @@ class _Change:
         self, cursor: PooledCursor, files: Sequence[DataFileRef], file_column: str | None = None
     ) -> str:
         """A query for the rows of some files of the table."""
-        paths = tuple(file.path for file in files)
-        binding = Binding(_AFFECTED, (self.engine.clock.token(),), paths)
-        cursor.bind([binding], self.engine.database.empty_file)
-        return self.engine.binder.scan(self.table, _AFFECTED, file_column)
+        binder, empty = self.engine.binder, self.engine.database.empty_file
+        cursor.bind(binder.file_bindings(_AFFECTED, (self.engine.clock.token(),), files, empty), empty)
+        return binder.scan(self.table, _AFFECTED, file_column, merges=has_deletes(files))
 
     # -- plumbing -------------------------------------------------------------------------------------------
 

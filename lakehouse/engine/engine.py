@@ -108,6 +108,7 @@ class Engine:
             settings.engine, catalog.name, readable, settings.limits.statement_memory
         )
         self._directories = [*map(str, readable), str(Path(self.database.empty_file).parent)]
+        self._directories.append(str(self.database.positions_directory))
         self.gate = StatementGate(self.database.private_cursor(), max_bytes=settings.limits.statement_bytes)
         self.policy = policy
         self._check_policy()
@@ -115,7 +116,7 @@ class Engine:
         self.running = RunningStatements(clock, settings.limits, settings.session.idle_seconds)
         self.running.measure = partial(memory_used, self)
         self.system = SystemTables(catalog.name)
-        self.binder = Binder(catalog, self.database, self.system, self._evaluate)
+        self.binder = Binder(catalog, self.database, self.system, self._evaluate, clock)
         self.changes = Changes(self)
         self._plans: OrderedDict[Any, Plan] = OrderedDict()
         self._parameter_schemas: OrderedDict[
