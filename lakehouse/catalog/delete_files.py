@@ -32,7 +32,7 @@ from pyiceberg.manifest import (
 from pyiceberg.table.deletion_vector import DeletionVector
 
 from lakehouse.catalog.iceberg_types import FIELD_ID
-from lakehouse.catalog.partitioning import row_codes
+from lakehouse.catalog.partitioning import row_codes, sortable
 from lakehouse.errors import NotSupported, StorageError
 from lakehouse.storage.bucket import Bucket
 from lakehouse.types import DataFileRef, DeleteFileRef
@@ -255,9 +255,18 @@ def _matching(file: DataFileRef, gone: pa.Table, ids: tuple[int, ...]) -> np.nda
     if rows is None:
         raise NotSupported("a data file has no field ids, by which its deleted rows could be found")
     both = pa.concat_tables([rows.select(gone.column_names), gone], promote_options="permissive")
-    keys = [pa.concat_arrays(column.chunks) for column in both.columns]
-    codes = row_codes(keys, both.num_rows)
-    return np.flatnonzero(np.isin(codes[: rows.num_rows], codes[rows.num_rows :]))
+    keys = [sortable(pa.concat_arrays(column.chunks)) for column in both.columns]
+    # Few rows have a value in each column that is gone there: only those are looked at as a whole.
+    count = rows.num_rows
+    found = np.ones(count, bool)
+    for key in keys:
+        found &= pc.is_in(key.slice(0, count), value_set=key.slice(count)).to_numpy(zero_copy_only=False)
+    candidates = np.flatnonzero(found)
+    if len(keys) == 1 or not len(candidates):
+        return candidates
+    chosen = pa.array(np.concatenate([candidates, np.arange(count, both.num_rows)]))
+    codes = row_codes([key.take(chosen) for key in keys], len(chosen))
+    return candidates[np.isin(codes[: len(candidates)], codes[len(candidates) :])]
 
 
 def _columns(path: str, names: Mapping[int, str], missing: pa.Schema | None = None) -> pa.Table | None:

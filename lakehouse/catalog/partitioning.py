@@ -165,7 +165,7 @@ class Layout:
         """The rows in the table's sort order; as they are in a table without one."""
         if not self._order or rows.num_rows < 2:
             return rows
-        keys = {str(n): _sortable(source.values(rows)) for n, (source, _, _) in enumerate(self._order)}
+        keys = {str(n): sortable(source.values(rows)) for n, (source, _, _) in enumerate(self._order)}
         wanted = [(str(n), direction, nulls) for n, (_, direction, nulls) in enumerate(self._order)]
         return rows.take(pc.sort_indices(pa.table(keys), sort_keys=wanted))
 
@@ -258,7 +258,7 @@ def row_codes(keys: Sequence[pa.Array], length: int) -> np.ndarray:
     """A number for each row; equal where all keys are. NULL equals NULL, and NaN equals NaN."""
     codes = np.zeros(length, np.int64)
     for key in keys:
-        exact = _sortable(key) if pa.types.is_floating(key.type) else key
+        exact = sortable(key) if pa.types.is_floating(key.type) else key
         encoded = exact.dictionary_encode(null_encoding="encode")
         combined = codes * max(len(encoded.dictionary), 1) + encoded.indices.to_numpy(zero_copy_only=False)
         # Numbered anew, so that they stay small however many keys there are.
@@ -266,7 +266,7 @@ def row_codes(keys: Sequence[pa.Array], length: int) -> np.ndarray:
     return codes
 
 
-def _sortable(values: pa.Array) -> pa.Array:
+def sortable(values: pa.Array) -> pa.Array:
     """The values such that Arrow orders them as Iceberg does: −NaN, −∞ … −0.0, 0.0 … ∞, NaN."""
     if not pa.types.is_floating(values.type):
         return values

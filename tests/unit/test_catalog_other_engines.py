@@ -17,7 +17,6 @@ from pyiceberg.exceptions import (
     NoSuchViewError,
     TableAlreadyExistsError,
 )
-from pyiceberg.manifest import ManifestContent, ManifestFile, write_manifest_list
 from pyiceberg.partitioning import PartitionField, PartitionSpec
 from pyiceberg.schema import Schema
 from pyiceberg.table import StaticTable
@@ -144,52 +143,6 @@ def test_files_without_field_ids_are_refused(catalog: IcebergCatalog) -> None:
         current(catalog).files()
     table.delete("n = 2")
     assert read(current(catalog)) == [{"n": 1}]
-
-
-def test_delete_files_are_refused(catalog: IcebergCatalog) -> None:
-    table = write(catalog, pa.table({"n": [1]}))
-    before = current(catalog)
-    add_delete_manifest(table)
-    with pytest.raises(NotSupported, match="delete files"):
-        current(catalog).files()
-    assert read(before) == [{"n": 1}]
-    write(catalog, pa.table({"n": [9]}), WriteMode.REPLACE)
-    assert read(current(catalog)) == [{"n": 9}]
-
-
-def add_delete_manifest(table: IcebergTable) -> None:
-    """What an engine that deletes by position leaves behind; pyiceberg itself cannot write it."""
-    snapshot = table.current_snapshot()
-    assert snapshot is not None
-    (data,) = snapshot.manifests(table.io)
-    path = data.manifest_path.replace(".avro", "-deletes.avro")
-    with table.io.new_output(path).create() as copy:
-        copy.write(table.io.new_input(data.manifest_path).open().read())
-    deletes = ManifestFile.from_args(
-        manifest_path=path,
-        manifest_length=data.manifest_length,
-        partition_spec_id=0,
-        content=ManifestContent.DELETES,
-        sequence_number=2,
-        min_sequence_number=2,
-        added_snapshot_id=4711,
-        added_files_count=1,
-        existing_files_count=0,
-        deleted_files_count=0,
-        added_rows_count=1,
-        existing_rows_count=0,
-        deleted_rows_count=0,
-        partitions=[],
-    )
-    with table.transaction() as transaction:
-        producer = transaction.update_snapshot().fast_append()
-        updates, requirements = producer._commit()
-        new = updates[0].snapshot  # type: ignore[union-attr]
-        with write_manifest_list(
-            2, table.io.new_output(new.manifest_list), new.snapshot_id, None, 2, "gzip"
-        ) as writer:
-            writer.add_manifests([data, deletes])
-        transaction._stage(updates, requirements)
 
 
 def test_partitioned_tables_are_read_and_written(catalog: IcebergCatalog) -> None:
