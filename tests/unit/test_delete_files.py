@@ -85,9 +85,21 @@ def client(lakehouse):
     return Client(lakehouse)
 
 
+def check_history(client, seen, picked):
+    for snapshot, expected in picked.sample(sorted(seen.items()), len(seen)):
+        assert client.rows(f"SELECT * FROM t AT (VERSION => {snapshot})") == expected
+    first, *_, last = seen
+    counts = [
+        f"(SELECT count(*) FROM t{at})" for at in ("", *(f" AT (VERSION => {n})" for n in (first, last)))
+    ]
+    assert client.rows(f"SELECT {', '.join(counts)}") == [
+        (len(seen[last]), len(seen[first]), len(seen[last]))
+    ]
+
+
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("partitioned", [False, True])
-def test_every_snapshot_of_random_deletes_is_read_right(client, seed, partitioned):  # noqa: C901
+def test_every_snapshot_of_random_deletes_is_read_right(client, seed, partitioned):
     picked = random.Random(seed)
     client.add(rows_of(), WriteMode.CREATE)
     if partitioned:
@@ -96,9 +108,6 @@ def test_every_snapshot_of_random_deletes_is_read_right(client, seed, partitione
     alive: dict[tuple[str, int], tuple] = {}
     seen: dict[int, list] = {}
     vectored: dict[str, set[int]] = {}
-
-    def positions(file):
-        return [pos for path, pos in alive if path == file.file_path]
 
     for _ in range(14):
         table, files = client.table, data_files(client.table)
@@ -130,7 +139,10 @@ def test_every_snapshot_of_random_deletes_is_read_right(client, seed, partitione
                 file for file in files if file.partition == like.partition and file.file_path not in vectored
             ]
             rows = [
-                (file.file_path, pos) for file in here for pos in positions(file) if picked.random() < 0.2
+                (file.file_path, pos)
+                for file in here
+                for pos in [pos for path, pos in alive if path == file.file_path]
+                if picked.random() < 0.2
             ]
             if not rows:
                 continue
@@ -141,23 +153,16 @@ def test_every_snapshot_of_random_deletes_is_read_right(client, seed, partitione
             file = picked.choice(files)
             if file.file_path in vectored:
                 continue
-            total = range(file.record_count)
-            kept = [pos for pos in positions(file) if picked.random() < 0.7]
-            vectored[file.file_path] = set(total) - set(kept)
+            kept = [
+                pos for pos in [pos for path, pos in alive if path == file.file_path] if picked.random() < 0.7
+            ]
+            vectored[file.file_path] = set(range(file.record_count)) - set(kept)
             add_deletes(table, *vectors(table, {file.file_path: sorted(vectored[file.file_path])}, file))
             alive = {at: row for at, row in alive.items() if at[0] != file.file_path or at[1] in kept}
         seen[client.table.metadata.current_snapshot_id] = sorted(alive.values(), key=repr)
         assert client.rows() == seen[client.table.metadata.current_snapshot_id], step
         assert client.load().record_count == len(alive)
-    for snapshot, expected in picked.sample(sorted(seen.items()), len(seen)):
-        assert client.rows(f"SELECT * FROM t AT (VERSION => {snapshot})") == expected
-    first, *_, last = seen
-    counts = [
-        f"(SELECT count(*) FROM t{at})" for at in ("", *(f" AT (VERSION => {n})" for n in (first, last)))
-    ]
-    assert client.rows(f"SELECT {', '.join(counts)}") == [
-        (len(seen[last]), len(seen[first]), len(seen[last]))
-    ]
+    check_history(client, seen, picked)
 
 
 def test_a_key_that_is_inserted_again_after_its_delete_is_there(client):
