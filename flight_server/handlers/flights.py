@@ -76,6 +76,11 @@ def info(ctx: CallContext, path: tuple[str, ...]) -> FlightPlan:
         TableNotFound, SchemaNotFound: There is no such table.
     """
     with RecordedFailure(ctx, f"FLIGHT {'.'.join(path)}", "flight"):
+        view = _view(ctx, path)
+        if view is not None:
+            ticket = PathTicket(path=[view.catalog, view.schema, view.table])
+            endpoint = Endpoint(ticket.model_dump_json(exclude_none=True).encode())
+            return FlightPlan(_plan(ctx, ticket, watch(ctx)).schema, (endpoint,))
         table = _load(ctx, path)
         ticket = PathTicket(path=list(_full(table)), snapshot=table.snapshot_id)
         return _flight(ctx, table, _plan(ctx, ticket, watch(ctx)).schema)
@@ -90,7 +95,7 @@ def stream(ctx: CallContext, ticket: PathTicket) -> DataStream:
     """The rows of a dataset ticket."""
     with Recording(ctx, _described(ticket), "flight") as recording:
         plan = _plan(ctx, ticket, recording.watch())
-        if ticket.files is not None:
+        if ticket.files is not None and not plan.views:
             plan = _restricted(plan, ticket.files)
         recording.watch().note_tables(plan.names)
         recording.goes_on = True
@@ -146,6 +151,15 @@ def _nullable_type(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_map(kind):
         return pa.map_(_nullable_type(kind.key_type), _nullable_type(kind.item_type))
     return kind
+
+
+def _view(ctx: CallContext, path: tuple[str, ...]) -> TableName | None:
+    """The full name of a view; None where the path does not lead to one."""
+    if not 1 <= len(path) <= 3 or not all(path):
+        return None
+    name: TableName = ctx.lakehouse.engine.binder.locate(path, ctx.session)
+    found = ctx.catalog.find_view(name.schema, name.table)
+    return found.name if found else None
 
 
 def _load(ctx: CallContext, path: tuple[str, ...]) -> Table:
@@ -206,18 +220,22 @@ def _groups(files: tuple[DataFileRef, ...]) -> list[tuple[int, int]]:
 
 def _plan(ctx: CallContext, ticket: PathTicket, watched: CallWatch) -> Plan:
     engine = ctx.lakehouse.engine
-    table = _load(ctx, tuple(ticket.path))
+    path = tuple(ticket.path)
+    name = _view(ctx, path) or _load(ctx, path).name
     columns = "*" if ticket.columns is None else ", ".join(quote(column) for column in ticket.columns)
     if ticket.columns is not None and not ticket.columns:
         raise InvalidRequest("columns must name at least one column", "leave it out to read them all")
     at = f" AT (VERSION => {ticket.snapshot})" if ticket.snapshot is not None else ""
-    sql = f"SELECT {columns} FROM {table.name.sql}{at}"
+    sql = f"SELECT {columns} FROM {name.sql}{at}"
     if ticket.filter:
         engine.gate.check_expression(ticket.filter)
         sql += f" WHERE ({ticket.filter}\n)"
     if ticket.limit is not None:
         sql += f" LIMIT {ticket.limit}"
-    return engine.plan(engine.gate.analyse(sql), ctx.session, watch=watched)
+    # The numbers of a ticket's files count in the whole list.
+    return engine.plan(
+        engine.gate.analyse(sql), ctx.session, watch=watched, needs_every_file=ticket.files is not None
+    )
 
 
 def _restricted(plan: Plan, files: tuple[int, int]) -> Plan:

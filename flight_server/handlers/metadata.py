@@ -34,6 +34,7 @@ from lakehouse.types import TableName
 
 TEMPORARY_SCHEMA = "temp"
 _TABLE, _TEMPORARY, _SYSTEM = "TABLE", "LOCAL TEMPORARY", "SYSTEM TABLE"
+_VIEW = "VIEW"
 # What clients call the same types besides.
 _SYNONYMS = {"BASE TABLE": _TABLE, "TEMPORARY": _TEMPORARY}
 
@@ -107,7 +108,7 @@ def db_schemas(ctx: CallContext, command: GetDbSchemas) -> list[Row]:
 
 def table_types(ctx: CallContext, command: GetTableTypes) -> list[Row]:
     """The types of table that there can be."""
-    return [{"table_type": kind} for kind in (_TEMPORARY, _SYSTEM, _TABLE)]
+    return [{"table_type": kind} for kind in (_TEMPORARY, _SYSTEM, _TABLE, _VIEW)]
 
 
 def tables_schema(command: GetTables) -> pa.Schema:
@@ -122,6 +123,8 @@ def tables(ctx: CallContext, command: GetTables) -> pa.Table:
         wanted = {_SYNONYMS.get(kind.upper(), kind.upper()) for kind in command.table_types}
         if not wanted or _TABLE in wanted:
             rows += _lake_tables(ctx, command)
+        if not wanted or _VIEW in wanted:
+            rows += _lake_views(ctx, command)
         if not wanted or _TEMPORARY in wanted:
             rows += _temporary_tables(ctx, command)
         if not wanted or _SYSTEM in wanted:
@@ -152,6 +155,23 @@ def _lake_tables(ctx: CallContext, command: GetTables) -> Iterator[Row]:
                 if table is None:
                     continue
                 row["table_schema"] = _serialised(_columns(ctx, table))
+            yield row
+
+
+def _lake_views(ctx: CallContext, command: GetTables) -> Iterator[Row]:
+    schema_fits, view_fits = matcher(command.schema_pattern), matcher(command.table_pattern)
+    for schema in filter(schema_fits, ctx.catalog.schemas()):
+        try:
+            names = ctx.catalog.views(schema)
+        except SchemaNotFound:
+            continue
+        for name in filter(view_fits, names):
+            row = _row(ctx, schema, name, _VIEW)
+            if command.include_schema:
+                path = (ctx.catalog.name, schema, name)
+                # None: a view over a table that is gone, or is not there for the principal.
+                columns = ctx.lakehouse.engine.columns_of(path, ctx.session, None) or ()
+                row["table_schema"] = _serialised(pa.schema([described(f, *path) for f in columns]))
             yield row
 
 

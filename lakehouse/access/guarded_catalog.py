@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import pyarrow as pa
+
 from lakehouse.access.policy import Access
 from lakehouse.catalog import Catalog, Table
+from lakehouse.catalog.sql_view import SqlView
 from lakehouse.catalog.table_alteration import Alteration
 from lakehouse.errors import PermissionDenied, SchemaNotFound, TableNotFound
 from lakehouse.types import ForeignKey, TableName
@@ -207,6 +210,82 @@ class GuardedCatalog:
         self.check_change(schema, table)
         self.load(schema, table)
         self._catalog.alter_table(schema, table, change)
+
+    def views(self, schema: str) -> list[str]:
+        """The names of a schema's views that may be read, sorted.
+
+        Raises:
+            SchemaNotFound: There is no such schema for the principal.
+        """
+        if not self.access.sees_schema(self.name, schema):
+            raise self._no_schema(schema)
+        names = self._catalog.views(schema)
+        return names if self.reads_everything else [n for n in names if self._reads(schema, n)]
+
+    def find_view(self, schema: str, view: str) -> SqlView | None:
+        """The current version of a view; None where there is none for the principal."""
+        return self._catalog.find_view(schema, view) if self._reads(schema, view) else None
+
+    def create_view(
+        self,
+        schema: str,
+        view: str,
+        sql: str,
+        columns: pa.Schema,
+        *,
+        replace: bool = False,
+        if_not_exists: bool = False,
+    ) -> None:
+        """Give a query a name. It may read what its readers may read, whoever created it.
+
+        Raises:
+            SchemaNotFound: There is no such schema for the principal.
+            PermissionDenied: The principal may not write that name.
+            TableAlreadyExists: There is a table of that name, or a view that is not to be replaced.
+        """
+        self.check_write(schema, view)
+        if replace:
+            self.check_change(schema, view)
+        self._catalog.create_view(schema, view, sql, columns, replace=replace, if_not_exists=if_not_exists)
+
+    def describe_view(self, schema: str, view: str, description: str | None) -> None:
+        """Set what a view is, in words.
+
+        Raises:
+            TableNotFound: There is no such view for the principal.
+            PermissionDenied: The principal may not write it.
+        """
+        self.check_change(schema, view)
+        self._catalog.describe_view(schema, view, description)
+
+    def drop_view(self, schema: str, view: str, if_exists: bool = False) -> None:
+        """Remove a view.
+
+        Raises:
+            SchemaNotFound, TableNotFound: There is none for the principal, and ``if_exists`` is false.
+            PermissionDenied: The principal may not write it.
+        """
+        try:
+            self.check_change(schema, view)
+        except (SchemaNotFound, TableNotFound):
+            if if_exists:
+                return
+            raise
+        self._catalog.drop_view(schema, view, if_exists=if_exists)
+
+    def rename(self, schema: str, name: str, to_schema: str, to_name: str, *, is_view: bool = False) -> None:
+        """Give a table or view another name, which is one that the principal may change and read as well.
+
+        A new name must not show more of a table than the old one did.
+
+        Raises:
+            SchemaNotFound, TableNotFound: There is none of the old name for the principal, or no new schema.
+            PermissionDenied: The principal may not change one of the names.
+            TableAlreadyExists: There is a table or view of the new name.
+        """
+        self.check_change(schema, name)
+        self.check_change(to_schema, to_name)
+        self._catalog.rename(schema, name, to_schema, to_name, is_view=is_view)
 
     def version(self) -> int:
         """A number that grows whenever anything that this process knows of the catalog changes."""

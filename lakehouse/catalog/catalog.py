@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+import pyarrow as pa
+
+from lakehouse.catalog.sql_view import SqlView
 from lakehouse.catalog.table import Table
 from lakehouse.catalog.table_alteration import Alteration
 from lakehouse.types import ForeignKey
@@ -107,6 +110,61 @@ class Catalog(Protocol):
             SchemaMismatch: The change does not fit the table.
             NotSupported: Rows or files that are there could not be read right afterwards.
             CommitConflict: Rows were changed since they were looked through.
+        """
+        ...
+
+    def views(self, schema: str) -> list[str]:
+        """The names of a schema's views, sorted.
+
+        Raises:
+            SchemaNotFound: There is no such schema.
+        """
+        ...
+
+    def find_view(self, schema: str, view: str) -> SqlView | None:
+        """The current version of a view, at most ``catalog.refresh_ms`` old; None where there is none."""
+        ...
+
+    def create_view(
+        self,
+        schema: str,
+        view: str,
+        sql: str,
+        columns: pa.Schema,
+        *,
+        replace: bool = False,
+        if_not_exists: bool = False,
+    ) -> None:
+        """Give a query a name; every table in it is written by its full name.
+
+        Raises:
+            SchemaNotFound: There is no such schema.
+            TableAlreadyExists: There is a table of that name, or a view that is not to be replaced.
+        """
+        ...
+
+    def describe_view(self, schema: str, view: str, description: str | None) -> None:
+        """Set what a view is, in words.
+
+        Raises:
+            TableNotFound: There is no such view.
+        """
+        ...
+
+    def drop_view(self, schema: str, view: str, if_exists: bool = False) -> None:
+        """Remove a view.
+
+        Raises:
+            TableNotFound: There is none, and ``if_exists`` is false.
+        """
+        ...
+
+    def rename(self, schema: str, name: str, to_schema: str, to_name: str, *, is_view: bool = False) -> None:
+        """Give a table or view another name; rows, history and location stay.
+
+        Raises:
+            SchemaNotFound, TableNotFound: There is none of the old name, or no new schema.
+            TableAlreadyExists: There is a table or view of the new name.
         """
         ...
 

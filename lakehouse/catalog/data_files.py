@@ -6,6 +6,7 @@ first and so fails on timestamps that Python cannot name (infinity, or a year af
 
 from __future__ import annotations
 
+import math
 import struct
 import sys
 from collections import defaultdict
@@ -121,7 +122,7 @@ class _Statistics:
             self._unbounded.add(leaf.field_id)
             return
         self.nulls[leaf.field_id] += statistics.null_count
-        if statistics.has_min_max:
+        if statistics.has_min_max and not _is_nan(statistics.min_raw) | _is_nan(statistics.max_raw):
             self._extremes[leaf.field_id] += [statistics.min_raw, statistics.max_raw]
         elif statistics.null_count < chunk.num_values:
             self._unbounded.add(leaf.field_id)
@@ -137,6 +138,10 @@ class _Statistics:
                 if bound is not None:
                     found[field_id] = bound
         return found
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
 
 
 def _comparable(kind: IcebergType, values: list[Any]) -> list[Any]:

@@ -8,19 +8,27 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+import pyarrow as pa
 from pyiceberg.exceptions import (
     NamespaceAlreadyExistsError,
     NamespaceNotEmptyError,
     NoSuchNamespaceError,
     NoSuchTableError,
+    NoSuchViewError,
+    TableAlreadyExistsError,
 )
 from pyiceberg.table import Transaction
 from pyiceberg.table.metadata import TableMetadata
+from pyiceberg.typedef import Identifier
+from pyiceberg.view.metadata import ViewMetadata
 
 from lakehouse.catalog.iceberg_errors import iceberg_errors
 from lakehouse.catalog.names import check_name, fold
-from lakehouse.catalog.object_catalog import NAME_PROPERTY, Head, ObjectCatalog
+from lakehouse.catalog.object_catalog import ObjectCatalog
+from lakehouse.catalog.purge import purge_table
+from lakehouse.catalog.slots import NAME_PROPERTY, Head
 from lakehouse.catalog.snapshot_files import SnapshotFiles
+from lakehouse.catalog.sql_view import SqlView, as_view, described_as, new_version
 from lakehouse.catalog.table import (
     DESCRIPTION_PROPERTY,
     FOREIGN_KEYS_PROPERTY,
@@ -37,6 +45,7 @@ from lakehouse.errors import (
     SchemaAlreadyExists,
     SchemaNotEmpty,
     SchemaNotFound,
+    TableAlreadyExists,
     TableNotFound,
 )
 from lakehouse.storage import Bucket, open_local_bucket
@@ -50,6 +59,7 @@ class _Known:
     head: Head
     table: Table | None
     fresh_until: float
+    view: SqlView | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +127,7 @@ class IcebergCatalog:
         self._known: dict[tuple[str, str], _Known] = {}
         self._schemas: _Names | None = None
         self._tables: dict[str, _Names] = {}
+        self._views: dict[str, _Names] = {}
         self._commits: dict[tuple[str, str], threading.RLock] = {}
 
     # -- schemas --------------------------------------------------------------------------------------
@@ -173,11 +184,7 @@ class IcebergCatalog:
         Raises:
             SchemaNotFound: There is no such schema.
         """
-        key = fold(schema)
-        known = self._tables.get(key)
-        if known is None or self.clock.monotonic() >= known.fresh_until:
-            known = self._list_tables(schema)
-        return sorted(known.names.values())
+        return self._listed(self._tables, schema, self.objects.list_tables)
 
     def table_exists(self, schema: str, table: str) -> bool:
         """Whether there is such a table."""
@@ -270,6 +277,144 @@ class IcebergCatalog:
         name = self.load(schema, table).name
         self._change(schema, table, lambda transaction: alter(transaction, name, change))
 
+    # -- views, and other names -----------------------------------------------------------------------
+
+    def views(self, schema: str) -> list[str]:
+        """The names of a schema's views, sorted.
+
+        Raises:
+            SchemaNotFound: There is no such schema.
+        """
+        return self._listed(self._views, schema, self.objects.list_views)
+
+    def find_view(self, schema: str, view: str) -> SqlView | None:
+        """The current version of a view, at most ``refresh_s`` old; None where there is none."""
+        return self._current(schema, view).view if schema and view else None
+
+    def create_view(
+        self,
+        schema: str,
+        view: str,
+        sql: str,
+        columns: pa.Schema,
+        *,
+        replace: bool = False,
+        if_not_exists: bool = False,
+    ) -> None:
+        """Give a query a name.
+
+        Args:
+            schema: The view's schema.
+            view: Its name.
+            sql: The query, every table in it by its full name.
+            columns: What it gives, of storable types.
+            replace: Take the place of a view of that name.
+            if_not_exists: Leave alone what has that name.
+
+        Raises:
+            SchemaNotFound: There is no such schema.
+            TableAlreadyExists: There is a table of that name, or a view that is not to be replaced.
+        """
+        spelled = self.spelled_schema(check_name(schema, "schema"))
+        name = TableName(self.name, spelled, check_name(view, "view"))
+        location = self.objects.table_location(spelled, view)
+        now_ms = int(self.clock.now().timestamp() * 1000)
+
+        def build(old: ViewMetadata | None) -> ViewMetadata:
+            if old is not None and not replace:
+                raise TableAlreadyExists(f"view '{name}' exists already", "CREATE OR REPLACE VIEW")
+            return new_version(old, name, location, sql, columns, now_ms)
+
+        with self.committing(spelled, view):
+            try:
+                self.objects.put_view(spelled, view, build)
+            except TableAlreadyExists:
+                if not if_not_exists:
+                    raise
+            except TableAlreadyExistsError as error:
+                if not if_not_exists:
+                    raise TableAlreadyExists(f"'{name}' is the name of a table") from error
+
+    def describe_view(self, schema: str, view: str, description: str | None) -> None:
+        """Set what a view is, in words.
+
+        Raises:
+            TableNotFound: There is no such view.
+        """
+        missing = self._no_view(schema, view)
+
+        def build(old: ViewMetadata | None) -> ViewMetadata:
+            if old is None:
+                raise missing
+            return described_as(old, description)
+
+        with self.committing(schema, view):
+            try:
+                self.objects.put_view(schema, view, build)
+            except TableAlreadyExistsError:
+                raise missing from None
+
+    def drop_view(self, schema: str, view: str, if_exists: bool = False) -> None:
+        """Remove a view.
+
+        Raises:
+            TableNotFound: There is none, and ``if_exists`` is false.
+        """
+        check_name(schema, "schema")
+        check_name(view, "view")
+        with self.committing(schema, view):
+            try:
+                self.objects.drop_view((schema, view))
+            except NoSuchViewError as error:
+                if not if_exists:
+                    raise self._no_view(schema, view) from error
+
+    def rename(self, schema: str, name: str, to_schema: str, to_name: str, *, is_view: bool = False) -> None:
+        """Give a table or view another name. Rows, history and location stay as they are.
+
+        Args:
+            schema: The old schema.
+            name: The old name.
+            to_schema: The new schema.
+            to_name: The new name.
+            is_view: Whether it is a view.
+
+        Raises:
+            SchemaNotFound, TableNotFound: There is none of the old name, or no new schema.
+            TableAlreadyExists: There is a table or view of the new name.
+        """
+        check_name(schema, "schema")
+        check_name(name, "table")
+        target = self.spelled_schema(check_name(to_schema, "schema"))
+        check_name(to_name, "table")
+        first, second = sorted([(fold(schema), fold(name)), (fold(target), fold(to_name))])
+        with self.committing(*first), self.committing(*second):
+            try:
+                self.objects.rename(schema, name, target, to_name, "view" if is_view else "metadata")
+            except NoSuchTableError as error:
+                raise (self._no_view if is_view else self._no_table)(schema, name) from error
+            except TableAlreadyExistsError as error:
+                raise TableAlreadyExists(f"'{self.name}.{target}.{to_name}' exists already") from error
+
+    def purge(self, schema: str, table: str) -> int:
+        """Delete the files of a dropped table that no table refers to; gives how many these were.
+
+        The versions of its metadata stay, so that no writer that was asleep can take their place.
+
+        Raises:
+            TableNotFound: No table of that name was dropped, or it has another name now.
+            TableAlreadyExists: There is a table or view of that name.
+        """
+        check_name(schema, "schema")
+        check_name(table, "table")
+        with self.committing(schema, table):
+            if not self.objects.head(schema, table).is_free:
+                raise TableAlreadyExists(f"'{self.name}.{schema}.{table}' exists", "drop it first")
+            dropped = self.objects.last_table(schema, table)
+            if dropped is None:
+                raise TableNotFound(f"no table '{self.name}.{schema}.{table}' was dropped")
+            return purge_table(self.objects, dropped)
+
     def version(self) -> int:
         """A number that grows whenever anything that this process knows of the catalog changes."""
         return self._version
@@ -291,6 +436,7 @@ class IcebergCatalog:
                     self._version += 1
                     self._changes += 1
                     self._tables.pop(key[0], None)
+                    self._views.pop(key[0], None)
                 self.refresh(schema, table)
 
     def view(self, name: TableName, metadata: TableMetadata) -> Table:
@@ -336,9 +482,13 @@ class IcebergCatalog:
         asked = self._ask()
         with iceberg_errors(f"table '{self.name}.{schema}.{table}'"):
             head = self.objects.head(schema, table)
-        view = known.table if known and known.head is head else self._view_of(schema, table, head)
+        if known and known.head is head:
+            found = replace(known, fresh_until=self._fresh_until(asked))
+        else:
+            seen, named = self._view_of(schema, table, head), self._sql_view_of(schema, table, head)
+            found = _Known(head, seen, self._fresh_until(asked), named)
         with self._lock:
-            return self._learn(key, _Known(head, view, self._fresh_until(asked)))
+            return self._learn(key, found)
 
     def _learn(self, key: tuple[str, str], found: _Known) -> _Known:
         known = self._known.get(key)
@@ -364,6 +514,12 @@ class IcebergCatalog:
         spelled = head.metadata.properties.get(NAME_PROPERTY) or table
         return self.view(TableName(self.name, self.spelled_schema(schema), spelled), head.metadata)
 
+    def _sql_view_of(self, schema: str, view: str, head: Head) -> SqlView | None:
+        if head.view is None:
+            return None
+        spelled = head.view.properties.get(NAME_PROPERTY) or view
+        return as_view(TableName(self.name, self.spelled_schema(schema), spelled), head.view)
+
     def _schema_names(self) -> Mapping[str, str]:
         known = self._schemas
         if known is None or self.clock.monotonic() >= known.fresh_until:
@@ -380,23 +536,48 @@ class IcebergCatalog:
         with self._lock:
             self._schemas = None
             self._tables.clear()
+            self._views.clear()
             self._version += 1
             self._changes += 1
 
-    def _list_tables(self, schema: str) -> _Names:
+    def _listed(
+        self,
+        known: dict[str, _Names],
+        schema: str,
+        ask: Callable[[tuple[str]], list[Identifier]],
+    ) -> list[str]:
+        key = fold(schema)
+        found = known.get(key)
+        if found is None or self.clock.monotonic() >= found.fresh_until:
+            found = self._ask_for_names(known, schema, ask)
+        return sorted(found.names.values())
+
+    def _ask_for_names(
+        self,
+        known: dict[str, _Names],
+        schema: str,
+        ask: Callable[[tuple[str]], list[Identifier]],
+    ) -> _Names:
         asked = self._ask()
         try:
             with iceberg_errors(f"schema '{self.name}.{schema}'"):
-                names = {fold(name): name for _, name in self.objects.list_tables((schema,))}
+                names = {fold(name): name for _, name in ask((schema,))}
         except SchemaNotFound as error:
             raise self._no_schema(schema) from error
         with self._lock:
-            known = _Names(names, self._fresh_until(asked))
-            previous = self._tables.get(fold(schema))
+            found = _Names(names, self._fresh_until(asked))
+            previous = known.get(fold(schema))
             if previous is None or previous.names != names:
                 self._version += 1
-            self._tables[fold(schema)] = known
-        return known
+            known[fold(schema)] = found
+        return found
+
+    def _no_view(self, schema: str, view: str) -> SchemaNotFound | TableNotFound:
+        try:
+            views = self.views(schema)
+        except SchemaNotFound as error:
+            return error
+        return TableNotFound(f"view '{self.name}.{schema}.{view}' does not exist", _nearest(view, views))
 
     def _no_schema(self, schema: str) -> SchemaNotFound:
         return SchemaNotFound(

@@ -19,12 +19,13 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import random
 import re
 import threading
 import time
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from pyiceberg.catalog import MetastoreCatalog, PropertiesUpdateSummary
@@ -43,22 +44,22 @@ from pyiceberg.io import FileIO
 from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC, PartitionSpec
 from pyiceberg.schema import Schema
 from pyiceberg.table import CommitTableResponse, StagedTable, Table
-from pyiceberg.table.metadata import TableMetadata, TableMetadataUtil, new_table_metadata
+from pyiceberg.table.metadata import TableMetadata, new_table_metadata
 from pyiceberg.table.sorting import UNSORTED_SORT_ORDER, SortOrder
 from pyiceberg.table.update import AssertCreate, TableRequirement, TableUpdate, update_table_metadata
 from pyiceberg.typedef import EMPTY_DICT, Identifier, Properties
+from pyiceberg.view.metadata import ViewMetadata
 
 from lakehouse.catalog.file_io import BucketFileIO
 from lakehouse.catalog.metadata_update import updated_metadata
 from lakehouse.catalog.names import name_of, segment_of
+from lakehouse.catalog.slots import NAME_PROPERTY, Head, read_slot, tombstone
 from lakehouse.errors import ObjectAlreadyExists, ObjectNotFound, StorageError
 from lakehouse.storage.bucket import Bucket
 
-NAME_PROPERTY = "lakehouse.name"
 _SCHEMA_OBJECT = "_schema.json"
 _HINT_OBJECT = "version-hint.text"
 _SLOT = re.compile(r"v(\d+)\.metadata\.json")
-_DROPPED = "dropped"
 _PROMISE, _PROMISE_START = "promised-by", b'{"promised-by"'
 # Decisions about joint commits; this prefix is no warehouse's.
 _DECISIONS = "_transactions"
@@ -66,26 +67,15 @@ _COMMIT, _ABORT = b"commit", b"abort"
 # How long a joint commit may stay undecided before somebody who waits for it aborts it.
 _PATIENCE_S = 5.0
 _PUT_ATTEMPTS = 3
+_ATTEMPTS = 20
 _PUT_PAUSE_S = 0.05
+_PAUSE_S = 0.8
 
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
-    """The current version of a table; ``metadata`` is None when the table does not exist (any more).
-
-    ``undecided`` names the joint commit whose promise holds the slot, while that is not decided; ``metadata``
-    is then that of the version before.
-    """
-
-    version: int
-    metadata: TableMetadata | None
-    undecided: str = ""
-
-
-_NOTHING = Head(0, None)
+_NOTHING = Head(0)
 
 
 class ObjectCatalog(MetastoreCatalog):
@@ -139,10 +129,28 @@ class ObjectCatalog(MetastoreCatalog):
         spec: PartitionSpec = UNPARTITIONED_PARTITION_SPEC,
         order: SortOrder = UNSORTED_SORT_ORDER,
     ) -> StagedTable:
-        """A table that exists in memory only, to be created by a commit. The field ids are assigned anew."""
+        """A table that exists in memory only, to be created by a commit. The field ids are assigned anew.
+
+        Where a table that now has another name left its data, the new one is kept elsewhere.
+        """
         location = self.table_location(schema, table)
+        if self.head(schema, table).shared:
+            location += f"~{uuid.uuid4().hex}"
         metadata = new_table_metadata(columns, spec, order, location, {**properties, NAME_PROPERTY: table})
         return StagedTable((schema, table), metadata, "", self._io, self)
+
+    @property
+    def file_io(self) -> FileIO:
+        """How metadata files are read."""
+        return self._io
+
+    def delete_file(self, uri: str) -> bool:
+        """Delete a file that a table referred to; gives whether it was there."""
+        try:
+            self._bucket.delete(self._bucket.key_of(uri))
+        except ObjectNotFound:
+            return False
+        return True
 
     # -- tables ---------------------------------------------------------------------------------------
 
@@ -199,6 +207,8 @@ class ObjectCatalog(MetastoreCatalog):
         base = self.table(schema, name, head) if head.metadata else None
         if base is None and not self.namespace_exists((schema,)):
             raise NoSuchNamespaceError(schema)
+        if head.view is not None:
+            raise ValidationException(f"there is a view of the name {schema}.{name}")
         for requirement in requirements:
             _check(requirement, head.metadata, f"{schema}.{name}")
         if base is not None:
@@ -216,7 +226,7 @@ class ObjectCatalog(MetastoreCatalog):
     def drop_table(self, identifier: str | Identifier) -> None:
         """Make a table cease to exist; its files stay in the bucket."""
         schema, table = self.identifier_to_database_and_table(identifier, NoSuchTableError)
-        if not self._bury(schema, table):
+        if not self._bury(schema, table, "metadata"):
             raise NoSuchTableError(f"{schema}.{table}")
 
     def list_tables(self, namespace: str | Identifier) -> list[Identifier]:
@@ -224,7 +234,7 @@ class ObjectCatalog(MetastoreCatalog):
         schema = self.identifier_to_database(namespace, NoSuchNamespaceError)
         if not self.namespace_exists((schema,)):
             raise NoSuchNamespaceError(schema)
-        return sorted((schema, name) for name in self._table_names(segment_of(schema)))
+        return sorted((schema, name) for name, head in self._names(segment_of(schema)) if head.metadata)
 
     def table_exists(self, identifier: str | Identifier) -> bool:
         """Whether there is such a table."""
@@ -247,13 +257,13 @@ class ObjectCatalog(MetastoreCatalog):
         schema = self.identifier_to_database(namespace, NoSuchNamespaceError)
         content = self._read_schema(schema)
         segment = segment_of(schema)
-        if any(self._table_names(segment, promised=True)):
+        if any(self._names(segment, promised=True)):
             raise NamespaceNotEmptyError(schema)
         try:
             self._bucket.delete(self._schema_key(schema))
         except ObjectNotFound as error:
             raise NoSuchNamespaceError(schema) from error
-        if any(self._table_names(segment, promised=True)):
+        if any(self._names(segment, promised=True)):
             # A table was created meanwhile: the schema comes back.
             self.create_namespace(content["name"], content["properties"])
             raise NamespaceNotEmptyError(schema)
@@ -293,29 +303,149 @@ class ObjectCatalog(MetastoreCatalog):
         """Not offered."""
         _refuse("a table that is kept elsewhere cannot be registered")
 
-    def rename_table(self, from_identifier: str | Identifier, to_identifier: str | Identifier) -> Table:
-        """Not offered: the location of a table is its name."""
-        _refuse("a table cannot be renamed")
-
-    def view_exists(self, identifier: str | Identifier) -> bool:
-        """False: there are no views."""
-        return False
-
-    def list_views(self, namespace: str | Identifier) -> list[Identifier]:
-        """Empty: there are no views."""
-        return []
-
-    def load_view(self, identifier: str | Identifier) -> Any:
-        """There are no views."""
-        raise NoSuchViewError(str(identifier))
-
     def register_view(self, identifier: str | Identifier, metadata_location: str) -> Any:
         """Not offered."""
-        _refuse("there are no views")
+        _refuse("a view that is kept elsewhere cannot be registered")
+
+    # -- views and names ------------------------------------------------------------------------------
+
+    def view_exists(self, identifier: str | Identifier) -> bool:
+        """Whether there is such a view."""
+        schema, view = self.identifier_to_database_and_table(identifier, NoSuchTableError)
+        return self.head(schema, view).view is not None
+
+    def list_views(self, namespace: str | Identifier) -> list[Identifier]:
+        """The views of a schema, as (schema, view) pairs."""
+        schema = self.identifier_to_database(namespace, NoSuchNamespaceError)
+        if not self.namespace_exists((schema,)):
+            raise NoSuchNamespaceError(schema)
+        return sorted((schema, name) for name, head in self._names(segment_of(schema)) if head.view)
+
+    def load_view(self, identifier: str | Identifier) -> Any:
+        """The metadata of a view."""
+        schema, view = self.identifier_to_database_and_table(identifier, NoSuchTableError)
+        found = self.head(schema, view).view
+        if found is None:
+            raise NoSuchViewError(f"{schema}.{view}")
+        return found
 
     def drop_view(self, identifier: str | Identifier) -> None:
-        """There are no views."""
-        raise NoSuchViewError(str(identifier))
+        """Make a view cease to exist."""
+        schema, view = self.identifier_to_database_and_table(identifier, NoSuchTableError)
+        if not self._bury(schema, view, "view"):
+            raise NoSuchViewError(f"{schema}.{view}")
+
+    def put_view(self, schema: str, name: str, build: Callable[[ViewMetadata | None], ViewMetadata]) -> None:
+        """Write the next version of a view.
+
+        Args:
+            schema: Its schema.
+            name: Its name.
+            build: Gives the version, from the one that is there now, if any; called for each attempt.
+
+        Raises:
+            TableAlreadyExistsError: There is a table of that name.
+            NoSuchNamespaceError: There is no such schema.
+            CommitFailedException: Other writers were faster each time.
+            CommitStateUnknownException: It could not be found out whether the version was written.
+        """
+        key = self._table_key(schema, name)
+        for attempt in range(_ATTEMPTS):
+            try:
+                head = self._settled(key)
+                if head.metadata is not None:
+                    raise TableAlreadyExistsError(f"{schema}.{name}")
+                if not self.namespace_exists((schema,)):
+                    raise NoSuchNamespaceError(schema)
+                wanted = Head(head.version + 1, view=build(head.view))
+                self._put_slot(key, wanted.version, wanted.content())
+            except CommitFailedException:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+                time.sleep(_PAUSE_S * random.random())
+                continue
+            self._write_hint(key, wanted.version)
+            self._remember(key, wanted)
+            if head.view is None and self._lost_its_schema(schema, name):
+                raise NoSuchNamespaceError(schema)
+            return
+
+    def rename_table(self, from_identifier: str | Identifier, to_identifier: str | Identifier) -> Table:
+        """Give a table another name; its location stays."""
+        schema, table = self.identifier_to_database_and_table(from_identifier, NoSuchTableError)
+        target = self.identifier_to_database_and_table(to_identifier)
+        self.rename(schema, table, *target, kind="metadata")
+        return self.load_table(to_identifier)
+
+    def rename(self, schema: str, name: str, to_schema: str, to_name: str, kind: str) -> None:
+        """Give a table or view another name, at once and wholly.
+
+        Args:
+            schema: The old schema.
+            name: The old name.
+            to_schema: The new schema.
+            to_name: The new name.
+            kind: ``metadata`` for a table, ``view`` for a view.
+
+        Raises:
+            NoSuchTableError: There is none of the old name.
+            TableAlreadyExistsError: There is a table or view of the new name.
+            NoSuchNamespaceError: There is no new schema.
+            CommitFailedException: Other writers were faster each time.
+            CommitStateUnknownException: It could not be found out whether the rename took place.
+        """
+        old, new = self._table_key(schema, name), self._table_key(to_schema, to_name)
+        for attempt in range(_ATTEMPTS):
+            try:
+                return self._rename_once((schema, name, old), (to_schema, to_name, new), kind)
+            except CommitFailedException:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+                time.sleep(_PAUSE_S * random.random())
+        return None
+
+    def _rename_once(self, source: tuple[str, str, str], target: tuple[str, str, str], kind: str) -> None:
+        (schema, name, old), (to_schema, to_name, new) = source, target
+        head = self._settled(old)
+        found = getattr(head, kind)
+        if found is None:
+            raise NoSuchTableError(f"{schema}.{name}")
+        there = self._settled(new)
+        if old == new or not there.is_free:
+            raise TableAlreadyExistsError(f"{to_schema}.{to_name}")
+        promise = str(uuid.uuid4())
+        grave = tombstone(head, name, renamed_to=f"{to_schema}.{to_name}", is_shared=True)
+        try:
+            self._put_slot(new, there.version + 1, _promised(promise, head.content(to_name)))
+            # After the promise, so that a drop of the schema sees that, or this sees the drop.
+            self._read_schema(to_schema)
+            self._put_slot(old, head.version + 1, _promised(promise, grave))
+        except BaseException:
+            with contextlib.suppress(StorageError, CommitStateUnknownException):
+                self.decide(promise, commit=False)
+            raise
+        if not self.decide(promise, commit=True):
+            raise CommitFailedException("somebody who waited for the rename aborted it")
+        # Only for other programs, which cannot read promises.
+        self._write_hint(old, head.version + 1)
+        with contextlib.suppress(CommitFailedException, CommitStateUnknownException, StorageError):
+            moved = self._settled(new)
+            if not moved.is_free:
+                self._put_slot(new, moved.version + 1, moved.content())
+                self._write_hint(new, moved.version + 1)
+                self._remember(new, replace(moved, version=moved.version + 1))
+
+    def last_table(self, schema: str, table: str) -> TableMetadata | None:
+        """What a dropped table was; None where there was none, where it is there or has another name."""
+        key = self._table_key(schema, table)
+        head = self._settled(key)
+        if not head.is_free or head.moved or not head.version:
+            return None
+        for version in range(head.version - 1, 0, -1):
+            found = self._read_slot(key, version)
+            if found.metadata is not None or found.moved:
+                return found.metadata
+        return None
 
     # -- pyiceberg's hooks -----------------------------------------------------------------------------
 
@@ -394,8 +524,8 @@ class ObjectCatalog(MetastoreCatalog):
         key = self._table_key(schema, table)
         head = self._settled(key)
         if head.metadata is not None:
-            tombstone = json.dumps(_tombstone(head.metadata, table)).encode()
-            self._put_slot(key, head.version + 1, _promised(promise, tombstone))
+            grave = tombstone(head, table, is_shared=self._is_elsewhere(key, head))
+            self._put_slot(key, head.version + 1, _promised(promise, grave))
 
     def write_out(self, schema: str, table: str) -> None:
         """Follow a promise that was decided with a version of its own, which other engines can read."""
@@ -456,7 +586,7 @@ class ObjectCatalog(MetastoreCatalog):
         try:
             if self.namespace_exists((schema,)):
                 return False
-            self._bury(schema, table)
+            self._bury(schema, table, "metadata") or self._bury(schema, table, "view")
         except (StorageError, CommitStateUnknownException):
             # The table is there. Whoever is told otherwise would delete its files.
             _log.warning("it could not be checked whether a new table's schema still exists", exc_info=True)
@@ -467,21 +597,25 @@ class ObjectCatalog(MetastoreCatalog):
         with contextlib.suppress(StorageError):  # only a hint: the commit has taken place
             self._bucket.put(f"{key}/metadata/{_HINT_OBJECT}", str(version).encode(), durable=False)
 
-    def _bury(self, schema: str, table: str) -> bool:
-        key = self._table_key(schema, table)
+    def _bury(self, schema: str, name: str, kind: str) -> bool:
+        key = self._table_key(schema, name)
         while True:
             try:
                 head = self._settled(key)
-                if head.metadata is None:
+                if getattr(head, kind) is None:
                     return False
-                tombstone = _tombstone(head.metadata, table)
-                self._put_slot(key, head.version + 1, json.dumps(tombstone).encode())
+                is_shared = self._is_elsewhere(key, head)
+                self._put_slot(key, head.version + 1, tombstone(head, name, is_shared=is_shared))
             except CommitFailedException:
                 time.sleep(_PUT_PAUSE_S)
                 continue
             self._write_hint(key, head.version + 1)
-            self._remember(key, Head(head.version + 1, None))
+            self._remember(key, Head(head.version + 1, shared=is_shared))
             return True
+
+    def _is_elsewhere(self, key: str, head: Head) -> bool:
+        """Whether the data of a table is not where its name says: it had another, or follows one."""
+        return head.metadata is not None and head.metadata.location != self._bucket.uri_of(key)
 
     def _discover(self, key: str) -> Head:
         """The newest version that can be found without knowing any; at least as old as the current one."""
@@ -507,11 +641,9 @@ class ObjectCatalog(MetastoreCatalog):
             decision = self._decision(promise[_PROMISE])
             if decision != _COMMIT:
                 undecided = promise[_PROMISE] if decision is None else ""
-                return Head(version, self._read_slot(key, version - 1).metadata, undecided)
+                return replace(self._read_slot(key, version - 1), version=version, undecided=undecided)
             content = promise["then"].encode()
-        if content.startswith(b"{") and _DROPPED in json.loads(content):
-            return Head(version, None)
-        return Head(version, TableMetadataUtil.parse_raw(content.decode()))
+        return read_slot(version, content)
 
     def _remember(self, key: str, head: Head) -> Head:
         with self._lock:
@@ -542,24 +674,17 @@ class ObjectCatalog(MetastoreCatalog):
             return None
         return content
 
-    def _table_names(self, schema_segment: str, *, promised: bool = False) -> Iterator[str]:
-        """The names of a schema's tables, on demand with those of joint commits that are not decided."""
+    def _names(self, schema_segment: str, *, promised: bool = False) -> Iterator[tuple[str, Head]]:
+        """The tables and views of a schema, on demand with those of joint commits that are not decided."""
         prefix = f"{self._warehouse}/{schema_segment}"
         for segment in self._bucket.directories(prefix):
             head = self._head(f"{prefix}/{segment}")
-            if head.metadata is not None:
-                yield head.metadata.properties.get(NAME_PROPERTY) or name_of(segment) or segment
-            elif promised and head.undecided:
-                yield name_of(segment) or segment
+            if not head.is_free or (promised and head.undecided):
+                yield head.properties.get(NAME_PROPERTY) or name_of(segment) or segment, head
 
 
 def _slot(key: str, version: int) -> str:
     return f"{key}/metadata/v{version}.metadata.json"
-
-
-def _tombstone(metadata: TableMetadata, table: str) -> dict[str, str]:
-    # The id makes the tombstone this drop's own, so that of two drops only one believes it was first.
-    return {_DROPPED: str(metadata.table_uuid), "name": table, "id": str(uuid.uuid4())}
 
 
 def _promised(promise: str, content: bytes) -> bytes:

@@ -14,6 +14,7 @@ from pyiceberg.table.metadata import TableMetadata
 
 from lakehouse.catalog.delete_files import DeleteIndex, deleted_rows, partition_key
 from lakehouse.catalog.file_io import BucketFileIO
+from lakehouse.catalog.file_statistics import FileStatistics, ManifestStatistics
 from lakehouse.catalog.iceberg_types import FIELD_ID
 from lakehouse.errors import NotSupported, SnapshotNotFound
 from lakehouse.storage.bucket import Bucket
@@ -21,6 +22,11 @@ from lakehouse.types import DataFileRef
 
 NAME_MAPPING_PROPERTY = "schema.name-mapping.default"
 _CACHED_FILES = 1_000_000
+# Values of statistics, and snapshots for which they are put together.
+_CACHED_CELLS = 20_000_000
+_CACHED_STATISTICS = 256
+# The statistics of so many files are kept at once when they are read for another reason.
+_LARGE_MANIFEST = 32
 T = TypeVar("T")
 # The number of the commit that brought a file, the file, and its partition.
 _Entry = tuple[int, DataFileRef, Hashable]
@@ -34,6 +40,8 @@ class SnapshotFiles:
         self._io = BucketFileIO(bucket)
         self._snapshots: _FilesCache[DataFileRef] = _FilesCache(_CACHED_FILES)
         self._manifests: _FilesCache[_Entry] = _FilesCache(_CACHED_FILES)
+        self._told: _FilesCache[ManifestStatistics] = _FilesCache(_CACHED_CELLS)
+        self._statistics: _FilesCache[FileStatistics] = _FilesCache(_CACHED_STATISTICS)
 
     def files(self, table: str, metadata: TableMetadata, snapshot_id: int) -> tuple[DataFileRef, ...]:
         """The data files of a snapshot, oldest commit first.
@@ -62,6 +70,35 @@ class SnapshotFiles:
         """
         gone = sum(len(positions) for _, positions in deleted_rows(files))
         return sum(file.rows for file in files) - gone
+
+    def statistics(self, table: str, metadata: TableMetadata, snapshot_id: int) -> FileStatistics:
+        """What is known of the data files of a snapshot, in an order of its own.
+
+        Raises:
+            SnapshotNotFound: The table has none of that id.
+        """
+        key = (metadata.table_uuid, snapshot_id)
+        found = self._statistics.get(key)
+        if found is None:
+            snapshot = metadata.snapshot_by_id(snapshot_id)
+            if snapshot is None:
+                raise SnapshotNotFound(f"table '{table}' has no snapshot {snapshot_id}")
+            manifests = [m for m in snapshot.manifests(self._io) if m.content == ManifestContent.DATA]
+            found = (FileStatistics([self._told_by(manifest) for manifest in manifests]),)
+            self._statistics.put(key, found)
+        return found[0]
+
+    def _told_by(self, manifest: ManifestFile) -> ManifestStatistics:
+        found = self._told.get(manifest.manifest_path)
+        if found is None:
+            entries = manifest.fetch_manifest_entry(self._io, discard_deleted=True)
+            found = self._keep(manifest, [entry.data_file for entry in entries])
+        return found[0]
+
+    def _keep(self, manifest: ManifestFile, files: Sequence[DataFile]) -> tuple[ManifestStatistics]:
+        found = (ManifestStatistics(files),)
+        self._told.put(manifest.manifest_path, found, found[0].cells)
+        return found
 
     def reference(self, file: DataFile) -> DataFileRef:
         """A data file as the engine needs to know it."""
@@ -103,6 +140,8 @@ class SnapshotFiles:
             )
             if doubtful:
                 _check_field_ids(table, [file for _, file, _ in found])
+            if len(entries) > _LARGE_MANIFEST:
+                self._keep(manifest, [entry.data_file for entry in entries])
             self._manifests.put(key, found)
         return found
 
@@ -129,27 +168,29 @@ def _sequence_number(entry: _Entry) -> int:
 
 
 class _FilesCache(Generic[T]):
-    """Least recently used lists of files go first when more than ``limit`` files are held in all."""
+    """Least recently used lists go first when more than ``limit`` is held in all, by default in files."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._held = 0
-        self._entries: OrderedDict[Hashable, tuple[T, ...]] = OrderedDict()
+        self._entries: OrderedDict[Hashable, tuple[tuple[T, ...], int]] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, key: Hashable) -> tuple[T, ...] | None:
         with self._lock:
             found = self._entries.get(key)
-            if found is not None:
-                self._entries.move_to_end(key)
-            return found
+            if found is None:
+                return None
+            self._entries.move_to_end(key)
+            return found[0]
 
-    def put(self, key: Hashable, files: tuple[T, ...]) -> None:
+    def put(self, key: Hashable, files: tuple[T, ...], weight: int | None = None) -> None:
         with self._lock:
             if key in self._entries:
                 return
-            self._entries[key] = files
-            self._held += len(files) + 1
+            held = (len(files) if weight is None else weight) + 1
+            self._entries[key] = (files, held)
+            self._held += held
             while self._held > self._limit and len(self._entries) > 1:
-                _, evicted = self._entries.popitem(last=False)
-                self._held -= len(evicted) + 1
+                _, (_, freed) = self._entries.popitem(last=False)
+                self._held -= freed

@@ -7,12 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
+from types import MappingProxyType
+from typing import Any
 
 import pyarrow as pa
 from pyiceberg.schema import Schema
 from pyiceberg.table.metadata import TableMetadata
 
 from lakehouse.catalog import iceberg_types
+from lakehouse.catalog.file_filter import Condition, may_match
+from lakehouse.catalog.names import fold
 from lakehouse.catalog.snapshot_files import SnapshotFiles
 from lakehouse.errors import SnapshotNotFound
 from lakehouse.types import DataFileRef, ForeignKey, TableName
@@ -142,6 +146,38 @@ class Table:
         if self.removed:
             committed = tuple(file for file in committed if file.uri not in self.removed)
         return committed + self.staged if self.staged else committed
+
+    def matching_files(
+        self,
+        condition: Condition,
+        values: Mapping[str, Any] = MappingProxyType({}),
+        snapshot_id: int | None = None,
+        schema_id: int | None = None,
+    ) -> tuple[DataFileRef, ...]:
+        """Those of ``files`` that may hold a row of which a condition is true; what is staged always may.
+
+        Args:
+            condition: The condition, about columns of the schema.
+            values: The values of its parameters, by name.
+            snapshot_id: The snapshot, by default the current one with what is staged on top.
+            schema_id: The schema in which the columns are named, by default the current one.
+
+        Raises:
+            SnapshotNotFound, NotSupported: As for ``files``.
+        """
+        files = self.files(snapshot_id)
+        source = self.metadata.current_snapshot_id if snapshot_id is None else snapshot_id
+        if source is None or not files or (self.replacement and snapshot_id is None):
+            return files
+        statistics = self.planner.statistics(str(self.name), self.metadata, source)
+        schema = self._schema(self.schema_id if schema_id is None else schema_id)
+        gone = set(statistics.uris[~may_match(condition, statistics, schema, values)])
+        return tuple(file for file in files if file.uri not in gone) if gone else files
+
+    def has_column(self, name: str, schema_id: int | None = None) -> bool:
+        """Whether there is a column of that name, in whatever case."""
+        schema = self._schema(self.schema_id if schema_id is None else schema_id)
+        return any(fold(field.name) == fold(name) for field in schema.fields)
 
     def snapshots(self) -> tuple[Snapshot, ...]:
         """All snapshots that are kept, oldest first."""

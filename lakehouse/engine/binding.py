@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
+from types import MappingProxyType
 from typing import Any
 
 from lakehouse.access.policy import SYSTEM_SCHEMA, Access
 from lakehouse.access.restriction import restricted_query
 from lakehouse.catalog import Catalog, Table
+from lakehouse.catalog.sql_view import SqlView
 from lakehouse.clock import Clock
 from lakehouse.engine.database import (
     INTERNAL_CATALOG,
@@ -29,6 +32,7 @@ from lakehouse.engine.errors import duckdb_errors
 from lakehouse.engine.gate import Analysis, StatementKind, TableReference, rewrite_reference
 from lakehouse.engine.gate_text import qualifiers
 from lakehouse.engine.position_files import PositionFiles
+from lakehouse.engine.pruning import ScanFilter
 from lakehouse.engine.session import Session
 from lakehouse.engine.system_tables import SystemTables
 from lakehouse.engine.transaction import Transaction
@@ -39,13 +43,18 @@ from lakehouse.errors import (
     NotSupported,
     PermissionDenied,
     SchemaNotFound,
+    SqlBindError,
     StatementForbidden,
     TableNotFound,
 )
 from lakehouse.types import DataFileRef, TableName, quote
 
+PRUNED_ABOVE = 32
+"""Of tables with more files than this, a statement is given only the files that it may need."""
+
 # DuckDB puts the text of every view in its place, and planning so many tables cannot be interrupted.
 _MAX_NESTED = 200
+_MAX_DEPTH = 16
 _SYSTEM_SCHEMAS = frozenset({"information_schema", "pg_catalog"})
 _FILE, _POSITION = "~file", "file_row_number"
 DELETED = ":deleted"
@@ -58,6 +67,7 @@ class Bound:
 
     ``fresh`` is false where the answer must not be reused for a later statement of the same text;
     ``temporary`` is true where it reads the session's temporary tables; ``names`` are the lake tables read.
+    ``scans`` are those whose files depend on the values of parameters; ``views`` the views of the lake.
     """
 
     sql: str
@@ -67,6 +77,22 @@ class Bound:
     temporary: bool
     inputs: tuple[Input, ...] = ()
     names: tuple[TableName, ...] = ()
+    scans: tuple[Scan, ...] = ()
+    views: tuple[SqlView, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """One place where a statement reads a snapshot of a large table, of which it needs some files only.
+
+    ``variable`` is that of its view; with ``snapshot_id`` None the table is read as it is.
+    """
+
+    variable: str
+    table: Table
+    schema_id: int
+    snapshot_id: int | None
+    filter: ScanFilter
 
 
 class Binder:
@@ -77,6 +103,7 @@ class Binder:
         database: Where their views live.
         system: The tables about the server itself.
         evaluate: Gives the value of a constant SQL expression (for AT clauses).
+        analyse: The statement gate, which the texts of views pass whenever they are used.
         clock: Tells how long ago deleted rows were asked for.
     """
 
@@ -86,8 +113,10 @@ class Binder:
         database: DuckDatabase,
         system: SystemTables,
         evaluate: Callable[[str, Session], Any],
+        analyse: Callable[[str], Analysis],
         clock: Clock,
     ) -> None:
+        self.analyse = analyse
         self.catalog = catalog
         self.database = database
         self.system = system
@@ -101,8 +130,17 @@ class Binder:
         transaction: Transaction | None,
         *,
         qualify: bool = False,
+        values: Mapping[str, Any] | None = MappingProxyType({}),
     ) -> Bound:
-        """Settle every name of a statement; with ``qualify`` every lake table is written with its full name.
+        """Settle every name of a statement.
+
+        Args:
+            analysis: The statement.
+            session: Whose it is.
+            transaction: In which it runs, if in any.
+            qualify: Write every lake table with its full name, for a text that is kept.
+            values: The values of its parameters by name, as far as they are known, which may spare files;
+                None if all files of a table are to be bound.
 
         Raises:
             TableNotFound, SchemaNotFound, CatalogNotFound, SnapshotNotFound: A name leads nowhere.
@@ -110,10 +148,21 @@ class Binder:
         """
         if analysis.needs_all_tables:
             self.define_all()
-        work = _Binding(self, analysis, session, transaction, qualify=qualify)
+        work = _Binding(self, analysis, session, transaction, qualify=qualify, values=values)
         for reference in analysis.references:
             work.reference(reference)
         return work.result()
+
+    def needed(self, scan: Scan, values: Mapping[str, Any]) -> Binding:
+        """The files that a scan has to read, given the values of parameters."""
+        table, wanted = scan.table, scan.filter
+        if wanted.condition is not None:
+            files = table.matching_files(wanted.condition, values, scan.snapshot_id, scan.schema_id)
+        else:
+            files = _first(table.files(scan.snapshot_id), wanted.limit)
+        paths = tuple(file.path for file in files)
+        key = (table.uuid, scan.schema_id, scan.snapshot_id, len(paths), hash(paths), "some")
+        return Binding(scan.variable, key, paths or (self.empty_file(table, scan.schema_id),))
 
     def define_all(self) -> None:
         """Make DuckDB know every table of the catalog, for statements that list them."""
@@ -128,8 +177,15 @@ class Binder:
                 except (TableNotFound, SchemaNotFound, NotSupported):
                     continue
                 present.add(table.name)
+            for name in self.catalog.views(schema):
+                view = self.catalog.find_view(schema, name)
+                if view is not None:
+                    self.database.list_view(view.name, view.columns)
+                    present.add(view.name)
         for gone in set(self.database.main_views) - present:
             self.database.drop_view(gone)
+        for gone in set(self.database.listed) - present:
+            self.database.drop_listed(gone)
 
     def required_columns(self) -> tuple[str, ...]:
         """The columns of all tables that are never NULL, for ``information_schema.columns``."""
@@ -305,6 +361,9 @@ class Binder:
 
     def missing(self, name: TableName, catalog: Catalog) -> TableNotFound | SchemaNotFound:
         """The error for a table that is not there, with the nearest name that is in ``catalog``."""
+        view = catalog.find_view(name.schema, name.table)
+        if view is not None:
+            return TableNotFound(f"{view.name} is a view, expected a table")
         schemas = catalog.schemas()
         if name.schema.lower() not in {s.lower() for s in schemas}:
             near = difflib.get_close_matches(name.schema, schemas, 1)
@@ -324,6 +383,18 @@ def has_deletes(files: Sequence[DataFileRef]) -> bool:
     return any(file.deletes for file in files)
 
 
+def _first(files: tuple[DataFileRef, ...], limit: int | None) -> tuple[DataFileRef, ...]:
+    """As many of the files from the beginning as hold so many rows."""
+    if limit is None:
+        return files
+    rows = 0
+    for number, file in enumerate(files):
+        if rows >= limit:
+            return files[:number]
+        rows += file.rows
+    return files
+
+
 def _is_plain(name: str) -> bool:
     return "/" not in name and "." not in name
 
@@ -339,8 +410,11 @@ class _Binding:
         transaction: Transaction | None,
         *,
         qualify: bool,
+        values: Mapping[str, Any] | None,
     ) -> None:
         self._binder = binder
+        self._values = values
+        self._scans: list[Scan] = []
         self._qualify = qualify
         self._analysis = analysis
         self._session = session
@@ -355,7 +429,12 @@ class _Binding:
         self._inputs: dict[str, Input] = {}
         self._names: dict[TableName, None] = {}
         self._renamed: dict[TableName, str] = {}
-        self._nested = 0
+        self._nested = [0]
+        self._seen: list[Table] = []
+        self._kind = analysis.kind
+        self._outer: tuple[SqlView, ...] = ()
+        self._places: tuple[Any, ...] = ()
+        self._views: list[SqlView] = []
 
     def reference(self, reference: TableReference, *, nested: bool = False) -> None:
         """Settle one name; with ``nested`` one within a temporary view, whose text is settled already."""
@@ -389,14 +468,17 @@ class _Binding:
             self._rewrite(reference, f"{quote(self._session.temporary)}.main.{quote(name)}")
         self._fresh, self._reads_temporary = False, True
         for inner in self._session.temp_views.get(path[-1].lower(), ()):
-            self._nested += 1
-            if self._nested > _MAX_NESTED:
-                raise LimitExceeded(
-                    f"the temporary views of the statement stand for more than {_MAX_NESTED} tables",
-                    "keep parts of it in temporary tables",
-                )
+            self._count_nested()
             self.reference(TableReference(inner.path), nested=True)
         return True
+
+    def _count_nested(self) -> None:
+        self._nested[0] += 1
+        if self._nested[0] > _MAX_NESTED:
+            raise LimitExceeded(
+                f"the views of the statement stand for more than {_MAX_NESTED} tables",
+                "keep parts of it in temporary tables",
+            )
 
     def _is_system(self, path: tuple[str, ...]) -> bool:
         if len(path) == 1:
@@ -439,6 +521,10 @@ class _Binding:
             lake.check_read(name.schema, name.table)
         except (TableNotFound, SchemaNotFound):
             raise self._binder.missing(name, lake) from None
+        view = self._sql_view(name)
+        if view is not None:
+            self._use_view(reference, view)
+            return
         try:
             table = source.load(name.schema, name.table)
         except (TableNotFound, SchemaNotFound) as error:
@@ -447,6 +533,7 @@ class _Binding:
                 raise
             raise self._binder.missing(name, lake) from None
         self._names[table.name] = None
+        self._seen.append(table)
         schema_id, snapshot_id, latest = table.schema_id, table.snapshot_id, self._transaction is None
         if reference.at is not None:
             schema_id, snapshot_id = self._travel(table, reference.at)
@@ -459,6 +546,76 @@ class _Binding:
         if self._fresh:
             self._tables.append((name.schema, name.table, table))
 
+    def _sql_view(self, name: TableName) -> SqlView | None:
+        """The view of a name, unless a transaction knows a table of that name."""
+        transaction = self._transaction
+        if transaction is not None:
+            known = transaction.known(name.schema, name.table)
+            if any(known in names for names in (transaction.writes, transaction.pins, transaction.drops)):
+                return None
+        return self._binder.catalog.find_view(name.schema, name.table)
+
+    def _use_view(self, reference: TableReference, view: SqlView) -> None:
+        """Read a view of the lake, with what this principal may read of the tables in it."""
+        if reference.at is not None:
+            raise NotSupported(
+                f"{view.name} is a view, which has no history", "travel in the tables it reads"
+            )
+        if self._session.lake.access.table(view.name).restrictions:
+            raise PermissionDenied(
+                f"{view.name} is a view, of which no part can be shown",
+                "row filters and masks hold for the tables that it reads: grant the view without any",
+            )
+        if not view.sql:
+            raise NotSupported(f"{view.name} is a view for other programs", "its text is in another dialect")
+        if len(self._outer) >= _MAX_DEPTH:
+            raise LimitExceeded(f"{view.name} is a view within more than {_MAX_DEPTH} views")
+        analysis = self._binder.analyse(view.sql)
+        if analysis.kind is not StatementKind.QUERY or analysis.parameters or analysis.needs_all_tables:
+            raise StatementForbidden(f"the text of {view.name} is not that of a view")
+        inner = copy(self)
+        inner.enter(analysis, view, reference.span)
+        try:
+            for each in analysis.references:
+                self._count_nested()
+                if len(each.path) != 3 or each.at is not None or self._is_system(each.path):
+                    raise StatementForbidden(f"the text of {view.name} does not name tables in full")
+                inner.reference(each)
+            found = inner.defined(view)
+        except (TableNotFound, SchemaNotFound) as error:
+            raise TableNotFound(f"view {view.name} cannot be read: {error.message}") from None
+        except SqlBindError as error:
+            hint = f"CREATE OR REPLACE VIEW {view.name} AS …"
+            raise SqlBindError(f"view {view.name} cannot be read any more: {error.message}", hint) from None
+        self._fresh = self._fresh and inner.is_fresh
+        if _ASKS_WHO.search(view.sql):
+            self._tell_principal()
+        self._views.append(view)
+        self._rewrite(reference, found, view.name)
+
+    def enter(self, analysis: Analysis, view: SqlView, place: Any) -> None:
+        """Go on with the text of a view, for the same statement."""
+        self._analysis = analysis
+        self._edits, self._renamed, self._seen = [], {}, []
+        self._outer, self._places = (*self._outer, view), (*self._places, place)
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the answer may be used again for the same text."""
+        return self._fresh
+
+    def defined(self, view: SqlView) -> str:
+        """The internal view that stands for a view of the lake as it is bound here."""
+        text = self._text()
+        # A view that DuckDB keeps has to be made anew when a table in it gets other columns.
+        tables = "".join(f"{table.uuid}/{table.schema_id} " for table in self._seen)
+        name = f"v_{view.uuid}_{sha256((tables + text).encode()).hexdigest()[:24]}"
+        identity = ViewIdentity(view.uuid, schema_id=0)
+        if not self._binder.database.has_hidden_view(name, identity):
+            with duckdb_errors():
+                self._binder.database.define_hidden_view(name, text, identity)
+        return self._binder.database.hidden_view(name)
+
     def _use(
         self,
         reference: TableReference,
@@ -469,6 +626,11 @@ class _Binding:
         named: bool,
     ) -> None:
         files = table.files(snapshot_id)
+        count = len(files)
+        # Counting rows, to read as many as LIMIT wants, takes files without deletes.
+        may_prune = count > PRUNED_ABOVE and not has_deletes(files)
+        if may_prune and self._use_some(reference, table, schema_id, snapshot_id, count):
+            return
         key = (table.uuid, schema_id, snapshot_id, len(files), 0 if latest else hash(files))
         slot = 0 if named else self._slots.setdefault(key, len(self._slots) + 1)
         view, variable = self._binder.view(table, schema_id, slot, merges=has_deletes(files))
@@ -478,6 +640,34 @@ class _Binding:
             # A name without its catalog that looks like a file's could be taken for one.
             self._rewrite(reference, table.name.sql)
         self._bind_files(table, schema_id, variable, key, files)
+
+    def _use_some(
+        self, reference: TableReference, table: Table, schema_id: int, snapshot_id: int | None, count: int
+    ) -> bool:
+        """Read only the files that the statement needs, by a view of its own; gives whether that spares any.
+
+        What is kept as text, and what depends on how a session reads dates, is left alone.
+        """
+        wanted = reference.scan
+        values = self._values
+        if wanted is None or values is None or self._qualify or "calendar" in self._session.settings:
+            return False
+        place = ("scan", self._places, reference.span)
+        slot = self._slots.get(place) or len(self._slots) + 1
+        name = f"t_{table.uuid}_{schema_id}_{slot}"
+        scan = Scan(name, table, schema_id, snapshot_id, wanted)
+        binding = self._binder.needed(scan, values)
+        if len(binding.files) >= count and not wanted.has_parameters:
+            return False
+        self._slots[place] = slot
+        view, variable = self._binder.view(table, schema_id, slot)
+        assert view is not None
+        assert variable == name
+        self._rewrite(reference, view, table.name)
+        self._bindings[variable] = binding
+        if wanted.has_parameters:
+            self._scans.append(scan)
+        return True
 
     def _use_part(
         self,
@@ -489,7 +679,7 @@ class _Binding:
         nested: bool,
     ) -> None:
         """Read what is left of a table by filters and masks. What runs is not shown: it holds them."""
-        if self._analysis.kind is StatementKind.EXPLAIN:
+        if self._kind is StatementKind.EXPLAIN:
             raise PermissionDenied(
                 f"the plan of a query on {table.name} is not shown", "the principal sees a part of it only"
             )
@@ -565,7 +755,8 @@ class _Binding:
         """Tell the views of information_schema which tables are there for the principal."""
         lake = self._session.lake
         names = [f"{schema}." for schema in lake.schemas()]
-        names += [f"{schema}.{table}" for schema in lake.schemas() for table in lake.tables(schema)]
+        for schema in lake.schemas():
+            names += [f"{schema}.{table}" for table in (*lake.tables(schema), *lake.views(schema))]
         system = self._binder.system.names(self._session.access)
         names += [f"{SYSTEM_SCHEMA}.", *(f"{SYSTEM_SCHEMA}.{name}" for name in system)]
         self._bindings[VISIBLE_TABLES] = Binding(VISIBLE_TABLES, tuple(names), tuple(names))
@@ -576,19 +767,26 @@ class _Binding:
         self._fresh = False
         self._bindings[PRINCIPAL] = Binding(PRINCIPAL, (name,), (name,))
 
-    def result(self) -> Bound:
-        if self._analysis.needs_all_tables and self._session.access.key:
-            self._fresh = False
-            self._show_visible()
-        if _ASKS_WHO.search(self._analysis.sql) or self._session.temp_views:
-            self._tell_principal()
+    def _text(self) -> str:
         text = self._analysis.sql
         self._unqualify(text)
-        if self._edits:
-            raw = text.encode()
-            for start, end, replacement in sorted(self._edits, reverse=True):
-                raw = raw[:start] + replacement.encode() + raw[end:]
-            text = raw.decode()
+        if not self._edits:
+            return text
+        raw = text.encode()
+        for start, end, replacement in sorted(self._edits, reverse=True):
+            raw = raw[:start] + replacement.encode() + raw[end:]
+        return raw.decode()
+
+    def result(self) -> Bound:
+        if self._analysis.needs_all_tables:
+            # Which tables there are is looked up by binding, so that has to happen every time.
+            self._fresh = False
+            if self._session.access.key:
+                self._show_visible()
+        if _ASKS_WHO.search(self._analysis.sql) or self._session.temp_views:
+            self._tell_principal()
+        text = self._text()
         bindings, tables = tuple(self._bindings.values()), tuple(self._tables)
         inputs, names = tuple(self._inputs.values()), tuple(self._names)
-        return Bound(text, bindings, tables, self._fresh, self._reads_temporary, inputs, names)
+        scans, views = tuple(self._scans), tuple(self._views)
+        return Bound(text, bindings, tables, self._fresh, self._reads_temporary, inputs, names, scans, views)

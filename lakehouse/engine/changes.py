@@ -20,6 +20,7 @@ from lakehouse.engine.gate import Analysis, StatementKind, TableReference, retar
 from lakehouse.engine.running import CallWatch
 from lakehouse.engine.session import Session
 from lakehouse.engine.transaction import Transaction, commit_or_discard
+from lakehouse.engine.views import ViewDdl
 from lakehouse.errors import (
     InvalidRequest,
     NotSupported,
@@ -63,6 +64,7 @@ class Changes:
         self._settings = engine.settings
         self._ddl = TableDdl(engine)
         self._dml = LakeDml(engine)
+        self._views = ViewDdl(engine)
 
     def run(self, analysis: Analysis, scope: Scope, rows: Iterable[Sequence[Any]] | None = None) -> int:
         """Run a statement that changes something, once or for each row of parameters.
@@ -102,7 +104,7 @@ class Changes:
         elif kind is StatementKind.DML:
             return self.modify(analysis, scope, rows)[0]
         else:
-            raise NotSupported("this statement gives rows", "send it as a query")
+            scope.watch.note_tables([self._views.run(analysis, scope.session, scope.transaction)])
         return 0
 
     def _set(self, analysis: Analysis, session: Session) -> None:
@@ -141,6 +143,11 @@ class Changes:
             return
         target = self._engine.binder.locate(path, session)
         scope.watch.note_tables([target])
+        if analysis.detail["view"]:
+            self._views.drop(analysis, session, transaction)
+            return
+        if session.lake.find_view(target.schema, target.table) is not None:
+            raise InvalidRequest(f"{target} is a view, not a table", f"DROP VIEW {target}")
         try:
             session.lake.check_change(target.schema, target.table)
             if transaction is not None:
@@ -179,13 +186,18 @@ class Changes:
     def _located(self, analysis: Analysis, session: Session) -> tuple[TableReference, ...]:
         """What a view reads, by full names, so that it reads the same when the session's schema changes."""
         temporary = session.temp_objects()
-        found = []
+        found: list[TableReference] = []
         for reference in analysis.references:
             path = reference.path
             known = len(path) == 1 and path[0].lower() in temporary
             if not known and "information_schema" not in path:
                 name = self._engine.binder.locate(path, session)
                 path = (name.catalog, name.schema, name.table)
+                view = session.lake.find_view(name.schema, name.table)
+                if view is not None:
+                    # What is kept is the text of that view as it is now, so its tables have to be bound.
+                    found += self._located(self._engine.gate.analyse(view.sql), session)
+                    continue
             found.append(TableReference(path))
         return tuple(found)
 

@@ -208,6 +208,7 @@ class DuckDatabase:
         self._empty_files: dict[tuple[tuple[str, str], ...], str] = {}
         self._schemas: set[str] = set()
         self.main_views: dict[TableName, ViewIdentity] = {}
+        self._listed: dict[tuple[str, str], tuple[TableName, tuple[tuple[str, str], ...]]] = {}
         self._settings = settings
         self._readable = [*readable, Path(self.empty_file).parent, self.positions_directory]
         self._root = self._connect(settings, self._readable)
@@ -263,7 +264,11 @@ class DuckDatabase:
         )
         place = f"CASE WHEN {temporary} THEN 'temp' ELSE table_schema END AS table_schema"
         renamed = f"{lake} AS table_catalog, {place}"
-        kind = f"CASE WHEN {temporary} THEN 'LOCAL TEMPORARY' ELSE 'BASE TABLE' END AS table_type"
+        # Tables of the lake are views here, and views of the lake tables without rows.
+        kind = (
+            f"CASE WHEN {temporary} THEN 'LOCAL TEMPORARY' WHEN table_type = 'VIEW' "
+            f"OR table_schema = '{SYSTEM_SCHEMA}' THEN 'BASE TABLE' ELSE 'VIEW' END AS table_type"
+        )
         lists = ", ".join(
             f"list(c.{column} ORDER BY c.ordinal_position) AS {name}"
             for column, name in (("column_name", "column_names"), ("data_type", "column_types"))
@@ -322,6 +327,7 @@ class DuckDatabase:
             self._views.clear()
             self._schemas.clear()
             self.main_views.clear()
+            self._listed.clear()
             self._root = self._connect(self._settings, self._readable)
             return True
 
@@ -399,8 +405,33 @@ class DuckDatabase:
             if serves(self.main_views.get(name), identity):
                 return
             self._ensure_schema(name.schema)
+            self.drop_listed(name)
             self._root.cursor().execute(f"CREATE OR REPLACE VIEW {name.sql} AS {body}")
             self.main_views[name] = identity
+
+    def list_view(self, name: TableName, columns: Sequence[tuple[str, str]]) -> None:
+        """Have a view of the lake listed, with columns of these names and types. It is read otherwise."""
+        key = (name.schema.lower(), name.table.lower())
+        if self._listed.get(key) == (name, tuple(columns)):
+            return
+        with self._view_lock:
+            self._ensure_schema(name.schema)
+            self.drop_view(name)
+            self.drop_listed(name)
+            body = ", ".join(f"{quote(column)} {kind}" for column, kind in columns)
+            self._root.cursor().execute(f"CREATE TABLE {name.sql} ({body})")
+            self._listed[key] = (name, tuple(columns))
+
+    def drop_listed(self, name: TableName) -> None:
+        """No longer have a view of the lake listed."""
+        with self._view_lock:
+            if self._listed.pop((name.schema.lower(), name.table.lower()), None) is not None:
+                self._root.cursor().execute(f"DROP TABLE IF EXISTS {name.sql}")
+
+    @property
+    def listed(self) -> list[TableName]:
+        """The views of the lake that are listed."""
+        return [name for name, _ in list(self._listed.values())]
 
     def has_view(self, name: TableName) -> bool:
         """Whether DuckDB knows a lake table of that name, in whatever case."""
@@ -447,6 +478,8 @@ class DuckDatabase:
             for gone in self._schemas - set(schemas):
                 for name in [n for n in self.main_views if n.schema == gone]:
                     self.drop_view(name)
+                for name in [n for n in self.listed if n.schema == gone]:
+                    self.drop_listed(name)
                 self._root.cursor().execute(f"DROP SCHEMA IF EXISTS {quote(self.catalog)}.{quote(gone)}")
                 self._schemas.discard(gone)
 

@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from functools import partial
@@ -20,9 +20,10 @@ from lakehouse.access.guarded_catalog import GuardedCatalog
 from lakehouse.access.policy import AccessPolicy
 from lakehouse.access.principal import Principal
 from lakehouse.catalog import Catalog
+from lakehouse.catalog.sql_view import SqlView
 from lakehouse.clock import Clock
 from lakehouse.config import Settings
-from lakehouse.engine.binding import Binder, Bound
+from lakehouse.engine.binding import Binder, Bound, Scan
 from lakehouse.engine.changes import Changes
 from lakehouse.engine.database import Binding, CursorState, DuckDatabase, Input, PooledCursor
 from lakehouse.engine.errors import duckdb_errors
@@ -68,7 +69,7 @@ class Plan:
     """A query ready to run: bound to snapshots, with the schema of its result.
 
     ``transaction`` is set where the query reads temporary tables that a transaction may have changed;
-    ``names`` are the lake tables that it reads.
+    ``names`` are the lake tables that it reads, ``scans`` those of which the parameters spare files.
     """
 
     sql: str
@@ -80,6 +81,8 @@ class Plan:
     tables: tuple[Any, ...] = ()
     inputs: tuple[Input, ...] = ()
     names: tuple[TableName, ...] = ()
+    scans: tuple[Scan, ...] = ()
+    views: tuple[SqlView, ...] = ()
 
 
 class Engine:
@@ -116,7 +119,7 @@ class Engine:
         self.running = RunningStatements(clock, settings.limits, settings.session.idle_seconds)
         self.running.measure = partial(memory_used, self)
         self.system = SystemTables(catalog.name)
-        self.binder = Binder(catalog, self.database, self.system, self._evaluate, clock)
+        self.binder = Binder(catalog, self.database, self.system, self._evaluate, self.gate.analyse, clock)
         self.changes = Changes(self)
         self._plans: OrderedDict[Any, Plan] = OrderedDict()
         self._parameter_schemas: OrderedDict[
@@ -175,14 +178,24 @@ class Engine:
         transaction: Transaction | None = None,
         parameters: Sequence[Any] | None = None,
         watch: CallWatch | None = None,
+        *,
+        needs_every_file: bool = False,
     ) -> Plan:
         """Bind a query to snapshots and find the schema of its result, without running it.
+
+        Args:
+            analysis: The query.
+            session: Whose it is.
+            transaction: In which it runs, if in any.
+            parameters: The values of its parameters.
+            watch: How it learns to stop.
+            needs_every_file: Bind all files of a table, whatever the query needs of them.
 
         Raises:
             LakehouseError: The statement is wrong, names what is not there, or is no query.
         """
         with span("plan", kind=analysis.kind.value):
-            return self._plan(analysis, session, transaction, parameters, watch)
+            return self._plan(analysis, session, transaction, parameters, watch, needs_every_file)
 
     def _plan(
         self,
@@ -191,14 +204,17 @@ class Engine:
         transaction: Transaction | None,
         parameters: Sequence[Any] | None,
         watch: CallWatch | None,
+        needs_every_file: bool,
     ) -> Plan:
         values = _parameters(analysis, parameters)
-        key = (analysis.sql, session.state(), None if values is None else tuple(map(_kind, _listed(values))))
+        kinds = None if values is None else tuple(map(_kind, _listed(values)))
+        key = (analysis.sql, session.state(), kinds, needs_every_file)
         cached = self._plans.get(key)
         if cached is not None and self._is_current(cached, transaction):
-            return cached if values is None else _with_parameters(cached, values)
+            return cached if values is None else self._with_parameters(cached, values)
         with span("bind"):
-            bound = self.binder.bind(analysis, session, transaction)
+            known = None if needs_every_file else _named(values)
+            bound = self.binder.bind(analysis, session, transaction, values=known)
         owner = transaction if bound.temporary else None
         schema = self._schema(analysis, bound, session, owner, values, watch)
         plan = Plan(
@@ -211,6 +227,8 @@ class Engine:
             bound.tables,
             bound.inputs,
             bound.names,
+            bound.scans,
+            bound.views,
         )
         if bound.fresh and len(analysis.sql) < 10_000:
             with self._plans_lock:
@@ -219,9 +237,21 @@ class Engine:
                     self._plans.popitem(last=False)
         return plan
 
+    def _with_parameters(self, plan: Plan, values: tuple[Any, ...] | dict[str, Any]) -> Plan:
+        """A cached plan for other values, which may need other files."""
+        if not plan.scans:
+            return replace(plan, parameters=values)
+        named = _named(values)
+        needed = {scan.variable: self.binder.needed(scan, named) for scan in plan.scans}
+        bindings = tuple(needed.get(binding.variable, binding) for binding in plan.bindings)
+        return replace(plan, parameters=values, bindings=bindings)
+
     def _is_current(self, plan: Plan, transaction: Transaction | None) -> bool:
         """Whether every table of a cached plan is still at the snapshot that was bound."""
-        if transaction is not None and plan.tables:
+        if transaction is not None and (plan.tables or plan.views):
+            return False
+        find = self.catalog.find_view
+        if any(find(view.name.schema, view.name.table) is not view for view in plan.views):
             return False
         try:
             return all(self.catalog.load(schema, name) is table for schema, name, table in plan.tables)
@@ -259,6 +289,8 @@ class Engine:
                 return self.changes.temporary_schema(session, session.temp_objects()[path[-1].lower()])
             name = self.binder.locate(path, session)
             session.lake.check_read(name.schema, name.table)
+            if session.lake.find_view(name.schema, name.table) is not None:
+                return self.columns_seen(name, session)
             source = transaction or self.catalog
             return source.load(name.schema, name.table).arrow_schema()
         except LakehouseError:
@@ -520,15 +552,8 @@ def _listed(values: tuple[Any, ...] | dict[str, Any]) -> tuple[Any, ...]:
     return tuple(values.values()) if isinstance(values, dict) else values
 
 
-def _with_parameters(plan: Plan, values: tuple[Any, ...] | dict[str, Any]) -> Plan:
-    return Plan(
-        plan.sql,
-        plan.state,
-        plan.bindings,
-        plan.schema,
-        values,
-        plan.transaction,
-        plan.tables,
-        plan.inputs,
-        plan.names,
-    )
+def _named(values: tuple[Any, ...] | dict[str, Any] | None) -> dict[str, Any]:
+    """Values of parameters by name; those by position are called by their numbers."""
+    if values is None or isinstance(values, dict):
+        return values or {}
+    return {str(number): value for number, value in enumerate(values, 1)}

@@ -9,13 +9,15 @@ from __future__ import annotations
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from types import MappingProxyType
 from typing import Any
 
 import duckdb
 
+from lakehouse.catalog import Table
 from lakehouse.engine.database import INTERNAL_CATALOG
 from lakehouse.engine.gate_ddl import (
     check_readable,
@@ -46,8 +48,11 @@ from lakehouse.engine.gate_text import (
     words,
 )
 from lakehouse.engine.gate_tree import TableReference, TreeWalk
+from lakehouse.engine.gate_views import Rename, ViewComment, read_columns, read_naming
+from lakehouse.engine.pruning import condition_of, scan_filters
 from lakehouse.errors import LakehouseError, LimitExceeded, NotSupported, SqlSyntaxError, StatementForbidden
 from lakehouse.telemetry import span
+from lakehouse.types import DataFileRef
 
 __all__ = [
     "Analysis",
@@ -75,6 +80,9 @@ class StatementKind(Enum):
     COMMENT = "comment"
     DROP = "drop"
     DML = "dml"
+    CREATE_VIEW = "create view"
+    COMMENT_VIEW = "comment view"
+    RENAME = "rename"
     CREATE_SCHEMA = "create schema"
     DROP_SCHEMA = "drop schema"
     SET = "set"
@@ -128,6 +136,8 @@ _NO_QUERY = re.compile(
     r"ALTER|COMMENT)\b",
     re.IGNORECASE,
 )
+# What a tree has that may tell which rows of a table are needed.
+_SELECTS_SOME = re.compile(r'"where_clause":\{|"condition":\{|"LIMIT_MODIFIER"')
 _TRANSACTION_WORDS = {
     "BEGIN": StatementKind.BEGIN,
     "START": StatementKind.BEGIN,
@@ -215,11 +225,35 @@ class StatementGate:
         if not plain:
             raise SqlSyntaxError("expected one SQL expression, but the text goes on after it")
 
+    def files_matching(
+        self, table: Table, where: str, alias: str, values: Mapping[str, Any] = MappingProxyType({})
+    ) -> tuple[DataFileRef, ...]:
+        """The files of a table that may hold a row of which a condition is true.
+
+        Args:
+            table: The table.
+            where: The condition as SQL text. It is only read here, and has to pass the gate elsewhere.
+            alias: What the table is called in it; columns without a table before them are the table's too.
+            values: The values of its parameters, by name.
+
+        Raises:
+            SqlSyntaxError: The text does not parse.
+        """
+        parsed = self._parsers.query(plain_blanks(f"SELECT 1 WHERE ({where}\n)"))
+        if parsed is None:
+            raise SqlSyntaxError("expected one SQL condition")
+        node = parsed.tree["node"]
+        condition = condition_of(node.get("where_clause"), alias)
+        return table.files() if condition is None else table.matching_files(condition, values)
+
     def _analyse(self, sql: str) -> Analysis:
         text = _strip(plain_blanks(sql))
         parsed = None if _NO_QUERY.match(text) else self._parsers.query(text)
         if parsed is not None:
             return self._query(parsed)
+        naming = read_naming(text)
+        if naming is not None:
+            return _naming(text, naming)
         if _CREATE.match(text):
             table = self._create_table(text)
             if table is not None:
@@ -273,6 +307,12 @@ class StatementGate:
                     parsed, walk = other, placed
         if has_wide_blanks(parsed.text) and walk.references:
             self._doubt_places(parsed.text, walk, visit)
+        if walk.references and _SELECTS_SOME.search(parsed.shape):
+            filters = scan_filters(parsed.tree)
+            walk.references = [
+                replace(r, scan=filters.get((r.span[0], r.span[1] - r.span[0]))) if r.span else r
+                for r in walk.references
+            ]
         return parsed, walk
 
     def _doubt_places(self, text: str, walk: TreeWalk, visit: Callable[[TreeWalk, Any], None]) -> None:
@@ -393,7 +433,9 @@ class StatementGate:
         if what not in ("TABLE", "VIEW") or not path:
             raise NotSupported(f"CREATE {what} is not supported")
         if not temporary and what == "VIEW":
-            raise NotSupported("CREATE VIEW is not supported on lake tables yet", "use CREATE TEMP VIEW")
+            return self._create_view(
+                text, tokens, path, after, {"replace": "OR" in head, "if_not_exists": exists}
+            )
         # Without TEMP and under the name of the session's own database it lives as long as the session.
         start = tokens[index].start
         plain = f"{head} {what} {'IF NOT EXISTS ' if exists else ''}"
@@ -407,6 +449,24 @@ class StatementGate:
             detail={"view": what == "VIEW"},
         )
         return self._created(found, tokens, after, moved)
+
+    def _create_view(
+        self, text: str, tokens: Sequence[Token], path: tuple[str, ...], after: int, detail: dict[str, Any]
+    ) -> Analysis:
+        """A view of the lake: its query, and the names of its columns where they are given."""
+        columns, after = read_columns(tokens, after)
+        if after + 1 >= len(tokens) or tokens[after].word != "AS":
+            raise NotSupported("this form of CREATE VIEW is not supported", "CREATE VIEW name AS SELECT …")
+        parsed = self._parsers.query(text.encode()[tokens[after + 1].start :].decode())
+        if parsed is None:
+            raise NotSupported("this kind of query is not supported in CREATE VIEW")
+        query = self._query(parsed)
+        if query.parameters:
+            raise NotSupported("a view cannot have parameters")
+        if query.needs_all_tables:
+            raise NotSupported("a view cannot list tables")
+        detail = {**detail, "columns": columns}
+        return replace(query, kind=StatementKind.CREATE_VIEW, target=path, detail=detail)
 
     def _created(self, found: Analysis, tokens: Sequence[Token], after: int, moved: int) -> Analysis:
         """What the query or the column definitions after the name of a new table or view name."""
@@ -532,6 +592,13 @@ class StatementGate:
         if kind is None:
             raise NotSupported(f"{word} is not supported")
         return Analysis(kind, text)
+
+
+def _naming(text: str, naming: Rename | ViewComment) -> Analysis:
+    if isinstance(naming, ViewComment):
+        return Analysis(StatementKind.COMMENT_VIEW, text, target=naming.path, detail={"text": naming.text})
+    detail = {"to": naming.target, "view": naming.is_view, "if_exists": naming.if_exists}
+    return Analysis(StatementKind.RENAME, text, target=naming.path, detail=detail)
 
 
 def _show(sql: str, what: str) -> Analysis:

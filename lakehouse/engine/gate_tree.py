@@ -13,6 +13,7 @@ from typing import Any
 from lakehouse.engine.gate_functions import check_function, check_table_function
 from lakehouse.engine.gate_scope import Region, Scope, check_joins
 from lakehouse.engine.gate_text import read_reference
+from lakehouse.engine.pruning import ScanFilter
 from lakehouse.errors import NotSupported, StatementForbidden
 
 # WITH x AS (INSERT …), WITH x AS (COPY … TO …) are query nodes too, and not on this list.
@@ -34,12 +35,14 @@ class TableReference:
 
     ``path`` is the name as written, one to three parts. ``span`` is the place of the reference in the
     UTF-8 bytes of the text, where known. ``at`` is the kind and the SQL text of a time-travel clause.
+    ``scan`` is what the statement needs of the table's rows, where that is known.
     """
 
     path: tuple[str, ...]
     span: tuple[int, int] | None = None
     has_alias: bool = False
     at: tuple[str, str] | None = None
+    scan: ScanFilter | None = None
 
 
 class TreeWalk:

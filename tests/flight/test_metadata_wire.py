@@ -230,7 +230,7 @@ def test_adbc_gets_server_information(connection: adbc.Connection) -> None:
     found = connection.adbc_get_info()
     assert found["vendor_name"] == "Lakehouse Flight SQL"
     assert found["vendor_arrow_version"] == pa.__version__
-    assert connection.adbc_get_table_types() == ["LOCAL TEMPORARY", "SYSTEM TABLE", "TABLE"]
+    assert connection.adbc_get_table_types() == ["LOCAL TEMPORARY", "SYSTEM TABLE", "TABLE", "VIEW"]
 
 
 def test_adbc_sees_its_temporary_and_uncommitted_tables(server: Server) -> None:
