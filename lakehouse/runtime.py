@@ -14,6 +14,7 @@ from lakehouse.engine.engine import Engine
 from lakehouse.engine.redaction import statement_text
 from lakehouse.engine.session import SessionRegistry
 from lakehouse.engine.system_audit import audit_table
+from lakehouse.engine.system_history import history_tables
 from lakehouse.engine.system_statements import sessions_table, statements_table
 from lakehouse.journal import AuditJournal
 from lakehouse.storage import Bucket, open_local_bucket
@@ -55,6 +56,7 @@ class Lakehouse:
                 audit_table(self.journal),
                 statements_table(self.engine.running),
                 sessions_table(self.sessions, self.engine, self.clock),
+                *history_tables(),
             )
         )
 

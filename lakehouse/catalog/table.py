@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from functools import cached_property
 
 import pyarrow as pa
@@ -31,6 +32,15 @@ class Snapshot:
     snapshot_id: int
     schema_id: int
     timestamp: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A name for a snapshot: a ``tag``, which stays, or a ``branch``, which moves with commits to it."""
+
+    name: str
+    kind: str
+    snapshot_id: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,16 +157,27 @@ class Table:
         """All snapshots that are kept, oldest first."""
         return self._snapshots
 
-    def snapshot_for(self, version: int | None = None, at: datetime | None = None) -> Snapshot:
-        """The snapshot of that id, or the one that was current at a time.
+    @cached_property
+    def references(self) -> tuple[Reference, ...]:
+        """The tags and branches, sorted by name; ``main`` is the branch whose snapshot is the current one."""
+        return tuple(
+            Reference(name, ref.snapshot_ref_type.value, ref.snapshot_id)
+            for name, ref in sorted(self.metadata.refs.items())
+        )
+
+    def snapshot_for(self, version: int | str | None = None, at: datetime | None = None) -> Snapshot:
+        """The snapshot of that id or name, or the one that was current at a time.
 
         Args:
-            version: A snapshot id.
+            version: A snapshot id, or the name of a tag or branch. A branch is read with the table's columns
+                as they are now, as its rows would be if it were merged.
             at: A point in time; without a time zone it is in UTC.
 
         Raises:
             SnapshotNotFound: There is none, or neither was given.
         """
+        if isinstance(version, str):
+            return self._by_name(version)
         if version is not None:
             return self._by_id(version)
         if at is None:
@@ -243,6 +264,18 @@ class Table:
             f"table '{self.name}' has no snapshot {snapshot_id}",
             "it may have been expired, or belong to another table",
         )
+
+    def _by_name(self, name: str) -> Snapshot:
+        found = next((reference for reference in self.references if reference.name == name), None)
+        if found is not None:
+            snapshot = self._by_id(found.snapshot_id)
+            return replace(snapshot, schema_id=self.schema_id) if found.kind == "branch" else snapshot
+        if name.isascii() and name.isdigit():
+            return self._by_id(int(name))
+        names = [reference.name for reference in self.references]
+        near = get_close_matches(name, names, 1, 0.5)
+        hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(names[:10])}" if names else ""
+        raise SnapshotNotFound(f"table '{self.name}' has no tag or branch '{name}'", hint)
 
     def _total(self, measure: str) -> int:
         snapshot = self.metadata.current_snapshot()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
 
+from lakehouse.access.guarded_catalog import GuardedCatalog
 from lakehouse.access.policy import SYSTEM_SCHEMA, Access
 from lakehouse.access.restriction import restricted_query
 from lakehouse.catalog import Catalog, Table
@@ -26,7 +27,8 @@ from lakehouse.engine.errors import duckdb_errors
 from lakehouse.engine.gate import Analysis, StatementKind, TableReference, rewrite_reference
 from lakehouse.engine.gate_text import qualifiers
 from lakehouse.engine.session import Session
-from lakehouse.engine.system_tables import SystemTables
+from lakehouse.engine.system_filter import wanted_values
+from lakehouse.engine.system_tables import Reading, SystemTables
 from lakehouse.engine.transaction import Transaction
 from lakehouse.errors import (
     CatalogNotFound,
@@ -238,6 +240,21 @@ class Binder:
             raise CatalogNotFound(f"catalog {catalog} does not exist", f"the catalog is {self.catalog.name}")
         return TableName(self.catalog.name, schema, table)
 
+    def named_version(
+        self, name: TableName, source: Catalog | Transaction, lake: GuardedCatalog
+    ) -> tuple[TableName, tuple[str, str] | None]:
+        """``"table@tag"`` as table and time-travel clause; a table that is called so comes first."""
+        table, _, reference = name.table.rpartition("@")
+        if not table or not reference:
+            return name, None
+        try:
+            lake.check_read(name.schema, name.table)
+            source.load(name.schema, name.table)
+        except (TableNotFound, SchemaNotFound):
+            clause = ("VERSION", "'" + reference.replace("'", "''") + "'")
+            return replace(name, table=table), clause
+        return name, None
+
     def missing(self, name: TableName, catalog: Catalog) -> TableNotFound | SchemaNotFound:
         """The error for a table that is not there, with the nearest name that is in ``catalog``."""
         schemas = catalog.schemas()
@@ -345,8 +362,11 @@ class _Binding:
                 f"table {self._session.catalog}.{SYSTEM_SCHEMA}.{reference.path[-1]} does not exist",
                 f"there are {names}" if names else "",
             )
-        access, internal = self._session.access, f"~system_{table.name}"
-        self._inputs[internal] = Input(internal, table.schema, lambda: table.rows(access))
+        internal, lake = f"~system_{table.name}", self._session.lake
+        wanted = wanted_values(self._analysis.sql, table.name) if table.scan is not None else {}
+        self._inputs[internal] = Input(
+            internal, table.schema, lambda check: table.rows(Reading(lake, wanted, check))
+        )
         self._fresh = False
         self._rewrite(reference, f"temp.main.{quote(internal)}")
 
@@ -365,6 +385,9 @@ class _Binding:
         source, lake = self._transaction or self._binder.catalog, self._session.lake
         if self._transaction is not None:
             self._fresh = False
+        at = reference.at
+        if at is None:
+            name, at = self._binder.named_version(name, source, lake)
         try:
             lake.check_read(name.schema, name.table)
         except (TableNotFound, SchemaNotFound):
@@ -378,10 +401,10 @@ class _Binding:
             raise self._binder.missing(name, lake) from None
         self._names[table.name] = None
         schema_id, snapshot_id, latest = table.schema_id, table.snapshot_id, self._transaction is None
-        if reference.at is not None:
-            schema_id, snapshot_id = self._travel(table, reference.at)
+        if at is not None:
+            schema_id, snapshot_id = self._travel(table, at)
             latest = False
-        named = latest or (reference.at is None and self._binder.is_named(table))
+        named = latest or (at is None and self._binder.is_named(table))
         if lake.access.table(table.name).restrictions:
             self._use_part(reference, table, schema_id, snapshot_id, named, nested)
         else:
@@ -442,9 +465,10 @@ class _Binding:
         self._fresh = False
         if unit == "VERSION":
             value = self._binder.evaluate(expression, self._session)
-            if not isinstance(value, int):
+            if isinstance(value, bool) or not isinstance(value, int | str):
                 raise InvalidRequest(
-                    f"AT (VERSION => …) takes a snapshot id, a whole number, not {expression}"
+                    "AT (VERSION => …) takes a snapshot id, a whole number, or the name of a tag or branch "
+                    f"in single quotes, not {expression}"
                 )
             snapshot = table.snapshot_for(version=value)
         else:

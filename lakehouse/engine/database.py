@@ -83,12 +83,13 @@ class Binding:
 class Input:
     """Rows made for one statement, which reads them under an internal name.
 
-    ``rows`` is called when the statement runs; it gives a table of exactly ``schema``.
+    ``rows`` is called when the statement runs, with what raises when it has to stop; it gives a table of
+    exactly ``schema``.
     """
 
     name: str
     schema: pa.Schema
-    rows: Callable[[], pa.Table]
+    rows: Callable[[Callable[[], None]], pa.Table]
 
 
 @dataclass
@@ -121,18 +122,19 @@ class PooledCursor:
             self._forget(keep={b.variable for b in bindings})
 
     @contextmanager
-    def supplied(self, inputs: Sequence[Input], *, empty: bool = False) -> Iterator[None]:
-        """Make the inputs readable for the length of a ``with``; ``empty`` gives their columns only."""
-        self.supply(inputs, empty=empty)
+    def supplied(self, inputs: Sequence[Input], check: Callable[[], None] | None = None) -> Iterator[None]:
+        """Make the inputs readable for the length of a ``with``; see ``supply``."""
+        self.supply(inputs, check)
         try:
             yield
         finally:
             self.withdraw(inputs)
 
-    def supply(self, inputs: Sequence[Input], *, empty: bool = False) -> None:
-        """Make the inputs readable on this cursor."""
+    def supply(self, inputs: Sequence[Input], check: Callable[[], None] | None = None) -> None:
+        """Make the inputs readable on this cursor: their columns only, unless ``check`` says how to stop."""
         for each in inputs:
-            self.connection.register(each.name, each.schema.empty_table() if empty else each.rows())
+            rows = each.schema.empty_table() if check is None else each.rows(check)
+            self.connection.register(each.name, rows)
 
     def withdraw(self, inputs: Sequence[Input]) -> None:
         """Forget the inputs."""

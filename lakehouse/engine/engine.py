@@ -246,7 +246,7 @@ class Engine:
             self.errors(),
         ):
             cursor.bind(bound.bindings, self.database.empty_file)
-            with cursor.supplied(bound.inputs, empty=True):
+            with cursor.supplied(bound.inputs):
                 return relation_schema(cursor.connection.sql(bound.sql, params=values))
 
     def columns_of(
@@ -349,7 +349,7 @@ class Engine:
                 statement.attach(connection.interrupt)
                 with self.errors():
                     cursor.bind(plan.bindings, self.database.empty_file)
-                    cursor.supply(plan.inputs)
+                    cursor.supply(plan.inputs, statement.record.check_stop)
                     if plan.parameters is None and plan.transaction is None and not plan.inputs:
                         relation = cursor.relation(plan.sql, plan.bindings)
                     else:

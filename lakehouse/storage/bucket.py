@@ -104,6 +104,17 @@ class Bucket:
             "tables can be read only where all of their files are in the configured bucket",
         )
 
+    def shown(self, uri: str) -> str:
+        """A URI as clients may see it: of a directory of this machine only the key within the bucket.
+
+        An object of another bucket or directory is named by its last segment.
+        """
+        try:
+            key = self.key_of(uri)
+        except StorageError:
+            return uri.rsplit("/", 1)[-1]
+        return key if self._root is not None else uri
+
     def local_path(self, key: str) -> str:
         """The absolute path of an object on this machine.
 
