@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flight_server.actions import admin, audit, auth, catalog, samples, server, tables
+from flight_server.actions import admin, audit, auth, catalog, maintenance, samples, server, tables
 from flight_server.actions.registry import ActionRegistry
 
 
@@ -16,5 +16,6 @@ def all_actions() -> ActionRegistry:
         *catalog.ACTIONS,
         *samples.ACTIONS,
         *tables.ACTIONS,
+        *maintenance.ACTIONS,
     )
     return ActionRegistry((*specs, server.describe_spec(specs)))

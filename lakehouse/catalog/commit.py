@@ -11,7 +11,7 @@ from enum import Enum
 
 import pyarrow as pa
 from pyiceberg.exceptions import CommitStateUnknownException, ValidationException
-from pyiceberg.manifest import DataFile
+from pyiceberg.manifest import DataFile, ManifestContent
 from pyiceberg.schema import Schema
 from pyiceberg.table import StagedTable, Transaction
 from pyiceberg.table.metadata import TableMetadata
@@ -90,6 +90,7 @@ class Target:
         removed: Files of the base that go.
         serializable: Whether what is written depends on no other rows being there than were read.
         definition: What the table that is created or replaced is declared to be, besides its columns.
+        file_bytes: How large the files become; as the catalog says when left out.
     """
 
     mode: WriteMode
@@ -102,6 +103,7 @@ class Target:
     removed: tuple[DataFileRef, ...] = ()
     serializable: bool = False
     definition: TableDefinition | None = None
+    file_bytes: int | None = None
 
     @property
     def file_schema(self) -> pa.Schema:
@@ -129,6 +131,7 @@ class StagedWrite:
         snapshot_id: What the commit's snapshot will be called, so that it can be recognised.
         commit_id: Marks the commit in the table's history.
         definition: What the table that is created or replaced is declared to be.
+        keeps_rows: Whether the files hold exactly the rows of those that go, so that the table is the same.
     """
 
     target: TableName
@@ -146,6 +149,7 @@ class StagedWrite:
     snapshot_id: int
     commit_id: str
     definition: TableDefinition | None = None
+    keeps_rows: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -471,7 +475,9 @@ def _rows(staged: StagedWrite) -> NewSnapshot | None:
     properties = {COMMIT_ID_PROPERTY: staged.commit_id}
     removed = frozenset(file.uri for file in staged.removed)
     replaces_all = staged.mode is WriteMode.REPLACE
-    return NewSnapshot(staged.snapshot_id, staged.data_files, properties, replaces_all, removed)
+    return NewSnapshot(
+        staged.snapshot_id, staged.data_files, properties, replaces_all, removed, staged.keeps_rows
+    )
 
 
 def _create(catalog: IcebergCatalog, staged: StagedWrite, promise: str = "") -> None:
@@ -501,6 +507,12 @@ def _change(catalog: IcebergCatalog, staged: StagedWrite, promise: str = "") -> 
         if staged.serializable and _added_since(catalog, base, now):
             raise CommitConflict(
                 f"rows were added to table '{staged.target}' by another writer at the same time; "
+                "nothing was stored",
+                "try again",
+            )
+        if staged.removed and _delete_files(catalog, base.metadata) != _delete_files(catalog, now):
+            raise CommitConflict(
+                f"rows of table '{staged.target}' were deleted by another writer at the same time; "
                 "nothing was stored",
                 "try again",
             )
@@ -541,6 +553,13 @@ def _added_since(catalog: IcebergCatalog, base: Table, now: TableMetadata) -> bo
     )
     after = catalog.view(base.name, now).files()
     return any(file.uri not in before for file in after)
+
+
+def _delete_files(catalog: IcebergCatalog, metadata: TableMetadata) -> frozenset[str]:
+    """The manifests of delete files: what they take away from a file is lost when the file is rewritten."""
+    snapshot = metadata.current_snapshot()
+    manifests = snapshot.manifests(catalog.planner.io) if snapshot is not None else []
+    return frozenset(m.manifest_path for m in manifests if m.content == ManifestContent.DELETES)
 
 
 def _delete(catalog: IcebergCatalog, files: Sequence[DataFile]) -> None:

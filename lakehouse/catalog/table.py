@@ -12,6 +12,7 @@ from functools import cached_property
 import pyarrow as pa
 from pyiceberg.schema import Schema
 from pyiceberg.table.metadata import TableMetadata
+from pyiceberg.table.sorting import NullOrder, SortDirection
 
 from lakehouse.catalog import iceberg_types
 from lakehouse.catalog.snapshot_files import SnapshotFiles
@@ -41,6 +42,15 @@ class Reference:
     name: str
     kind: str
     snapshot_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class SortColumn:
+    """One part of the order that the rows of a file are in."""
+
+    column: str
+    descending: bool
+    nulls_first: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,6 +205,18 @@ class Table:
                 f"table '{self.name}' has no snapshot as old as {moment.isoformat()}; {since}"
             )
         return self._by_id(log[-1].snapshot_id)
+
+    @cached_property
+    def sort_columns(self) -> tuple[SortColumn, ...]:
+        """The order in which rows are to be written, as far as it can be said by columns."""
+        schema, found = self.metadata.schema(), []
+        for part in self.metadata.sort_order().fields:
+            name = schema.find_column_name(part.source_id)
+            if name is None or not part.transform.preserves_order:
+                break  # what comes after it orders rows that are equal in it
+            descending = part.direction is SortDirection.DESC
+            found.append(SortColumn(name, descending, part.null_order is NullOrder.NULLS_FIRST))
+        return tuple(found)
 
     @cached_property
     def primary_key(self) -> tuple[str, ...]:

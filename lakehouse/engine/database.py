@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import duckdb
 import pyarrow as pa
@@ -70,13 +71,24 @@ class CursorState:
     access: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Binding:
     """A DuckDB variable that says which files a view reads. Equal ``key`` means equal files."""
 
     variable: str
     key: tuple[Any, ...]
     files: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        _live_bindings[id(self)] = self
+
+
+_live_bindings: WeakValueDictionary[int, Binding] = WeakValueDictionary()
+
+
+def bound_files() -> set[str]:
+    """The paths of the files that statements of this process read, or are planned to read."""
+    return {path for binding in list(_live_bindings.values()) for path in binding.files}
 
 
 @dataclass(frozen=True, slots=True)

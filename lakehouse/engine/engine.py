@@ -24,7 +24,14 @@ from lakehouse.clock import Clock
 from lakehouse.config import Settings
 from lakehouse.engine.binding import Binder, Bound
 from lakehouse.engine.changes import Changes
-from lakehouse.engine.database import Binding, CursorState, DuckDatabase, Input, PooledCursor
+from lakehouse.engine.database import (
+    Binding,
+    CursorState,
+    DuckDatabase,
+    Input,
+    PooledCursor,
+    bound_files,
+)
 from lakehouse.engine.errors import duckdb_errors
 from lakehouse.engine.explain import shown_plans
 from lakehouse.engine.gate import Analysis, StatementGate, StatementKind
@@ -41,7 +48,7 @@ from lakehouse.engine.result import (
 from lakehouse.engine.running import CallWatch, RunningStatement, RunningStatements
 from lakehouse.engine.session import Session
 from lakehouse.engine.system_tables import SystemTable, SystemTables
-from lakehouse.engine.transaction import Transaction
+from lakehouse.engine.transaction import Transaction, live_transactions
 from lakehouse.engine.usage import memory_used
 from lakehouse.errors import (
     ConfigError,
@@ -424,6 +431,18 @@ class Engine:
     def cursor(self, state: CursorState, transaction: Transaction | None) -> CursorLease:
         """A cursor for a ``with``: the transaction's own where it has one, else from the pool."""
         return CursorLease(self.database, state, transaction)
+
+    def files_in_use(self) -> set[str]:
+        """The paths of the files that a statement or transaction of this process may still read.
+
+        Plans are kept for the next statement of the same text; those of former snapshots are no longer used.
+        """
+        for key, plan in list(self._plans.items()):
+            if not self._is_current(plan, None):
+                with self._plans_lock:
+                    self._plans.pop(key, None)
+        held = {file.path for transaction in live_transactions() for file in transaction.files()}
+        return held | bound_files()
 
     def release_transaction(self, transaction: Transaction) -> None:
         """Close the cursor of a transaction that has ended."""

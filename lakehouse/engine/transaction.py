@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from lakehouse.catalog import Catalog, Table
 from lakehouse.errors import (
@@ -16,10 +18,18 @@ from lakehouse.errors import (
     TransactionStateError,
 )
 from lakehouse.ingest import StagedWrite, commit, commit_together, discard
-from lakehouse.types import TableName
+from lakehouse.types import DataFileRef, TableName
 
 if TYPE_CHECKING:
     from lakehouse.engine.database import PooledCursor
+
+
+_live: WeakSet[Transaction] = WeakSet()
+
+
+def live_transactions() -> list[Transaction]:
+    """The transactions of this process that somebody still holds."""
+    return list(_live)
 
 
 def commit_or_discard(catalog: Catalog, staged: StagedWrite) -> None:
@@ -38,7 +48,7 @@ def commit_or_discard(catalog: Catalog, staged: StagedWrite) -> None:
         raise
 
 
-@dataclass
+@dataclass(eq=False)
 class Transaction:
     """One open transaction of a session. Not to be used by two statements at once: take ``lock``.
 
@@ -55,6 +65,18 @@ class Transaction:
     created_schemas: list[str] = field(default_factory=list)
     cursor: PooledCursor | None = None
     open: bool = True
+
+    def __post_init__(self) -> None:
+        _live.add(self)
+
+    def files(self) -> Iterator[DataFileRef]:
+        """The files that it may read again or commit, for as long as it is open."""
+        if not self.open:
+            return
+        for table in list(self.pins.values()):
+            yield from table.files()
+        for staged in list(self.writes.values()):
+            yield from staged.table.files()
 
     def load(self, schema: str, table: str) -> Table:
         """The table as this transaction sees it.

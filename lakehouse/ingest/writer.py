@@ -162,7 +162,7 @@ class _FileWriter:
     def _encode(self, group: pa.Table) -> None:
         sink, writer = self._open_file(group)
         writer.write_table(group, row_group_size=group.num_rows)
-        if sink.size_bytes >= self._catalog.limits.target_bytes:
+        if sink.size_bytes >= (self._target.file_bytes or self._catalog.limits.target_bytes):
             self._close_file()
 
     def _open_file(self, first: pa.Table) -> tuple[ObjectWriter, pq.ParquetWriter]:

@@ -437,6 +437,12 @@ def roll_back(who: Caller, name: str) -> None:
     who.call("table.rollback", table=name, db_schema="hr", ref="main")
 
 
+def keep_in_shape(who: Caller, name: str) -> None:
+    for action in ("compact", "expire_snapshots", "remove_orphans"):
+        options = {"keep_last": 100} if action == "expire_snapshots" else {}
+        who.call(f"table.{action}", table=name, db_schema="hr", **options)
+
+
 # Changes of a table as a whole, which need it to be both read and written in full.
 CHANGE = {
     declare: {"catalog.declare_keys", "do_action"},
@@ -462,6 +468,7 @@ CHANGE = {
         "table.drop_branch",
     },
     roll_back: {"table.rollback"},
+    keep_in_shape: {"table.compact", "table.expire_snapshots", "table.remove_orphans"},
 }
 
 # What reaches no object. Whether an action may be run at all is tested below for every action.

@@ -328,6 +328,30 @@ class StatusResponse:
 
 
 @dataclass(frozen=True, slots=True)
+class CompactRequest:
+    """Which files to put together."""
+
+    table: str
+    db_schema: str | None = None
+    target_bytes: int | None = None
+    min_files: int = 5
+    partition: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CompactResponse:
+    """What was done; each commit is whole by itself."""
+
+    files_before: int
+    files_after: int
+    rows: int
+    bytes_before: int
+    bytes_after: int
+    commits: int
+    conflicts: int
+
+
+@dataclass(frozen=True, slots=True)
 class CreateBranchRequest:
     """A name for a snapshot that other engines can commit to."""
 
@@ -405,6 +429,46 @@ class DropReferenceRequest:
     table: str
     name: str
     db_schema: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExpireRequest:
+    """Which snapshots to forget. Tags and the heads of branches are always kept."""
+
+    table: str
+    db_schema: str | None = None
+    older_than: datetime | None = None
+    keep_last: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ExpireResponse:
+    """What was done."""
+
+    snapshots: list[int]
+    references: list[str]
+    removed_files: int
+    pending_files: int
+
+
+@dataclass(frozen=True, slots=True)
+class OrphansRequest:
+    """Which files to remove."""
+
+    table: str
+    db_schema: str | None = None
+    older_than_hours: float | None = None
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OrphansResponse:
+    """Files that nothing refers to."""
+
+    files: int
+    size_bytes: int
+    dry_run: bool
+    keys: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -749,6 +813,44 @@ class TableActions:
     def __init__(self, call: Call) -> None:
         self._call = call
 
+    def compact(
+        self,
+        *,
+        table: str,
+        db_schema: str | None = None,
+        target_bytes: int | None = None,
+        min_files: int = 5,
+        partition: str = "",
+        on_progress: OnProgress | None = None,
+    ) -> CompactResponse:
+        """Put the small files of a table together.
+
+        Needs the permission ``write``.
+
+        Args:
+            table: name of the table.
+            db_schema: its schema; the session's own when left out.
+            target_bytes: size of the new files; maintenance.target_file_bytes if left out.
+            min_files: groups of fewer small files are left alone.
+            partition: only partitions whose path begins so, as system.partitions tells it.
+            on_progress: called with the share done (0 to 1) and a message.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "table.compact",
+            CompactRequest(
+                table=table,
+                db_schema=db_schema,
+                target_bytes=target_bytes,
+                min_files=min_files,
+                partition=partition,
+            ),
+            CompactResponse,
+            on_progress,
+        )
+
     def create_branch(
         self,
         *,
@@ -900,6 +1002,65 @@ class TableActions:
             "table.drop_tag",
             DropReferenceRequest(table=table, name=name, db_schema=db_schema),
             ReferenceResponse,
+        )
+
+    def expire_snapshots(
+        self,
+        *,
+        table: str,
+        db_schema: str | None = None,
+        older_than: datetime | None = None,
+        keep_last: int = 1,
+    ) -> ExpireResponse:
+        """Forget old snapshots of a table and remove the files that only they need.
+
+        Needs the permission ``write``.
+
+        Args:
+            table: name of the table.
+            db_schema: its schema; the session's own when left out.
+            older_than: snapshots committed before may go; UTC unless it has a zone; now if left out.
+            keep_last: so many of each branch are kept.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "table.expire_snapshots",
+            ExpireRequest(table=table, db_schema=db_schema, older_than=older_than, keep_last=keep_last),
+            ExpireResponse,
+        )
+
+    def remove_orphans(
+        self,
+        *,
+        table: str,
+        db_schema: str | None = None,
+        older_than_hours: float | None = None,
+        dry_run: bool = False,
+        on_progress: OnProgress | None = None,
+    ) -> OrphansResponse:
+        """Remove files that unfinished writes left at the location of a table.
+
+        Needs the permission ``write``.
+
+        Args:
+            table: name of the table.
+            db_schema: its schema; the session's own when left out.
+            older_than_hours: only files that are so old; maintenance.orphan_days if left out.
+            dry_run: only tell what would be removed.
+            on_progress: called with the share done (0 to 1) and a message.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "table.remove_orphans",
+            OrphansRequest(
+                table=table, db_schema=db_schema, older_than_hours=older_than_hours, dry_run=dry_run
+            ),
+            OrphansResponse,
+            on_progress,
         )
 
     def rollback(
