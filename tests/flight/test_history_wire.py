@@ -74,3 +74,25 @@ def test_what_does_not_fit_is_refused_by_name(client):
         call(client, "table.rollback", table="refused", ref="main", expected_snapshot_id=5)
     with pytest.raises(KeyError, match=r"TABLE_NOT_FOUND"):
         call(client, "table.diff", table="refusedd", before={})
+
+
+def test_a_table_is_compacted_expired_and_swept_over_the_wire(client):
+    for number in range(6):
+        ingest(client, "shape", pa.table({"n": [number]}))
+    body = json.dumps({"table": "shape"}).encode()
+    results = [
+        json.loads(result.body.to_pybytes())
+        for result in client.do_action(flight.Action("table.compact", body))
+    ]
+    assert [set(result) for result in results[:-1]] == [{"progress", "message"}] * (len(results) - 1)
+    assert (results[-1]["files_before"], results[-1]["files_after"], results[-1]["rows"]) == (6, 1, 6)
+    files = query(client, "SELECT file_path FROM system.files WHERE table_name = 'shape'").column(0)
+    assert len(files) == 1
+    assert not files[0].as_py().startswith(("/", "file:"))
+    expired = call(client, "table.expire_snapshots", table="shape")
+    assert expired["snapshots"] == [], "a snapshot younger than the grace time stays"
+    swept = call(client, "table.remove_orphans", table="shape", dry_run=True)
+    assert swept == {"files": 0, "size_bytes": 0, "dry_run": True, "keys": []}
+    assert query(client, "SELECT sum(n) AS n FROM shape").to_pylist() == [{"n": 15}]
+    with pytest.raises(KeyError, match="TABLE_NOT_FOUND"):
+        call(client, "table.compact", table="shapeless")
