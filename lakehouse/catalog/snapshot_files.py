@@ -57,6 +57,14 @@ class SnapshotFiles:
         path = self._bucket.local_path(self._bucket.key_of(file.file_path))
         return DataFileRef(path, file.record_count, file.file_size_in_bytes, file.file_path)
 
+    def metadata_paths(self, metadata: TableMetadata) -> tuple[str, ...]:
+        """Where the manifest list and the manifests of the current snapshot are."""
+        snapshot = metadata.current_snapshot()
+        if snapshot is None:
+            return ()
+        uris = [snapshot.manifest_list, *(m.manifest_path for m in snapshot.manifests(self._io))]
+        return tuple(self._bucket.local_path(self._bucket.key_of(uri)) for uri in uris)
+
     def shown(self, uri: str) -> str:
         """What a client is told of where a file is: its URI, and of a local bucket its key only."""
         return self._bucket.shown(uri)

@@ -163,6 +163,10 @@ class Table:
             committed = tuple(file for file in committed if file.uri not in self.removed)
         return committed + self.staged if self.staged else committed
 
+    def metadata_paths(self) -> tuple[str, ...]:
+        """The paths of the manifest list and the manifests of the current committed snapshot."""
+        return self.planner.metadata_paths(self.metadata)
+
     def snapshots(self) -> tuple[Snapshot, ...]:
         """All snapshots that are kept, oldest first."""
         return self._snapshots

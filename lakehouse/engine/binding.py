@@ -13,7 +13,7 @@ from typing import Any
 from lakehouse.access.guarded_catalog import GuardedCatalog
 from lakehouse.access.policy import SYSTEM_SCHEMA, Access
 from lakehouse.access.restriction import restricted_query
-from lakehouse.catalog import Catalog, Table
+from lakehouse.catalog import Catalog, Snapshot, Table
 from lakehouse.engine.database import (
     INTERNAL_CATALOG,
     PRINCIPAL,
@@ -242,8 +242,8 @@ class Binder:
 
     def named_version(
         self, name: TableName, source: Catalog | Transaction, lake: GuardedCatalog
-    ) -> tuple[TableName, tuple[str, str] | None]:
-        """``"table@tag"`` as table and time-travel clause; a table that is called so comes first."""
+    ) -> tuple[TableName, str | None]:
+        """``"table@tag"`` as table and tag or branch; a table that is called so comes first."""
         table, _, reference = name.table.rpartition("@")
         if not table or not reference:
             return name, None
@@ -251,8 +251,7 @@ class Binder:
             lake.check_read(name.schema, name.table)
             source.load(name.schema, name.table)
         except (TableNotFound, SchemaNotFound):
-            clause = ("VERSION", "'" + reference.replace("'", "''") + "'")
-            return replace(name, table=table), clause
+            return replace(name, table=table), reference
         return name, None
 
     def missing(self, name: TableName, catalog: Catalog) -> TableNotFound | SchemaNotFound:
@@ -385,9 +384,9 @@ class _Binding:
         source, lake = self._transaction or self._binder.catalog, self._session.lake
         if self._transaction is not None:
             self._fresh = False
-        at = reference.at
+        at, version = reference.at, None
         if at is None:
-            name, at = self._binder.named_version(name, source, lake)
+            name, version = self._binder.named_version(name, source, lake)
         try:
             lake.check_read(name.schema, name.table)
         except (TableNotFound, SchemaNotFound):
@@ -401,10 +400,11 @@ class _Binding:
             raise self._binder.missing(name, lake) from None
         self._names[table.name] = None
         schema_id, snapshot_id, latest = table.schema_id, table.snapshot_id, self._transaction is None
-        if at is not None:
-            schema_id, snapshot_id = self._travel(table, at)
-            latest = False
-        named = latest or (at is None and self._binder.is_named(table))
+        if at is not None or version is not None:
+            snapshot = table.snapshot_for(version) if at is None else self._travel(table, at)
+            schema_id, snapshot_id = snapshot.schema_id, snapshot.snapshot_id
+            self._fresh = latest = False
+        named = latest or (at is None and version is None and self._binder.is_named(table))
         if lake.access.table(table.name).restrictions:
             self._use_part(reference, table, schema_id, snapshot_id, named, nested)
         else:
@@ -460,9 +460,8 @@ class _Binding:
         paths = tuple(f.path for f in files) or (self._binder.empty_file(table, schema_id),)
         self._bindings[variable] = Binding(variable, key, paths)
 
-    def _travel(self, table: Table, at: tuple[str, str]) -> tuple[int, int]:
+    def _travel(self, table: Table, at: tuple[str, str]) -> Snapshot:
         unit, expression = at
-        self._fresh = False
         if unit == "VERSION":
             value = self._binder.evaluate(expression, self._session)
             if isinstance(value, bool) or not isinstance(value, int | str):
@@ -470,13 +469,11 @@ class _Binding:
                     "AT (VERSION => …) takes a snapshot id, a whole number, or the name of a tag or branch "
                     f"in single quotes, not {expression}"
                 )
-            snapshot = table.snapshot_for(version=value)
-        else:
-            value = self._binder.evaluate(f"epoch_us(({expression})::TIMESTAMPTZ)", self._session)
-            if not isinstance(value, int):
-                raise InvalidRequest(f"AT (TIMESTAMP => …) takes a point in time, not {expression}")
-            snapshot = table.snapshot_for(at=datetime.fromtimestamp(value / 1e6, UTC))
-        return snapshot.schema_id, snapshot.snapshot_id
+            return table.snapshot_for(version=value)
+        value = self._binder.evaluate(f"epoch_us(({expression})::TIMESTAMPTZ)", self._session)
+        if not isinstance(value, int):
+            raise InvalidRequest(f"AT (TIMESTAMP => …) takes a point in time, not {expression}")
+        return table.snapshot_for(at=datetime.fromtimestamp(value / 1e6, UTC))
 
     def _rewrite(self, reference: TableReference, view: str, name: TableName | None = None) -> None:
         """Put a view in place of a reference; columns written with the table's schema then lose that."""

@@ -88,7 +88,9 @@ _live_bindings: WeakValueDictionary[int, Binding] = WeakValueDictionary()
 
 def bound_files() -> set[str]:
     """The paths of the files that statements of this process read, or are planned to read."""
-    return {path for binding in list(_live_bindings.values()) for path in binding.files}
+    # The list is made in one step, whatever other threads bind meanwhile.
+    bindings = (reference() for reference in _live_bindings.valuerefs())
+    return {path for binding in bindings if binding is not None for path in binding.files}
 
 
 @dataclass(frozen=True, slots=True)

@@ -263,10 +263,11 @@ class Engine:
         try:
             if path[-1].lower() in session.temp_objects() and (len(path) == 1 or path[0].lower() == "temp"):
                 return self.changes.temporary_schema(session, session.temp_objects()[path[-1].lower()])
-            name = self.binder.locate(path, session)
-            session.lake.check_read(name.schema, name.table)
             source = transaction or self.catalog
-            return source.load(name.schema, name.table).arrow_schema()
+            name, at = self.binder.named_version(self.binder.locate(path, session), source, session.lake)
+            session.lake.check_read(name.schema, name.table)
+            table = source.load(name.schema, name.table)
+            return table.arrow_schema(None if at is None else table.snapshot_for(at).schema_id)
         except LakehouseError:
             return None
 
@@ -437,11 +438,14 @@ class Engine:
 
         Plans are kept for the next statement of the same text; those of former snapshots are no longer used.
         """
-        for key, plan in list(self._plans.items()):
+        with self._plans_lock:
+            kept = list(self._plans.items())
+        for key, plan in kept:
             if not self._is_current(plan, None):
                 with self._plans_lock:
                     self._plans.pop(key, None)
-        held = {file.path for transaction in live_transactions() for file in transaction.files()}
+        del kept
+        held = {path for transaction in live_transactions() for path in transaction.files()}
         return held | bound_files()
 
     def release_transaction(self, transaction: Transaction) -> None:

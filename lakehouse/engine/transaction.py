@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-from weakref import WeakSet
+from weakref import WeakValueDictionary
 
 from lakehouse.catalog import Catalog, Table
 from lakehouse.errors import (
@@ -18,18 +18,20 @@ from lakehouse.errors import (
     TransactionStateError,
 )
 from lakehouse.ingest import StagedWrite, commit, commit_together, discard
-from lakehouse.types import DataFileRef, TableName
+from lakehouse.types import TableName
 
 if TYPE_CHECKING:
     from lakehouse.engine.database import PooledCursor
 
 
-_live: WeakSet[Transaction] = WeakSet()
+_live: WeakValueDictionary[int, Transaction] = WeakValueDictionary()
 
 
 def live_transactions() -> list[Transaction]:
     """The transactions of this process that somebody still holds."""
-    return list(_live)
+    # The list is made in one step, whatever other threads begin meanwhile.
+    found = (reference() for reference in _live.valuerefs())
+    return [transaction for transaction in found if transaction is not None]
 
 
 def commit_or_discard(catalog: Catalog, staged: StagedWrite) -> None:
@@ -67,16 +69,15 @@ class Transaction:
     open: bool = True
 
     def __post_init__(self) -> None:
-        _live.add(self)
+        _live[id(self)] = self
 
-    def files(self) -> Iterator[DataFileRef]:
-        """The files that it may read again or commit, for as long as it is open."""
-        if not self.open:
-            return
+    def files(self) -> Iterator[str]:
+        """The paths of the files that it may read again or commit, for as long as somebody holds it."""
         for table in list(self.pins.values()):
-            yield from table.files()
+            yield from table.metadata_paths()
+            yield from (file.path for file in table.files())
         for staged in list(self.writes.values()):
-            yield from staged.table.files()
+            yield from (file.path for file in staged.table.files())
 
     def load(self, schema: str, table: str) -> Table:
         """The table as this transaction sees it.

@@ -28,11 +28,18 @@ from lakehouse.catalog.retention import (
     only_needed_by,
     remove_snapshots,
 )
-from lakehouse.errors import CommitConflict, InternalError, ObjectNotFound, StatementCancelled, StorageError
+from lakehouse.errors import (
+    CommitConflict,
+    InternalError,
+    NotSupported,
+    ObjectNotFound,
+    StatementCancelled,
+    StorageError,
+)
 from lakehouse.storage import StoredObject
 
 _log = structlog.get_logger()
-_LIST = re.compile(r"expired-[0-9a-f]+\.json")
+_LIST = re.compile(r"[0-9a-f]+\.json")
 # Of what lies beside the metadata only kinds of files that this knows are ever removed.
 _METADATA_FILES = re.compile(r".+\.(avro|puffin|stats)")
 _ATTEMPTS = 3
@@ -98,7 +105,7 @@ class Cleaner:
         """
         rule = RetentionRule(_ms(older_than), keep_last, self.youngest_ms())
         for attempt in range(_ATTEMPTS):
-            table = latest(self._catalog, schema, name)
+            table = self._collectable(schema, name)
             choice = expendable(table.metadata, rule, _ms(self._catalog.clock.now()))
             if not choice:
                 break
@@ -120,7 +127,7 @@ class Cleaner:
             How many were deleted, and how many are still waiting for it.
         """
         table = latest(self._catalog, schema, name)
-        bucket, prefix = self._catalog.bucket, self._metadata(table)
+        bucket, prefix = self._catalog.bucket, self._lists(table)
         removed = pending = 0
         now_ms = _ms(self._catalog.clock.now())
         for listed in bucket.names(prefix):
@@ -147,7 +154,7 @@ class Cleaner:
         keys = sorted(key for key in needed_no_more if key.startswith(own))
         if keys:
             content = {"expired_at_ms": _ms(self._catalog.clock.now()), "keys": keys}
-            place = f"{self._metadata(table)}/expired-{self._catalog.clock.token()}.json"
+            place = f"{self._lists(table)}/{self._catalog.clock.token()}.json"
             self._catalog.bucket.put_new(place, json.dumps(content).encode())
         remove_snapshots(self._catalog, table, choice)
 
@@ -177,7 +184,7 @@ class Cleaner:
             SchemaNotFound, TableNotFound: There is no such table.
             StorageError: It failed; what was not removed is removed by a later call.
         """
-        table = latest(self._catalog, schema, name)
+        table = self._collectable(schema, name)
         before = self._catalog.clock.now() - age
         report(0.0, f"listing the files of {table.name}")
         # Listed first, asked for references afterwards: what is committed in between is seen as needed.
@@ -244,8 +251,17 @@ class Cleaner:
     def _location(self, table: Table) -> str:
         return self._catalog.bucket.key_of(table.metadata.location)
 
-    def _metadata(self, table: Table) -> str:
-        return f"{self._location(table)}/metadata"
+    def _lists(self, table: Table) -> str:
+        return f"{self._location(table)}/metadata/expired"
+
+    def _collectable(self, schema: str, name: str) -> Table:
+        """The current version of a table, if its files may be removed at all (property ``gc.enabled``)."""
+        table = latest(self._catalog, schema, name)
+        if table.metadata.properties.get("gc.enabled", "true").lower() == "false":
+            raise NotSupported(
+                f"no file of table '{table.name}' may be removed: its property gc.enabled is false"
+            )
+        return table
 
 
 def _read_list(content: bytes) -> tuple[int, list[str]]:

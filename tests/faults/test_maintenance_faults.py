@@ -136,7 +136,7 @@ def test_whichever_call_fails_every_row_stays_and_the_next_run_finishes(
         check(lakehouse, table)
         files = sorted(path.name for path in tmp_path.glob(f"warehouse/main/{table}/data/*"))
         assert len(files) == 2, f"call {number}: what is not needed is gone: {files}"
-        assert not list(tmp_path.glob(f"warehouse/main/{table}/metadata/expired-*"))
+        assert not list(tmp_path.glob(f"warehouse/main/{table}/metadata/expired/*"))
     assert bucket.calls > 5
 
 

@@ -286,7 +286,7 @@ def test_expiry_keeps_names_and_heads_and_removes_what_only_the_others_needed(
     assert len(stored(tmp_path)) == 2
     slots = stored(tmp_path, "v*.metadata.json")
     assert {path.name for path in slots} == {f"v{n}.metadata.json" for n in range(1, len(slots) + 1)}
-    assert stored(tmp_path, "expired-*") == set()
+    assert stored(tmp_path, "expired/*") == set()
     assert expire(lakehouse) == type(done)()
 
 
@@ -374,10 +374,10 @@ def test_a_list_of_an_expiry_that_did_not_take_place_does_no_harm(
     with pytest.raises(CommitConflict):
         expire(lakehouse)
     monkeypatch.undo()
-    assert len(stored(tmp_path, "expired-*")) == 3
+    assert len(stored(tmp_path, "expired/*")) == 3
     roll_back(lakehouse.catalog, second, first.snapshot_id or 0)
     assert lakehouse.maintenance.cleaner.sweep("main", "t") == (0, 0)
-    assert stored(tmp_path, "expired-*") == set()
+    assert stored(tmp_path, "expired/*") == set()
     assert run(session_of(lakehouse), "FROM t") == [(1,)]
     assert run(session_of(lakehouse), f"FROM t AT (VERSION => {second.snapshot_id})") == [(2,)]
 
