@@ -36,7 +36,7 @@ from lakehouse.storage import open_local_bucket
 from lakehouse.types import TableName
 
 NOTHING: set[str] = set()
-ROUNDS = 6
+ROUNDS = 2
 Fails = Callable[[int, str], str | None]
 
 
@@ -166,7 +166,7 @@ SCRIPT = """
 """
 
 
-@pytest.mark.parametrize("seed", [1])
+@pytest.mark.parametrize("seed", range(3))
 def test_a_process_killed_at_any_moment_leaves_every_row(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
     confirmed: set[int] = set()
