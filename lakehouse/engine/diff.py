@@ -13,6 +13,7 @@ from lakehouse.engine.engine import Engine, Plan
 from lakehouse.engine.result import relation_schema
 from lakehouse.engine.running import CallWatch
 from lakehouse.engine.session import Session
+from lakehouse.errors import NotSupported
 from lakehouse.types import DataFileRef, quote
 
 _KINDS = ("INSERT", "DELETE", "UPDATE_BEFORE", "UPDATE_AFTER")
@@ -98,6 +99,8 @@ def _side(
     files: tuple[DataFileRef, ...],
     slot: int,
 ) -> tuple[str, Binding]:
+    if any(getattr(file, "deletes", ()) for file in files):
+        raise NotSupported(f"table '{table.name}' has delete files, which cannot be read here")
     binder, access = engine.binder, session.access
     if access.table(table.name).restrictions:
         view, variable = binder.restricted_view(table, access, schema_id, slot)

@@ -13,6 +13,7 @@ from lakehouse.engine.database import Binding, CursorState
 from lakehouse.engine.engine import Engine
 from lakehouse.engine.result import rows_per_batch
 from lakehouse.engine.running import CallWatch
+from lakehouse.errors import NotSupported
 from lakehouse.types import DataFileRef, quote
 
 
@@ -45,6 +46,8 @@ class TableReader:
         Raises:
             LakehouseError: They could not be read, or ``cancelled`` said so.
         """
+        if any(getattr(file, "deletes", ()) for file in files):
+            raise NotSupported(f"table '{table.name}' has delete files, which cannot be read here")
         engine = self._engine
         settings = engine.settings
         state = CursorState(engine.catalog.name, settings.catalog.default_schema)

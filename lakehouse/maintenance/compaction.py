@@ -213,6 +213,8 @@ def groups_of(table: Table, options: CompactionOptions) -> list[_Group]:
     for file in table.files():
         spec_id, partition = partitions.get(table.planner.shown(file.uri), (0, ""))
         small = file.size_bytes < options.target_bytes * _LARGE_ENOUGH
+        # Rows that delete files take away would come back if such a file were read without them.
+        small = small and not getattr(file, "deletes", ())
         if small and partition.startswith(options.partition):
             by_partition.setdefault((spec_id, partition), []).append(file)
     return [
