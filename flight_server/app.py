@@ -130,6 +130,7 @@ def start(settings: Settings) -> RunningServer:
         raise ConfigError(f"cannot listen on {host}:{port}", "choose another with --port") from error
     running = RunningServer(lakehouse, server, operations)
     try:
+        lakehouse.maintenance.start()
         operations.start()
     except BaseException:
         running.stop(0)

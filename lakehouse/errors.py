@@ -148,6 +148,13 @@ class SnapshotNotFound(LakehouseError):
     kind = ErrorKind.NOT_FOUND
 
 
+class ReferenceAlreadyExists(LakehouseError):
+    """The table has a tag or branch of that name."""
+
+    code = "REFERENCE_ALREADY_EXISTS"
+    kind = ErrorKind.ALREADY_EXISTS
+
+
 class SchemaAlreadyExists(LakehouseError):
     """A schema of that name exists."""
 

@@ -8,14 +8,18 @@ from lakehouse.access.authenticator import Authenticator, OnAttempt
 from lakehouse.access.policy import AccessPolicy
 from lakehouse.access.principal import ANONYMOUS, Principal
 from lakehouse.catalog import Catalog, open_catalog
+from lakehouse.catalog.commit import writable
 from lakehouse.clock import Clock, SystemClock
 from lakehouse.config import Settings
 from lakehouse.engine.engine import Engine
 from lakehouse.engine.redaction import statement_text
 from lakehouse.engine.session import SessionRegistry
 from lakehouse.engine.system_audit import audit_table
+from lakehouse.engine.system_history import history_tables
 from lakehouse.engine.system_statements import sessions_table, statements_table
+from lakehouse.engine.table_reader import TableReader
 from lakehouse.journal import AuditJournal
+from lakehouse.maintenance.policy import Maintenance
 from lakehouse.storage import Bucket, open_local_bucket
 
 
@@ -50,11 +54,20 @@ class Lakehouse:
         if self.journal.is_enabled:
             self.engine.running.observers.append(self.journal.statement)
         self.sessions = SessionRegistry(self.engine.new_session, self.clock, settings.session)
+        self.maintenance = Maintenance(
+            writable(self.catalog),
+            TableReader(self.engine),
+            self.engine.files_in_use,
+            settings.maintenance,
+            settings.ingest.target_file_bytes,
+            self.journal,
+        )
         self.engine.add_system_tables(
             (
                 audit_table(self.journal),
                 statements_table(self.engine.running),
                 sessions_table(self.sessions, self.engine, self.clock),
+                *history_tables(),
             )
         )
 
@@ -64,6 +77,7 @@ class Lakehouse:
 
     def close(self) -> None:
         """Roll back what is open, stop what runs and release every resource."""
+        self.maintenance.stop()
         self.sessions.close_all()
         self.engine.close()
         self.journal.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flight_server.actions import admin, audit, auth, catalog, samples, server
+from flight_server.actions import admin, audit, auth, catalog, maintenance, samples, server, tables
 from flight_server.actions.registry import ActionRegistry
 
 
@@ -15,5 +15,7 @@ def all_actions() -> ActionRegistry:
         *audit.ACTIONS,
         *catalog.ACTIONS,
         *samples.ACTIONS,
+        *tables.ACTIONS,
+        *maintenance.ACTIONS,
     )
     return ActionRegistry((*specs, server.describe_spec(specs)))

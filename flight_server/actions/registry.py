@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import queue
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +15,7 @@ from flight_server.context import CallContext
 from lakehouse.access.policy import Permission
 from lakehouse.errors import InternalError, InvalidRequest, PermissionDenied
 
-__all__ = ["ActionRegistry", "ActionSpec", "Permission", "Progress", "Request", "Response"]
+__all__ = ["ActionRegistry", "ActionSpec", "Permission", "Progress", "Request", "Response", "in_a_thread"]
 
 
 class Request(BaseModel):
@@ -52,6 +54,40 @@ class ActionSpec:
     run: Callable[[CallContext, Any], Iterator[Progress | Response]]
     permission: Permission
     streams: bool = False
+
+
+def in_a_thread(
+    name: str, work: Callable[[Callable[[float, str], None]], Response]
+) -> Iterator[Progress | Response]:
+    """Run the work of a long action in a thread of its own, so that its progress can be streamed meanwhile.
+
+    Args:
+        name: What to call the thread.
+        work: Does the work; it is given what it can tell its progress to.
+    """
+    results: queue.Queue[Progress | Response | BaseException] = queue.Queue()
+
+    def report(share: float, message: str) -> None:
+        results.put(Progress(progress=share, message=message))
+
+    def run() -> None:
+        try:
+            results.put(work(report))
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that answers the client
+            results.put(error)
+
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    try:
+        while True:
+            result = results.get()
+            if isinstance(result, BaseException):
+                raise result
+            yield result
+            if isinstance(result, Response):
+                return
+    finally:
+        thread.join()
 
 
 class ActionRegistry:

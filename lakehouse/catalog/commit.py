@@ -92,6 +92,7 @@ class Target:
         removed: Files of the base that go.
         serializable: Whether what is written depends on no other rows being there than were read.
         definition: What the table that is created or replaced is declared to be, besides its columns.
+        file_bytes: How large the files become; as the catalog says when left out.
     """
 
     mode: WriteMode
@@ -104,6 +105,7 @@ class Target:
     removed: tuple[DataFileRef, ...] = ()
     serializable: bool = False
     definition: TableDefinition | None = None
+    file_bytes: int | None = None
 
     @property
     def file_schema(self) -> pa.Schema:
@@ -131,6 +133,7 @@ class StagedWrite:
         snapshot_id: What the commit's snapshot will be called, so that it can be recognised.
         commit_id: Marks the commit in the table's history.
         definition: What the table that is created or replaced is declared to be.
+        keeps_rows: Whether the files hold exactly the rows of those that go, so that the table is the same.
     """
 
     target: TableName
@@ -148,6 +151,7 @@ class StagedWrite:
     snapshot_id: int
     commit_id: str
     definition: TableDefinition | None = None
+    keeps_rows: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -486,7 +490,9 @@ def _rows(staged: StagedWrite) -> NewSnapshot | None:
     properties = {COMMIT_ID_PROPERTY: staged.commit_id}
     removed = frozenset(file.uri for file in staged.removed)
     replaces_all = staged.mode is WriteMode.REPLACE
-    return NewSnapshot(staged.snapshot_id, staged.data_files, properties, replaces_all, removed)
+    return NewSnapshot(
+        staged.snapshot_id, staged.data_files, properties, replaces_all, removed, staged.keeps_rows
+    )
 
 
 def _create(catalog: IcebergCatalog, staged: StagedWrite, promise: str = "") -> None:

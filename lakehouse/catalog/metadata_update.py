@@ -12,6 +12,7 @@ from typing import Any
 
 from pyiceberg.table import Transaction
 from pyiceberg.table.metadata import TableMetadata
+from pyiceberg.table.snapshots import SnapshotLogEntry
 from pyiceberg.table.update import (
     TableUpdate,
     _apply_table_update,
@@ -36,6 +37,9 @@ def updated_metadata(
         metadata = _apply_table_update(update, metadata, context)
     if not context.has_changes():
         return base
+    log = _log(base, metadata)
+    updated_ms = max([metadata.last_updated_ms, *(entry.timestamp_ms for entry in log[-1:])])
+    metadata = metadata.model_copy(update={"snapshot_log": log, "last_updated_ms": updated_ms})
     if location is not None:
         metadata = _update_table_metadata_log(metadata, location, base.last_updated_ms)
     if metadata.last_updated_ms == base.last_updated_ms:
@@ -43,6 +47,24 @@ def updated_metadata(
     metadata.spec().check_compatible(metadata.schema())
     metadata.sort_order().check_compatible(metadata.schema())
     return metadata
+
+
+def _log(base: TableMetadata, metadata: TableMetadata) -> list[SnapshotLogEntry]:
+    """Which snapshot was current since when, so that a time leads to the right snapshot or to none.
+
+    When a snapshot is removed, what was current before it must not seem to have been current until the next
+    one: the log begins after the last removed one (table specification, snapshot-log). And the clock may have
+    gone backwards since the last entry.
+    """
+    log, kept = metadata.snapshot_log, {snapshot.snapshot_id for snapshot in metadata.snapshots}
+    if len(metadata.snapshots) < len(base.snapshots):
+        gone = [i for i, entry in enumerate(base.snapshot_log) if entry.snapshot_id not in kept]
+        log = (
+            [*base.snapshot_log[gone[-1] + 1 :], *log[len(base.snapshot_log) - len(gone) :]] if gone else log
+        )
+    if len(log) > 1 and log[-1].timestamp_ms <= log[-2].timestamp_ms:
+        log = [*log[:-1], log[-1].model_copy(update={"timestamp_ms": log[-2].timestamp_ms + 1})]
+    return log
 
 
 class SharingTransaction(Transaction):

@@ -105,6 +105,31 @@ class ObjectCatalog(MetastoreCatalog):
         """
         return self._head(self._table_key(schema, table))
 
+    def version_at(self, schema: str, table: str, head: Head, moment_ms: int) -> TableMetadata | None:
+        """The version that was current at a time, or the first one after a drop; none if there was none.
+
+        Args:
+            schema: The table's schema.
+            table: Its name.
+            head: A version of it that is current.
+            moment_ms: The time, by the clocks of the writers.
+        """
+        key = self._table_key(schema, table)
+        if head.metadata is None or head.metadata.last_updated_ms <= moment_ms:
+            return head.metadata
+        low, high = 1, head.version - 1
+        found, later = None, head.metadata
+        while low <= high:
+            middle = (low + high) // 2
+            metadata = self._read_slot(key, middle).metadata
+            if metadata is None or metadata.table_uuid != head.metadata.table_uuid:
+                low = middle + 1
+            elif metadata.last_updated_ms > moment_ms:
+                high, later = middle - 1, metadata
+            else:
+                low, found = middle + 1, metadata
+        return found or later
+
     def table_location(self, schema: str, table: str) -> str:
         """The URI that everything of a table is kept under."""
         return self._bucket.uri_of(self._table_key(schema, table))

@@ -37,7 +37,7 @@ class SnapshotFiles:
 
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
-        self._io = BucketFileIO(bucket)
+        self.io = self._io = BucketFileIO(bucket)
         self._snapshots: _FilesCache[DataFileRef] = _FilesCache(_CACHED_FILES)
         self._manifests: _FilesCache[_Entry] = _FilesCache(_CACHED_FILES)
         self._told: _FilesCache[ManifestStatistics] = _FilesCache(_CACHED_CELLS)
@@ -104,6 +104,18 @@ class SnapshotFiles:
         """A data file as the engine needs to know it."""
         path = self._bucket.local_path(self._bucket.key_of(file.file_path))
         return DataFileRef(path, file.record_count, file.file_size_in_bytes, file.file_path)
+
+    def metadata_paths(self, metadata: TableMetadata) -> tuple[str, ...]:
+        """Where the manifest list and the manifests of the current snapshot are."""
+        snapshot = metadata.current_snapshot()
+        if snapshot is None:
+            return ()
+        uris = [snapshot.manifest_list, *(m.manifest_path for m in snapshot.manifests(self._io))]
+        return tuple(self._bucket.local_path(self._bucket.key_of(uri)) for uri in uris)
+
+    def shown(self, uri: str) -> str:
+        """What a client is told of where a file is: its URI, and of a local bucket its key only."""
+        return self._bucket.shown(uri)
 
     def _plan(self, table: str, metadata: TableMetadata, snapshot_id: int) -> tuple[DataFileRef, ...]:
         snapshot = metadata.snapshot_by_id(snapshot_id)

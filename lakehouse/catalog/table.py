@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 from pyiceberg.schema import Schema
 from pyiceberg.table.metadata import TableMetadata
+from pyiceberg.table.sorting import NullOrder, SortDirection
 
 from lakehouse.catalog import iceberg_types
 from lakehouse.catalog.file_filter import Condition, may_match
@@ -35,6 +37,24 @@ class Snapshot:
     snapshot_id: int
     schema_id: int
     timestamp: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A name for a snapshot: a ``tag``, which stays, or a ``branch``, which moves with commits to it."""
+
+    name: str
+    kind: str
+    snapshot_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class SortColumn:
+    """One part of the order that the rows of a file are in."""
+
+    column: str
+    descending: bool
+    nulls_first: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,20 +199,35 @@ class Table:
         schema = self._schema(self.schema_id if schema_id is None else schema_id)
         return any(fold(field.name) == fold(name) for field in schema.fields)
 
+    def metadata_paths(self) -> tuple[str, ...]:
+        """The paths of the manifest list and the manifests of the current committed snapshot."""
+        return self.planner.metadata_paths(self.metadata)
+
     def snapshots(self) -> tuple[Snapshot, ...]:
         """All snapshots that are kept, oldest first."""
         return self._snapshots
 
-    def snapshot_for(self, version: int | None = None, at: datetime | None = None) -> Snapshot:
-        """The snapshot of that id, or the one that was current at a time.
+    @cached_property
+    def references(self) -> tuple[Reference, ...]:
+        """The tags and branches, sorted by name; ``main`` is the branch whose snapshot is the current one."""
+        return tuple(
+            Reference(name, ref.snapshot_ref_type.value, ref.snapshot_id)
+            for name, ref in sorted(self.metadata.refs.items())
+        )
+
+    def snapshot_for(self, version: int | str | None = None, at: datetime | None = None) -> Snapshot:
+        """The snapshot of that id or name, or the one that was current at a time.
 
         Args:
-            version: A snapshot id.
+            version: A snapshot id, or the name of a tag or branch. A branch is read with the table's columns
+                as they are now, as its rows would be if it were merged.
             at: A point in time; without a time zone it is in UTC.
 
         Raises:
             SnapshotNotFound: There is none, or neither was given.
         """
+        if isinstance(version, str):
+            return self._by_name(version)
         if version is not None:
             return self._by_id(version)
         if at is None:
@@ -210,6 +245,18 @@ class Table:
                 f"table '{self.name}' has no snapshot as old as {moment.isoformat()}; {since}"
             )
         return self._by_id(log[-1].snapshot_id)
+
+    @cached_property
+    def sort_columns(self) -> tuple[SortColumn, ...]:
+        """The order in which rows are to be written, as far as it can be said by columns."""
+        schema, found = self.metadata.schema(), []
+        for part in self.metadata.sort_order().fields:
+            name = schema.find_column_name(part.source_id)
+            if name is None or not part.transform.preserves_order:
+                break  # what comes after it orders rows that are equal in it
+            descending = part.direction is SortDirection.DESC
+            found.append(SortColumn(name, descending, part.null_order is NullOrder.NULLS_FIRST))
+        return tuple(found)
 
     @cached_property
     def primary_key(self) -> tuple[str, ...]:
@@ -287,6 +334,18 @@ class Table:
             f"table '{self.name}' has no snapshot {snapshot_id}",
             "it may have been expired, or belong to another table",
         )
+
+    def _by_name(self, name: str) -> Snapshot:
+        found = next((reference for reference in self.references if reference.name == name), None)
+        if found is not None:
+            snapshot = self._by_id(found.snapshot_id)
+            return replace(snapshot, schema_id=self.schema_id) if found.kind == "branch" else snapshot
+        if name.isascii() and name.isdigit():
+            return self._by_id(int(name))
+        names = [reference.name for reference in self.references]
+        near = get_close_matches(name, names, 1, 0.5)
+        hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(names[:10])}" if names else ""
+        raise SnapshotNotFound(f"table '{self.name}' has no tag or branch '{name}'", hint)
 
     def _total(self, measure: str) -> int:
         snapshot = self.metadata.current_snapshot()

@@ -29,7 +29,7 @@ from pyiceberg.manifest import (
 )
 from pyiceberg.table import CreateTableTransaction, StagedTable, Table, Transaction
 from pyiceberg.table.metadata import TableMetadata
-from pyiceberg.table.snapshots import Operation
+from pyiceberg.table.snapshots import Operation, Summary
 from pyiceberg.table.update import AddSnapshotUpdate, AssertCreate, AssertTableUUID, TableUpdate
 from pyiceberg.table.update.snapshot import (
     _FastAppendFiles,
@@ -37,6 +37,7 @@ from pyiceberg.table.update.snapshot import (
     _OverwriteFiles,
     _SnapshotProducer,
 )
+from pyiceberg.typedef import EMPTY_DICT
 
 from lakehouse.catalog.metadata_update import SharingTransaction
 from lakehouse.catalog.object_catalog import ObjectCatalog
@@ -62,6 +63,7 @@ class NewSnapshot:
         properties: Entries of the snapshot's summary.
         replaces_all: Whether every file that is in the table goes.
         removed: Which files go, by what the table calls them.
+        keeps_rows: Whether the files that come hold exactly the rows of those that go.
     """
 
     snapshot_id: int
@@ -69,6 +71,7 @@ class NewSnapshot:
     properties: Mapping[str, str]
     replaces_all: bool = False
     removed: frozenset[str] = frozenset()
+    keeps_rows: bool = False
 
 
 # Stages updates of schema and properties on the transaction, and tells which rows go with them.
@@ -135,6 +138,14 @@ class _Rewrite(_OverwriteFiles):
 
     def _build_manifest_evaluator(self, _: int) -> Callable[[ManifestFile], bool]:
         return lambda manifest: manifest.content == ManifestContent.DATA
+
+
+class _Regrouping(_Rewrite):
+    """A rewrite after which the table has the same rows: Iceberg's operation ``replace``."""
+
+    def _summary(self, snapshot_properties: dict[str, str] = EMPTY_DICT) -> Summary:
+        told = super()._summary(snapshot_properties)
+        return Summary(operation=Operation.REPLACE, **told.additional_properties)
 
 
 def change_table(
@@ -226,7 +237,7 @@ def _producer(transaction: Transaction, rows: NewSnapshot) -> _SnapshotProducer[
     kind: type[_SnapshotProducer[Any]] = _FastAppendFiles
     operation = Operation.OVERWRITE if rows.replaces_all or rows.files else Operation.DELETE
     if rows.removed:
-        kind = _Rewrite
+        kind = _Regrouping if rows.keeps_rows else _Rewrite
     elif rows.replaces_all:
         kind = _ReplaceAll
     elif transaction.table_metadata.properties.get(MERGE_PROPERTY) == "true":

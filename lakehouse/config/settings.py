@@ -181,6 +181,42 @@ class IngestSettings(Section):
     max_rows_per_group: int = Field(122_880, ge=1, description="Most rows in one Parquet row group.")
 
 
+class MaintenanceSettings(Section):
+    """How tables are kept in shape. What is done by hand (actions table.*) obeys the times, too."""
+
+    enabled: bool = Field(
+        True, description="Compact and clean up tables in the background, one at a time, one thread."
+    )
+    interval_seconds: float = Field(600, gt=0, description="Pause between two looks at all tables.")
+    min_small_files: int = Field(
+        32, ge=2, description="Tables with so many files below three quarters of the target are compacted."
+    )
+    target_file_bytes: int = Field(
+        0, ge=0, description="Size that compaction aims at, in bytes. 0 takes ingest.target_file_bytes."
+    )
+    expire_snapshot_days: float = Field(
+        0,
+        ge=0,
+        description="Snapshots older than that are expired, except tags and the heads of branches. 0 keeps "
+        "them, unless a table's property history.expire.max-snapshot-age-ms says otherwise.",
+    )
+    keep_snapshots: int = Field(
+        10, ge=1, description="So many snapshots of each branch are kept however old they are."
+    )
+    grace_seconds: float = Field(
+        900,
+        ge=0,
+        description="How long the files of expired snapshots stay, for readers in other processes. Longer "
+        "than any query of theirs.",
+    )
+    orphan_days: float = Field(
+        3,
+        gt=0,
+        description="Files that no table refers to are removed by table.remove_orphans when they are that "
+        "old. Longer than any write or transaction takes.",
+    )
+
+
 class SessionSettings(Section):
     """What a client may hold open, and for how long."""
 
@@ -272,6 +308,7 @@ class Settings(BaseSettings):
     catalog: CatalogSettings = CatalogSettings()
     engine: EngineSettings = EngineSettings()
     ingest: IngestSettings = IngestSettings()
+    maintenance: MaintenanceSettings = MaintenanceSettings()
     session: SessionSettings = SessionSettings()
     limits: LimitSettings = LimitSettings()
     auth: AuthSettings = AuthSettings()

@@ -6,15 +6,16 @@ import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from types import MappingProxyType
 from typing import Any
 
+from lakehouse.access.guarded_catalog import GuardedCatalog
 from lakehouse.access.policy import SYSTEM_SCHEMA, Access
 from lakehouse.access.restriction import restricted_query
-from lakehouse.catalog import Catalog, Table
+from lakehouse.catalog import Catalog, Snapshot, Table
 from lakehouse.catalog.sql_view import SqlView
 from lakehouse.clock import Clock
 from lakehouse.engine.database import (
@@ -34,7 +35,8 @@ from lakehouse.engine.gate_text import qualifiers
 from lakehouse.engine.position_files import PositionFiles
 from lakehouse.engine.pruning import ScanFilter
 from lakehouse.engine.session import Session
-from lakehouse.engine.system_tables import SystemTables
+from lakehouse.engine.system_filter import wanted_values
+from lakehouse.engine.system_tables import Reading, SystemTables
 from lakehouse.engine.transaction import Transaction
 from lakehouse.errors import (
     CatalogNotFound,
@@ -359,6 +361,20 @@ class Binder:
             raise CatalogNotFound(f"catalog {catalog} does not exist", f"the catalog is {self.catalog.name}")
         return TableName(self.catalog.name, schema, table)
 
+    def named_version(
+        self, name: TableName, source: Catalog | Transaction, lake: GuardedCatalog
+    ) -> tuple[TableName, str | None]:
+        """``"table@tag"`` as table and tag or branch; a table that is called so comes first."""
+        table, _, reference = name.table.rpartition("@")
+        if not table or not reference:
+            return name, None
+        try:
+            lake.check_read(name.schema, name.table)
+            source.load(name.schema, name.table)
+        except (TableNotFound, SchemaNotFound):
+            return replace(name, table=table), reference
+        return name, None
+
     def missing(self, name: TableName, catalog: Catalog) -> TableNotFound | SchemaNotFound:
         """The error for a table that is not there, with the nearest name that is in ``catalog``."""
         view = catalog.find_view(name.schema, name.table)
@@ -497,8 +513,11 @@ class _Binding:
                 f"table {self._session.catalog}.{SYSTEM_SCHEMA}.{reference.path[-1]} does not exist",
                 f"there are {names}" if names else "",
             )
-        access, internal = self._session.access, f"~system_{table.name}"
-        self._inputs[internal] = Input(internal, table.schema, lambda: table.rows(access))
+        internal, lake = f"~system_{table.name}", self._session.lake
+        wanted = wanted_values(self._analysis.sql, table.name) if table.scan is not None else {}
+        self._inputs[internal] = Input(
+            internal, table.schema, lambda check: table.rows(Reading(lake, wanted, check))
+        )
         self._fresh = False
         self._rewrite(reference, f"temp.main.{quote(internal)}")
 
@@ -517,6 +536,9 @@ class _Binding:
         source, lake = self._transaction or self._binder.catalog, self._session.lake
         if self._transaction is not None:
             self._fresh = False
+        at, version = reference.at, None
+        if at is None:
+            name, version = self._binder.named_version(name, source, lake)
         try:
             lake.check_read(name.schema, name.table)
         except (TableNotFound, SchemaNotFound):
@@ -535,10 +557,11 @@ class _Binding:
         self._names[table.name] = None
         self._seen.append(table)
         schema_id, snapshot_id, latest = table.schema_id, table.snapshot_id, self._transaction is None
-        if reference.at is not None:
-            schema_id, snapshot_id = self._travel(table, reference.at)
-            latest = False
-        named = latest or (reference.at is None and self._binder.is_named(table))
+        if at is not None or version is not None:
+            snapshot = table.snapshot_for(version) if at is None else self._travel(table, at)
+            schema_id, snapshot_id = snapshot.schema_id, snapshot.snapshot_id
+            self._fresh = latest = False
+        named = latest or (at is None and version is None and self._binder.is_named(table))
         if lake.access.table(table.name).restrictions:
             self._use_part(reference, table, schema_id, snapshot_id, named, nested)
         else:
@@ -711,22 +734,20 @@ class _Binding:
         if has_deletes(files):
             self._fresh = False
 
-    def _travel(self, table: Table, at: tuple[str, str]) -> tuple[int, int]:
+    def _travel(self, table: Table, at: tuple[str, str]) -> Snapshot:
         unit, expression = at
-        self._fresh = False
         if unit == "VERSION":
             value = self._binder.evaluate(expression, self._session)
-            if not isinstance(value, int):
+            if isinstance(value, bool) or not isinstance(value, int | str):
                 raise InvalidRequest(
-                    f"AT (VERSION => …) takes a snapshot id, a whole number, not {expression}"
+                    "AT (VERSION => …) takes a snapshot id, a whole number, or the name of a tag or branch "
+                    f"in single quotes, not {expression}"
                 )
-            snapshot = table.snapshot_for(version=value)
-        else:
-            value = self._binder.evaluate(f"epoch_us(({expression})::TIMESTAMPTZ)", self._session)
-            if not isinstance(value, int):
-                raise InvalidRequest(f"AT (TIMESTAMP => …) takes a point in time, not {expression}")
-            snapshot = table.snapshot_for(at=datetime.fromtimestamp(value / 1e6, UTC))
-        return snapshot.schema_id, snapshot.snapshot_id
+            return table.snapshot_for(version=value)
+        value = self._binder.evaluate(f"epoch_us(({expression})::TIMESTAMPTZ)", self._session)
+        if not isinstance(value, int):
+            raise InvalidRequest(f"AT (TIMESTAMP => …) takes a point in time, not {expression}")
+        return table.snapshot_for(at=datetime.fromtimestamp(value / 1e6, UTC))
 
     def _rewrite(self, reference: TableReference, view: str, name: TableName | None = None) -> None:
         """Put a view in place of a reference; columns written with the table's schema then lose that."""

@@ -242,7 +242,7 @@ class Changes:
             with self._engine.running.working(scope.watch, session.id) as statement:
                 statement.attach(connection.interrupt)
                 try:
-                    with self._engine.errors(), cursor.supplied(inputs):
+                    with self._engine.errors(), cursor.supplied(inputs, statement.record.check_stop):
                         cursor.bind(bindings, self._database.empty_file)
                         return _execute_all(connection, sql, rows, returning, own=transaction is None)
                 finally:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import duckdb
 import pyarrow as pa
@@ -70,7 +71,7 @@ class CursorState:
     access: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Binding:
     """A DuckDB variable that says which files a view reads. Equal ``key`` means equal files.
 
@@ -81,17 +82,31 @@ class Binding:
     key: tuple[Any, ...]
     files: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        _live_bindings[id(self)] = self
+
+
+_live_bindings: WeakValueDictionary[int, Binding] = WeakValueDictionary()
+
+
+def bound_files() -> set[str]:
+    """The paths of the files that statements of this process read, or are planned to read."""
+    # The list is made in one step, whatever other threads bind meanwhile.
+    bindings = (reference() for reference in _live_bindings.valuerefs())
+    return {path for binding in bindings if binding is not None for path in binding.files}
+
 
 @dataclass(frozen=True, slots=True)
 class Input:
     """Rows made for one statement, which reads them under an internal name.
 
-    ``rows`` is called when the statement runs; it gives a table of exactly ``schema``.
+    ``rows`` is called when the statement runs, with what raises when it has to stop; it gives a table of
+    exactly ``schema``.
     """
 
     name: str
     schema: pa.Schema
-    rows: Callable[[], pa.Table]
+    rows: Callable[[Callable[[], None]], pa.Table]
 
 
 @dataclass
@@ -127,18 +142,19 @@ class PooledCursor:
             self._forget(keep={b.variable for b in bindings})
 
     @contextmanager
-    def supplied(self, inputs: Sequence[Input], *, empty: bool = False) -> Iterator[None]:
-        """Make the inputs readable for the length of a ``with``; ``empty`` gives their columns only."""
-        self.supply(inputs, empty=empty)
+    def supplied(self, inputs: Sequence[Input], check: Callable[[], None] | None = None) -> Iterator[None]:
+        """Make the inputs readable for the length of a ``with``; see ``supply``."""
+        self.supply(inputs, check)
         try:
             yield
         finally:
             self.withdraw(inputs)
 
-    def supply(self, inputs: Sequence[Input], *, empty: bool = False) -> None:
-        """Make the inputs readable on this cursor."""
+    def supply(self, inputs: Sequence[Input], check: Callable[[], None] | None = None) -> None:
+        """Make the inputs readable on this cursor: their columns only, unless ``check`` says how to stop."""
         for each in inputs:
-            self.connection.register(each.name, each.schema.empty_table() if empty else each.rows())
+            rows = each.schema.empty_table() if check is None else each.rows(check)
+            self.connection.register(each.name, rows)
 
     def withdraw(self, inputs: Sequence[Input]) -> None:
         """Forget the inputs."""

@@ -25,7 +25,14 @@ from lakehouse.clock import Clock
 from lakehouse.config import Settings
 from lakehouse.engine.binding import Binder, Bound, Scan
 from lakehouse.engine.changes import Changes
-from lakehouse.engine.database import Binding, CursorState, DuckDatabase, Input, PooledCursor
+from lakehouse.engine.database import (
+    Binding,
+    CursorState,
+    DuckDatabase,
+    Input,
+    PooledCursor,
+    bound_files,
+)
 from lakehouse.engine.errors import duckdb_errors
 from lakehouse.engine.explain import shown_plans
 from lakehouse.engine.gate import Analysis, StatementGate, StatementKind
@@ -42,7 +49,7 @@ from lakehouse.engine.result import (
 from lakehouse.engine.running import CallWatch, RunningStatement, RunningStatements
 from lakehouse.engine.session import Session
 from lakehouse.engine.system_tables import SystemTable, SystemTables
-from lakehouse.engine.transaction import Transaction
+from lakehouse.engine.transaction import Transaction, live_transactions
 from lakehouse.engine.usage import memory_used
 from lakehouse.errors import (
     ConfigError,
@@ -277,7 +284,7 @@ class Engine:
             self.errors(),
         ):
             cursor.bind(bound.bindings, self.database.empty_file)
-            with cursor.supplied(bound.inputs, empty=True):
+            with cursor.supplied(bound.inputs):
                 return relation_schema(cursor.connection.sql(bound.sql, params=values))
 
     def columns_of(
@@ -287,12 +294,13 @@ class Engine:
         try:
             if path[-1].lower() in session.temp_objects() and (len(path) == 1 or path[0].lower() == "temp"):
                 return self.changes.temporary_schema(session, session.temp_objects()[path[-1].lower()])
-            name = self.binder.locate(path, session)
+            source = transaction or self.catalog
+            name, at = self.binder.named_version(self.binder.locate(path, session), source, session.lake)
             session.lake.check_read(name.schema, name.table)
             if session.lake.find_view(name.schema, name.table) is not None:
                 return self.columns_seen(name, session)
-            source = transaction or self.catalog
-            return source.load(name.schema, name.table).arrow_schema()
+            table = source.load(name.schema, name.table)
+            return table.arrow_schema(None if at is None else table.snapshot_for(at).schema_id)
         except LakehouseError:
             return None
 
@@ -382,7 +390,7 @@ class Engine:
                 statement.attach(connection.interrupt)
                 with self.errors():
                     cursor.bind(plan.bindings, self.database.empty_file)
-                    cursor.supply(plan.inputs)
+                    cursor.supply(plan.inputs, statement.record.check_stop)
                     if plan.parameters is None and plan.transaction is None and not plan.inputs:
                         relation = cursor.relation(plan.sql, plan.bindings)
                     else:
@@ -457,6 +465,21 @@ class Engine:
     def cursor(self, state: CursorState, transaction: Transaction | None) -> CursorLease:
         """A cursor for a ``with``: the transaction's own where it has one, else from the pool."""
         return CursorLease(self.database, state, transaction)
+
+    def files_in_use(self) -> set[str]:
+        """The paths of the files that a statement or transaction of this process may still read.
+
+        Plans are kept for the next statement of the same text; those of former snapshots are no longer used.
+        """
+        with self._plans_lock:
+            kept = list(self._plans.items())
+        for key, plan in kept:
+            if not self._is_current(plan, None):
+                with self._plans_lock:
+                    self._plans.pop(key, None)
+        del kept
+        held = {path for transaction in live_transactions() for path in transaction.files()}
+        return held | bound_files()
 
     def release_transaction(self, transaction: Transaction) -> None:
         """Close the cursor of a transaction that has ended."""

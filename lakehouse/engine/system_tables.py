@@ -5,12 +5,32 @@ They are computed when a statement reads them, and show each principal what conc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
+from lakehouse.access.guarded_catalog import GuardedCatalog
 from lakehouse.access.policy import Access
+
+
+def _go_on() -> None:
+    """Nothing stops the statement."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A statement that reads a system table.
+
+    Attributes:
+        lake: The catalog as its principal sees it.
+        wanted: Names of columns and the only values that the statement wants of them.
+        check: Raises when the statement has to stop.
+    """
+
+    lake: GuardedCatalog
+    wanted: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    check: Callable[[], None] = _go_on
 
 
 @dataclass(frozen=True)
@@ -22,19 +42,25 @@ class SystemTable:
         summary: What it holds, in one line.
         schema: Its columns, in the types that DuckDB gives.
         read: Gives the rows, in exactly these columns; with a name only those that concern that principal.
+        scan: Gives the rows instead of ``read`` where they depend on what the principal sees of the lake.
         personal: Whether there are rows for principals who may not see what concerns everybody.
     """
 
     name: str
     summary: str
     schema: pa.Schema
-    read: Callable[[str | None], pa.Table]
+    read: Callable[[str | None], pa.Table] | None = None
+    scan: Callable[[Reading], pa.Table] | None = None
     personal: bool = True
     catalog: str = ""
 
-    def rows(self, access: Access) -> pa.Table:
+    def rows(self, reading: Reading) -> pa.Table:
         """The rows that a principal may see."""
+        if self.scan is not None:
+            return self.scan(reading)
+        access = reading.lake.access
         sees_all = access.sees_all_of(self.catalog, self.name)
+        assert self.read is not None
         return self.read(None if sees_all else access.principal.name)
 
 

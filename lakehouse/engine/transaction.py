@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from lakehouse.catalog import Catalog, Table
 from lakehouse.errors import (
@@ -20,6 +22,16 @@ from lakehouse.types import TableName
 
 if TYPE_CHECKING:
     from lakehouse.engine.database import PooledCursor
+
+
+_live: WeakValueDictionary[int, Transaction] = WeakValueDictionary()
+
+
+def live_transactions() -> list[Transaction]:
+    """The transactions of this process that somebody still holds."""
+    # The list is made in one step, whatever other threads begin meanwhile.
+    found = (reference() for reference in _live.valuerefs())
+    return [transaction for transaction in found if transaction is not None]
 
 
 def commit_or_discard(catalog: Catalog, staged: StagedWrite) -> None:
@@ -38,7 +50,7 @@ def commit_or_discard(catalog: Catalog, staged: StagedWrite) -> None:
         raise
 
 
-@dataclass
+@dataclass(eq=False)
 class Transaction:
     """One open transaction of a session. Not to be used by two statements at once: take ``lock``.
 
@@ -55,6 +67,19 @@ class Transaction:
     created_schemas: list[str] = field(default_factory=list)
     cursor: PooledCursor | None = None
     open: bool = True
+
+    def __post_init__(self) -> None:
+        _live[id(self)] = self
+
+    def files(self) -> Iterator[str]:
+        """The paths of the files that it may read again or commit, for as long as somebody holds it."""
+        for table in list(self.pins.values()):
+            yield from table.metadata_paths()
+            for file in table.files():
+                yield file.path
+                yield from (delete.path for delete in file.deletes)
+        for staged in list(self.writes.values()):
+            yield from (file.path for file in staged.table.files())
 
     def load(self, schema: str, table: str) -> Table:
         """The table as this transaction sees it.

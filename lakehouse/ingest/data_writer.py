@@ -141,7 +141,8 @@ class OpenFile:
     @property
     def is_full(self) -> bool:
         """Whether the file has reached its target size."""
-        return self._sink.size_bytes >= self._files.catalog.limits.target_bytes
+        files = self._files
+        return self._sink.size_bytes >= (files.target.file_bytes or files.catalog.limits.target_bytes)
 
     def write(self, rows: pa.Table) -> None:
         """Add rows, in the order that the table wants, as row groups."""

@@ -8,6 +8,8 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -27,6 +29,15 @@ _UPLOAD_PART_BYTES = 10 * 1024 * 1024
 
 StorageObserver = Callable[[str, str, float], None]
 """Told of the operation, its outcome (``ok``, ``not_found``, ``already_exists``, ``failed``) and seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """An object that was listed; ``modified_at`` is in UTC, by the clock of the store."""
+
+    key: str
+    size_bytes: int
+    modified_at: datetime
 
 
 class Bucket:
@@ -104,6 +115,17 @@ class Bucket:
             "tables can be read only where all of their files are in the configured bucket",
         )
 
+    def shown(self, uri: str) -> str:
+        """A URI as clients may see it: of a directory of this machine only the key within the bucket.
+
+        An object of another bucket or directory is named by its last segment.
+        """
+        try:
+            key = self.key_of(uri)
+        except StorageError:
+            return uri.rsplit("/", 1)[-1]
+        return key if self._root is not None else uri
+
     def local_path(self, key: str) -> str:
         """The absolute path of an object on this machine.
 
@@ -176,6 +198,13 @@ class Bucket:
         with self.operation("list", prefix, "listed"):
             listed = obstore.list_with_delimiter(self._store, prefix)
         return sorted(found["path"].rsplit("/", 1)[-1] for found in listed["objects"])
+
+    def objects(self, prefix: str) -> Iterator[StoredObject]:
+        """Every object below ``prefix``, at any depth; listed a thousand at a time."""
+        with self.operation("list", prefix, "listed"):
+            for chunk in obstore.list(self._store, prefix, chunk_size=1000):
+                for found in chunk:
+                    yield StoredObject(found["path"], found["size"], found["last_modified"])
 
     def delete(self, key: str) -> None:
         """Remove an object.

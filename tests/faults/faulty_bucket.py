@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from lakehouse.errors import StorageError
-from lakehouse.storage import Bucket, ObjectWriter
+from lakehouse.storage import Bucket, ObjectWriter, StoredObject
 
 
 class Killed(BaseException):
@@ -58,6 +58,9 @@ class FaultyBucket(Bucket):
 
     def names(self, prefix: str) -> list[str]:
         return self._call("list", lambda: super(FaultyBucket, self).names(prefix))
+
+    def objects(self, prefix: str) -> Iterator[StoredObject]:
+        return iter(self._call("list", lambda: list(super(FaultyBucket, self).objects(prefix))))
 
     def delete(self, key: str) -> None:
         self._call("delete", lambda: super(FaultyBucket, self).delete(key))

@@ -6,6 +6,7 @@ and RPC of the server must be on a path or in NO_OBJECT, so a new one cannot be 
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, is_dataclass
@@ -76,7 +77,7 @@ class Caller:
     def act(self, kind: str, body: bytes) -> list[bytes]:
         return [r.body.to_pybytes() for r in self.client.do_action(flight.Action(kind, body), self.options)]
 
-    def call(self, name: str, **request: Any) -> dict[str, Any]:
+    def call(self, name: str, /, **request: Any) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.act(name, json.dumps(request).encode())[-1])
         return found
 
@@ -179,6 +180,32 @@ def by_snapshots(who: Caller, name: str) -> set[int]:
     return ids(who.sql(f"SELECT * FROM hr.{name} AT (VERSION => {snapshot['snapshot_id']})"))
 
 
+def by_table_snapshots(who: Caller, name: str) -> set[int]:
+    found = who.call("table.snapshots", table=name, db_schema="hr")["snapshots"]
+    (current,) = [snapshot for snapshot in found if snapshot["is_current"]]
+    rows = ids(who.sql(f'SELECT * FROM hr."{name}@first"'))
+    assert current["summary"].get("total-records") == (str(len(ALL)) if rows == ALL else None)
+    return rows
+
+
+def by_diff(who: Caller, name: str) -> set[int]:
+    """Between the empty table that it was first and what it is now, with the ticket of the action."""
+    before = {"ref": "nothing"}
+    answer = who.call("table.diff", table=name, db_schema="hr", before=before)
+    rows = who.client.do_get(flight.Ticket(base64.b64decode(answer["ticket"])), who.options).read_all()
+    assert rows.column(0).to_pylist() == ["INSERT"] * answer["inserted"]
+    return ids(rows)
+
+
+def by_history_tables(who: Caller, name: str) -> set[int]:
+    """Who sees a part is told of no file, whose bounds and counts tell of the other rows."""
+    rows = by_query(who, name)
+    for table in ("snapshots", "history", "files", "partitions"):
+        seen = who.sql(f"FROM system.{table} WHERE table_name = '{name}' AND schema_name = 'hr'").num_rows
+        assert (seen > 0) == (rows == ALL or table in ("snapshots", "history"))
+    return rows
+
+
 def by_describe(who: Caller, name: str) -> set[int]:
     assert set(who.sql(f"DESCRIBE hr.{name}").column("column_name").to_pylist()) == {"id", "region", "note"}
     return by_query(who, name)
@@ -210,6 +237,9 @@ READ = {
     by_schema_of_a_path: set(),
     by_own_ticket: set(),
     by_snapshots: {"catalog.snapshots"},
+    by_table_snapshots: {"table.snapshots"},
+    by_diff: {"table.diff"},
+    by_history_tables: set(),
     by_describe: set(),
     by_summarize: set(),
 }
@@ -260,6 +290,11 @@ def by_information_schema(who: Caller) -> set[str]:
     return tables
 
 
+def by_system_snapshots(who: Caller) -> set[str]:
+    found = who.sql("SELECT DISTINCT table_name FROM system.snapshots WHERE schema_name = 'hr'")
+    return set(found.column(0).to_pylist())
+
+
 def by_show(who: Caller) -> set[str]:
     return {row["name"] for row in who.sql("SHOW ALL TABLES").to_pylist() if row["schema"] == "hr"}
 
@@ -271,6 +306,7 @@ LIST = {
     by_foreign_keys: {commands.GetImportedKeys, commands.GetExportedKeys, commands.GetCrossReference},
     by_list_flights: {"list_flights"},
     by_information_schema: set(),
+    by_system_snapshots: set(),
     by_show: set(),
 }
 
@@ -391,6 +427,22 @@ def create_schema(who: Caller, _: str) -> None:
     who.sql("DROP SCHEMA fresh")
 
 
+def name_a_snapshot(who: Caller, name: str) -> None:
+    for kind in ("tag", "branch"):
+        who.call(f"table.create_{kind}", table=name, db_schema="hr", name=f"a {kind}")
+        who.call(f"table.drop_{kind}", table=name, db_schema="hr", name=f"a {kind}")
+
+
+def roll_back(who: Caller, name: str) -> None:
+    who.call("table.rollback", table=name, db_schema="hr", ref="main")
+
+
+def keep_in_shape(who: Caller, name: str) -> None:
+    for action in ("compact", "expire_snapshots", "remove_orphans"):
+        options = {"keep_last": 100} if action == "expire_snapshots" else {}
+        who.call(f"table.{action}", table=name, db_schema="hr", **options)
+
+
 # Changes of a table as a whole, which need it to be both read and written in full.
 CHANGE = {
     declare: {"catalog.declare_keys", "do_action"},
@@ -409,6 +461,14 @@ CHANGE = {
         ),
         frozenset(),
     ),
+    name_a_snapshot: {
+        "table.create_tag",
+        "table.drop_tag",
+        "table.create_branch",
+        "table.drop_branch",
+    },
+    roll_back: {"table.rollback"},
+    keep_in_shape: {"table.compact", "table.expire_snapshots", "table.remove_orphans"},
 }
 
 # What reaches no object. Whether an action may be run at all is tested below for every action.
@@ -445,6 +505,10 @@ def callers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Call
         )
         assert admin.update(described, ROWS) == ROWS.num_rows
         declare(admin, name)
+        admin.call("table.create_tag", table=name, db_schema="hr", name="first")
+        ingest(admin, name, exists=3)
+        admin.call("table.create_tag", table=name, db_schema="hr", name="nothing")
+        admin.call("table.rollback", table=name, db_schema="hr", ref="first")
     yield found
     for caller in found.values():
         caller.client.close()

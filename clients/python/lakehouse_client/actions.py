@@ -327,6 +327,201 @@ class StatusResponse:
     uptime_seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class CompactRequest:
+    """Which files to put together."""
+
+    table: str
+    db_schema: str | None = None
+    target_bytes: int | None = None
+    min_files: int = 5
+    partition: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CompactResponse:
+    """What was done; each commit is whole by itself."""
+
+    files_before: int
+    files_after: int
+    rows: int
+    bytes_before: int
+    bytes_after: int
+    commits: int
+    conflicts: int
+
+
+@dataclass(frozen=True, slots=True)
+class CreateBranchRequest:
+    """A name for a snapshot that other engines can commit to."""
+
+    table: str
+    name: str
+    snapshot_id: int | None = None
+    ref: str | None = None
+    timestamp: datetime | None = None
+    db_schema: str | None = None
+    retain_days: float | None = None
+    replace: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceResponse:
+    """A tag or branch, and the snapshot that it stands or stood for."""
+
+    name: str
+    snapshot_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class CreateTagRequest:
+    """A name for a snapshot, which keeps the snapshot from being expired."""
+
+    table: str
+    name: str
+    snapshot_id: int | None = None
+    ref: str | None = None
+    timestamp: datetime | None = None
+    db_schema: str | None = None
+    retain_days: float | None = None
+    replace: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotChoice:
+    """One snapshot of a table: by id, by name, or as of a time."""
+
+    snapshot_id: int | None = None
+    ref: str | None = None
+    timestamp: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DiffRequest:
+    """Two snapshots of a table."""
+
+    table: str
+    before: SnapshotChoice
+    db_schema: str | None = None
+    after: SnapshotChoice | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DiffResponse:
+    """How many rows differ, and the ticket of a DoGet that gives them."""
+
+    before_id: int
+    after_id: int
+    inserted: int
+    deleted: int
+    updated: int
+    key: list[str]
+    change_column: str
+    files_read: int
+    ticket: str
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DropReferenceRequest:
+    """A tag or branch."""
+
+    table: str
+    name: str
+    db_schema: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExpireRequest:
+    """Which snapshots to forget. Tags and the heads of branches are always kept."""
+
+    table: str
+    db_schema: str | None = None
+    older_than: datetime | None = None
+    keep_last: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ExpireResponse:
+    """What was done."""
+
+    snapshots: list[int]
+    references: list[str]
+    removed_files: int
+    pending_files: int
+
+
+@dataclass(frozen=True, slots=True)
+class OrphansRequest:
+    """Which files to remove."""
+
+    table: str
+    db_schema: str | None = None
+    older_than_hours: float | None = None
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OrphansResponse:
+    """Files that nothing refers to."""
+
+    files: int
+    size_bytes: int
+    dry_run: bool
+    keys: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class RollbackRequest:
+    """The snapshot to go back to."""
+
+    table: str
+    snapshot_id: int | None = None
+    ref: str | None = None
+    timestamp: datetime | None = None
+    db_schema: str | None = None
+    any_snapshot: bool = False
+    expected_snapshot_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RollbackResponse:
+    """Which snapshot is the current one, and which was."""
+
+    snapshot_id: int
+    previous_snapshot_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryRequest:
+    """A table by name."""
+
+    table: str
+    db_schema: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TableSnapshot:
+    """One snapshot of a table."""
+
+    snapshot_id: int
+    parent_id: int | None
+    sequence_number: int | None
+    committed_at: datetime
+    operation: str
+    summary: dict[str, str]
+    tags: list[str]
+    branches: list[str]
+    is_current: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TableSnapshotsResponse:
+    """The snapshots of a table that are kept, oldest first."""
+
+    snapshots: list[TableSnapshot]
+
+
 class ActionsActions:
     """Actions of the family ``actions``."""
 
@@ -612,6 +807,321 @@ class ServerActions:
         return self._call("server.status", StatusRequest(), StatusResponse)
 
 
+class TableActions:
+    """Actions of the family ``table``."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    def compact(
+        self,
+        *,
+        table: str,
+        db_schema: str | None = None,
+        target_bytes: int | None = None,
+        min_files: int = 5,
+        partition: str = "",
+        on_progress: OnProgress | None = None,
+    ) -> CompactResponse:
+        """Put the small files of a table together.
+
+        Needs the permission ``write``.
+
+        Args:
+            table: name of the table.
+            db_schema: its schema; the session's own when left out.
+            target_bytes: size of the new files; maintenance.target_file_bytes if left out.
+            min_files: groups of fewer small files are left alone.
+            partition: only partitions whose path begins so, as system.partitions tells it.
+            on_progress: called with the share done (0 to 1) and a message.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "table.compact",
+            CompactRequest(
+                table=table,
+                db_schema=db_schema,
+                target_bytes=target_bytes,
+                min_files=min_files,
+                partition=partition,
+            ),
+            CompactResponse,
+            on_progress,
+        )
+
+    def create_branch(
+        self,
+        *,
+        table: str,
+        name: str,
+        snapshot_id: int | None = None,
+        ref: str | None = None,
+        timestamp: datetime | None = None,
+        db_schema: str | None = None,
+        retain_days: float | None = None,
+        replace: bool = False,
+    ) -> ReferenceResponse:
+        """Begin a branch at a snapshot.
+
+        Needs the permission ``write``.
+
+        Args:
+            table: name of the table.
+            name: the new branch.
+            snapshot_id: its id.
+            ref: the name of a tag or branch.
+            timestamp: a time at which it was the current one; UTC unless it has a zone.
+            db_schema: its schema; the session's own when left out.
+            retain_days: for ever when left out.
+            replace: move the branch, if the table has it already.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "table.create_branch",
+            CreateBranchRequest(
+                table=table,
+                name=name,
+                snapshot_id=snapshot_id,
+                ref=ref,
+                timestamp=timestamp,
+                db_schema=db_schema,
+                retain_days=retain_days,
+                replace=replace,
+            ),
+            ReferenceResponse,
+        )
+
+    def create_tag(
+        self,
+        *,
+        table: str,
+        name: str,
+        snapshot_id: int | None = None,
+        ref: str | None = None,
+        timestamp: datetime | None = None,
+        db_schema: str | None = None,
+        retain_days: float | None = None,
+        replace: bool = False,
+    ) -> ReferenceResponse:
+        """Give a snapshot a name that stays, and keep it.
+
+        Needs the permission ``write``.
+
+        Args:
+            table: name of the table.
+            name: the new tag.
+            snapshot_id: its id.
+            ref: the name of a tag or branch.
+            timestamp: a time at which it was the current one; UTC unless it has a zone.
+            db_schema: its schema; the session's own when left out.
+            retain_days: for ever when left out.
+            replace: move the tag, if the table has it already.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "table.create_tag",
+            CreateTagRequest(
+                table=table,
+                name=name,
+                snapshot_id=snapshot_id,
+                ref=ref,
+                timestamp=timestamp,
+                db_schema=db_schema,
+                retain_days=retain_days,
+                replace=replace,
+            ),
+            ReferenceResponse,
+        )
+
+    def diff(
+        self,
+        *,
+        table: str,
+        before: SnapshotChoice,
+        db_schema: str | None = None,
+        after: SnapshotChoice | None = None,
+    ) -> DiffResponse:
+        """The rows that distinguish two snapshots of a table.
+
+        Needs the permission ``read``.
+
+        Args:
+            table: name of the table.
+            before: the earlier one: its snapshot_id, ref or timestamp.
+            db_schema: its schema; the session's own when left out.
+            after: the later one; the current snapshot when left out.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "table.diff",
+            DiffRequest(table=table, before=before, db_schema=db_schema, after=after),
+            DiffResponse,
+        )
+
+    def drop_branch(self, *, table: str, name: str, db_schema: str | None = None) -> ReferenceResponse:
+        """Take a branch away.
+
+        Needs the permission ``write``.
+
+        Args:
+            table: name of the table.
+            name: name.
+            db_schema: its schema; the session's own when left out.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "table.drop_branch",
+            DropReferenceRequest(table=table, name=name, db_schema=db_schema),
+            ReferenceResponse,
+        )
+
+    def drop_tag(self, *, table: str, name: str, db_schema: str | None = None) -> ReferenceResponse:
+        """Take a tag away.
+
+        Needs the permission ``write``.
+
+        Args:
+            table: name of the table.
+            name: name.
+            db_schema: its schema; the session's own when left out.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "table.drop_tag",
+            DropReferenceRequest(table=table, name=name, db_schema=db_schema),
+            ReferenceResponse,
+        )
+
+    def expire_snapshots(
+        self,
+        *,
+        table: str,
+        db_schema: str | None = None,
+        older_than: datetime | None = None,
+        keep_last: int = 1,
+    ) -> ExpireResponse:
+        """Forget old snapshots of a table and remove the files that only they need.
+
+        Needs the permission ``write``.
+
+        Args:
+            table: name of the table.
+            db_schema: its schema; the session's own when left out.
+            older_than: snapshots committed before may go; UTC unless it has a zone; now if left out.
+            keep_last: so many of each branch are kept.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "table.expire_snapshots",
+            ExpireRequest(table=table, db_schema=db_schema, older_than=older_than, keep_last=keep_last),
+            ExpireResponse,
+        )
+
+    def remove_orphans(
+        self,
+        *,
+        table: str,
+        db_schema: str | None = None,
+        older_than_hours: float | None = None,
+        dry_run: bool = False,
+        on_progress: OnProgress | None = None,
+    ) -> OrphansResponse:
+        """Remove files that unfinished writes left at the location of a table.
+
+        Needs the permission ``write``.
+
+        Args:
+            table: name of the table.
+            db_schema: its schema; the session's own when left out.
+            older_than_hours: only files that are so old; maintenance.orphan_days if left out.
+            dry_run: only tell what would be removed.
+            on_progress: called with the share done (0 to 1) and a message.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "table.remove_orphans",
+            OrphansRequest(
+                table=table, db_schema=db_schema, older_than_hours=older_than_hours, dry_run=dry_run
+            ),
+            OrphansResponse,
+            on_progress,
+        )
+
+    def rollback(
+        self,
+        *,
+        table: str,
+        snapshot_id: int | None = None,
+        ref: str | None = None,
+        timestamp: datetime | None = None,
+        db_schema: str | None = None,
+        any_snapshot: bool = False,
+        expected_snapshot_id: int | None = None,
+    ) -> RollbackResponse:
+        """Make an earlier snapshot of a table the current one.
+
+        Needs the permission ``write``.
+
+        Args:
+            table: name of the table.
+            snapshot_id: its id.
+            ref: the name of a tag or branch.
+            timestamp: a time at which it was the current one; UTC unless it has a zone.
+            db_schema: its schema; the session's own when left out.
+            any_snapshot: allow one that the current snapshot did not come from, to go forward again or
+                across.
+            expected_snapshot_id: change nothing unless this is the current snapshot.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "table.rollback",
+            RollbackRequest(
+                table=table,
+                snapshot_id=snapshot_id,
+                ref=ref,
+                timestamp=timestamp,
+                db_schema=db_schema,
+                any_snapshot=any_snapshot,
+                expected_snapshot_id=expected_snapshot_id,
+            ),
+            RollbackResponse,
+        )
+
+    def snapshots(self, *, table: str, db_schema: str | None = None) -> TableSnapshotsResponse:
+        """The snapshots of a table with their summaries, tags and branches.
+
+        Needs the permission ``read``.
+
+        Args:
+            table: name of the table.
+            db_schema: its schema; the session's own when left out.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "table.snapshots", HistoryRequest(table=table, db_schema=db_schema), TableSnapshotsResponse
+        )
+
+
 class Actions:
     """Every action, by family."""
 
@@ -623,3 +1133,4 @@ class Actions:
         self.catalog = CatalogActions(call)
         self.samples = SamplesActions(call)
         self.server = ServerActions(call)
+        self.table = TableActions(call)

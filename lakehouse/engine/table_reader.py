@@ -1,0 +1,78 @@
+"""The rows of some files of a table, for what reads them on nobody's behalf."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import pyarrow as pa
+
+from lakehouse.catalog import Table
+from lakehouse.catalog.table import SortColumn
+from lakehouse.engine.database import Binding, CursorState
+from lakehouse.engine.engine import Engine
+from lakehouse.engine.result import rows_per_batch
+from lakehouse.engine.running import CallWatch
+from lakehouse.errors import NotSupported
+from lakehouse.types import DataFileRef, quote
+
+
+class TableReader:
+    """Reads files with the engine, in bounded memory: as a stream, sorted by way of the disk where need be.
+
+    Args:
+        engine: The engine.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @contextmanager
+    def rows(
+        self,
+        table: Table,
+        files: Sequence[DataFileRef],
+        order: Sequence[SortColumn],
+        cancelled: Callable[[], bool],
+    ) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
+        """Columns and rows of some files, in the columns of the table as it is, for the length of a ``with``.
+
+        Args:
+            table: The table.
+            files: Files of it.
+            order: What to sort by.
+            cancelled: Asked from time to time.
+
+        Raises:
+            LakehouseError: They could not be read, or ``cancelled`` said so.
+        """
+        if any(getattr(file, "deletes", ()) for file in files):
+            raise NotSupported(f"table '{table.name}' has delete files, which cannot be read here")
+        engine = self._engine
+        settings = engine.settings
+        state = CursorState(engine.catalog.name, settings.catalog.default_schema)
+        cursor = engine.database.acquire(state)
+        try:
+            connection = cursor.connection
+            watch = CallWatch(cancelled)
+            with engine.running.planning(watch, "", connection.interrupt), engine.errors():
+                view, variable = engine.binder.view(table, slot=1)
+                paths = tuple(file.path for file in files)
+                binding = Binding(variable, (table.uuid, "files", hash(paths), len(paths)), paths)
+                cursor.bind((binding,), engine.database.empty_file)
+                sql = f"SELECT * FROM {view}" + (
+                    f" ORDER BY {', '.join(map(_order, order))}" if order else ""
+                )
+                size = rows_per_batch(table.arrow_schema(), settings.engine.batch_bytes)
+                reader = connection.sql(sql).to_arrow_reader(size)
+                try:
+                    yield reader.schema, iter(reader)
+                finally:
+                    reader.close()
+        finally:
+            engine.database.release(cursor)
+
+
+def _order(by: SortColumn) -> str:
+    direction = "DESC" if by.descending else "ASC"
+    return f"{quote(by.column)} {direction} NULLS {'FIRST' if by.nulls_first else 'LAST'}"

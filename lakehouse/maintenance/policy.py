@@ -1,0 +1,150 @@
+"""All that keeps tables in shape, on demand and in the background."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+
+import structlog
+
+from lakehouse.catalog import IcebergCatalog
+from lakehouse.catalog.references import latest
+from lakehouse.catalog.retention import table_rule
+from lakehouse.config import MaintenanceSettings
+from lakehouse.errors import LakehouseError, NotSupported, SchemaNotFound, TableNotFound
+from lakehouse.journal import AuditJournal
+from lakehouse.maintenance.cleanup import Cleaner
+from lakehouse.maintenance.compaction import CompactionOptions, CompactionResult, Compactor, Reader
+from lakehouse.types import TableName
+
+_log = structlog.get_logger()
+_PRINCIPAL = "maintenance"
+
+
+class Maintenance:
+    """Compacts and cleans up the tables of one catalog.
+
+    Background work is done by one thread, one table after the other; at most one compaction of this process
+    goes on at a time. Each piece of work that did something is logged and journaled as the principal
+    ``maintenance``; a table on which it fails does not keep it from the others.
+
+    Args:
+        catalog: Where the tables are.
+        reader: Gives the rows of files.
+        in_use: Gives the paths of the files that statements of this process read or may yet read.
+        settings: The section ``maintenance`` of the configuration.
+        file_bytes: How large files are made by ingest.
+        journal: Where it is recorded.
+
+    Attributes:
+        cleaner: Expires snapshots and removes files.
+        compactor: Puts small files together.
+    """
+
+    def __init__(
+        self,
+        catalog: IcebergCatalog,
+        reader: Reader,
+        in_use: Callable[[], set[str]],
+        settings: MaintenanceSettings,
+        file_bytes: int,
+        journal: AuditJournal,
+    ) -> None:
+        self._catalog = catalog
+        self._settings = settings
+        self._journal = journal
+        self.target_bytes = settings.target_file_bytes or file_bytes
+        self.cleaner = Cleaner(catalog, in_use, timedelta(seconds=settings.grace_seconds))
+        self.compactor = Compactor(catalog, reader)
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin to look after the tables in the background, if the configuration says so."""
+        if self._settings.enabled and self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Stop within a batch of rows; what was committed stays."""
+        self._stop.set()
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.join()
+
+    def run_once(self) -> None:
+        """Look at every table once."""
+        for schema in self._catalog.schemas():
+            try:
+                names = self._catalog.tables(schema)
+            except (SchemaNotFound, LakehouseError):
+                continue
+            for name in names:
+                if self._stop.is_set():
+                    return
+                self._look_after(schema, name)
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._settings.interval_seconds):
+            try:
+                self.run_once()
+            except Exception:  # noqa: BLE001 - the next look may go better
+                _log.exception("maintenance failed")
+
+    def _look_after(self, schema: str, name: str) -> None:
+        for work in (self._compact, self._expire):
+            try:
+                work(schema, name)
+            except (TableNotFound, SchemaNotFound, NotSupported):
+                return
+            except Exception as error:  # noqa: BLE001 - the other tables are looked after all the same
+                if self._stop.is_set():
+                    return
+                code = error.code if isinstance(error, LakehouseError) else "INTERNAL"
+                table = TableName(self._catalog.name, schema, name)
+                _log.exception("maintenance of a table failed", table=str(table))
+                self._record(f"maintenance {table}", code, 0.0)
+
+    def _compact(self, schema: str, name: str) -> None:
+        began_s = self._catalog.clock.monotonic()
+        options = CompactionOptions(self.target_bytes, self._settings.min_small_files)
+        result = self.compactor.compact(schema, name, options, _unheard, self._stop.is_set)
+        if result != CompactionResult():
+            seconds = self._catalog.clock.monotonic() - began_s
+            table = TableName(self._catalog.name, schema, name)
+            _log.info(
+                "table compacted",
+                table=str(table),
+                files_before=result.files_before,
+                files_after=result.files_after,
+                conflicts=result.conflicts,
+                seconds=round(seconds, 3),
+            )
+            self._record(f"table.compact {table}", "", seconds)
+
+    def _expire(self, schema: str, name: str) -> None:
+        began_s, now = self._catalog.clock.monotonic(), self._catalog.clock.now()
+        table = latest(self._catalog, schema, name)
+        now_ms = int(now.timestamp() * 1000)
+        rule = table_rule(table, now_ms, self.cleaner.youngest_ms())
+        if rule is not None:
+            age, keep = timedelta(milliseconds=now_ms - rule.older_than_ms), rule.keep_last
+        elif self._settings.expire_snapshot_days:
+            age, keep = timedelta(days=self._settings.expire_snapshot_days), self._settings.keep_snapshots
+        else:
+            self.cleaner.sweep(schema, name)
+            return
+        result = self.cleaner.expire(schema, name, now - age, keep)
+        if result.snapshots or result.removed_files:
+            seconds = self._catalog.clock.monotonic() - began_s
+            expired, removed = len(result.snapshots), result.removed_files
+            _log.info("snapshots expired", table=str(table.name), snapshots=expired, removed_files=removed)
+            self._record(f"table.expire_snapshots {table.name}", "", seconds)
+
+    def _record(self, what: str, code: str, seconds: float) -> None:
+        self._journal.action(_PRINCIPAL, "", "", "", what, code, seconds)
+
+
+def _unheard(share: float, message: str) -> None:
+    """Nobody listens."""
