@@ -195,7 +195,9 @@ class ResultStream:
                 return False
             batch = reader.read_next_batch()
             if not self._plain:
-                batch = batch.cast(self.schema)
+                # Not as a whole: Arrow refuses to cast batches in which two columns have the same name.
+                columns = [c.cast(f.type) for c, f in zip(batch.columns, self.schema, strict=True)]
+                batch = pa.RecordBatch.from_arrays(columns, schema=self.schema)
             size = batch.nbytes
             record = self._statement.record
             record.rows += batch.num_rows
