@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -87,14 +88,38 @@ class HealthService:
         self._thread.join(timeout=5)
 
 
+class _Watcher:
+    """One Watch: it is told the status now and whenever that has changed, each once and in order."""
+
+    def __init__(self, send: Callable[[Any], None], status: Callable[[], int]) -> None:
+        self._send = send
+        self._status = status
+        self._told: int | None = None
+        self._telling = threading.Lock()
+
+    def tell(self) -> None:
+        """Send the status, if it is another than the last that was sent."""
+        with self._telling:
+            status = self._status()
+            if status != self._told:
+                self._told = status
+                self._send(health_pb2.HealthCheckResponse(status=status))
+
+
 class _Servicer(health.HealthServicer):
-    """grpcio's own servicer, with statuses that follow the findings."""
+    """grpcio's own servicer, with statuses that follow the findings.
+
+    Watches are kept here: grpcio holds one lock both while it sends to watchers and when a call has ended. A
+    send waits for the thread that tells of ended calls, so both can wait for each other for ever.
+    """
 
     def __init__(self, readiness: Readiness) -> None:
         super().__init__()
         self._readiness = readiness
         self._known: dict[str, int] = {"": health_pb2.HealthCheckResponse.SERVING}
         self._refreshing = threading.Lock()
+        self._watching = threading.Lock()
+        self._watchers: dict[_Watcher, str] = {}
 
     def refresh(self) -> None:
         """Look, and tell watchers what has changed."""
@@ -105,15 +130,29 @@ class _Servicer(health.HealthServicer):
             status |= {
                 f"{_OWN}{found.name}": found.ok for found in findings if found.name in self._readiness.names
             }
-            for service, serves in status.items():
-                told = (
-                    health_pb2.HealthCheckResponse.SERVING
+            self._become(
+                {
+                    service: health_pb2.HealthCheckResponse.SERVING
                     if serves
                     else health_pb2.HealthCheckResponse.NOT_SERVING
-                )
-                if self._known.get(service) != told:
-                    self._known[service] = told
-                    self.set(service, told)
+                    for service, serves in status.items()
+                }
+            )
+
+    def enter_graceful_shutdown(self) -> None:
+        """Nothing serves any more, and nothing will."""
+        super().enter_graceful_shutdown()
+        self._become(dict.fromkeys(self._known, health_pb2.HealthCheckResponse.NOT_SERVING))
+
+    def _become(self, statuses: dict[str, int]) -> None:
+        changed = {service for service, status in statuses.items() if self._known.get(service) != status}
+        self._known |= statuses
+        for service in changed:
+            self.set(service, statuses[service])
+        with self._watching:
+            told = [watcher for watcher, service in self._watchers.items() if service in changed]
+        for watcher in told:
+            watcher.tell()
 
     def Check(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802 - gRPC's name
         """The status of one service now."""
@@ -132,10 +171,20 @@ class _Servicer(health.HealthServicer):
         self, request: Any, context: grpc.ServicerContext, send_response_callback: Any = None
     ) -> Any:
         """The status of one service, now and whenever it changes."""
-        if request.service not in self._known and send_response_callback is not None:
-            # Services do not come into being later, and grpcio would remember the name for ever.
+        service = request.service
+        if service not in self._known:
+            # Services do not come into being later.
             unknown = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
             send_response_callback(health_pb2.HealthCheckResponse(status=unknown))
             send_response_callback(None)
-            return None
-        return super().Watch(request, context, send_response_callback)
+            return
+        watcher = _Watcher(send_response_callback, lambda: self._known[service])
+        with self._watching:
+            self._watchers[watcher] = service
+        if not context.add_callback(lambda: self._forget(watcher)):
+            self._forget(watcher)
+        watcher.tell()
+
+    def _forget(self, watcher: _Watcher) -> None:
+        with self._watching:
+            self._watchers.pop(watcher, None)

@@ -51,7 +51,7 @@ class Lake:
         try:
             self.lakehouse.close()
         except (Killed, LakehouseError):
-            self.lakehouse.engine.database.close()
+            self.lakehouse.engine.close()
 
 
 class Death:

@@ -30,7 +30,6 @@ ERRORS = [
         pa.ArrowNotImplementedError,
         "NOT_SUPPORTED",
     ),
-    ("alter table nyc.airlines add column x int", pa.ArrowNotImplementedError, "NOT_SUPPORTED"),
     ("drop table no_such_table", KeyError, "TABLE_NOT_FOUND"),
     ("create schema nyc", pa.ArrowInvalid, "SCHEMA_ALREADY_EXISTS"),
     ("drop schema nyc", pa.ArrowInvalid, "SCHEMA_NOT_EMPTY"),

@@ -232,8 +232,10 @@ def test_other_table_types_have_no_tables(ctx: CallContext) -> None:
 
 def test_table_types_told_are_those_that_tables_have(ctx: CallContext) -> None:
     run(ctx, "CREATE TEMP TABLE scratch AS SELECT 1 AS x")
+    run(ctx, "CREATE VIEW main.seen AS SELECT 1 AS x")
     told = [row["table_type"] for row in ask(ctx, GetTableTypes())]
     assert told == sorted({row["table_type"] for row in ask(ctx, GetTables())})
+    run(ctx, "DROP VIEW main.seen")
 
 
 def columns(ctx: CallContext, **filters: Any) -> pa.Schema:
