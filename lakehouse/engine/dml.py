@@ -16,6 +16,7 @@ import duckdb
 import pyarrow as pa
 
 from lakehouse.catalog import Table
+from lakehouse.engine import binding
 from lakehouse.engine.binding import Bound, has_deletes
 from lakehouse.engine.database import PooledCursor
 from lakehouse.engine.dml_text import (
@@ -36,6 +37,7 @@ from lakehouse.errors import (
     NotSupported,
     SchemaNotFound,
     SqlBindError,
+    SqlSyntaxError,
     TableNotFound,
 )
 from lakehouse.ingest import GroupCommit, StagedWrite, WriteMode, drop_files, rewriting, stage, stage_for
@@ -52,6 +54,8 @@ _AFFECTED = "~affected"
 _ATTEMPTS = 10
 # Inserts of no more than this share commits with others.
 _SMALL_ROWS, _SMALL_BYTES = 10_000, 4 << 20
+# For more rows of parameters it is quicker to look into all files once than at their statistics each time.
+_PRUNED_ROWS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,9 +356,12 @@ class _Change:
 
     def _affected(self, cursor: PooledCursor) -> Sequence[DataFileRef]:
         """The files that have rows which the statement may change."""
-        files = self.table.files()
+        files: Sequence[DataFileRef] = self.table.files()
         text = self.text
         if len(files) <= 1 or text.every_file:
+            return files
+        files = self._without_hopeless(files)
+        if len(files) <= 1:
             return files
         body = self._body(cursor, files, _FILE_COLUMN)
         found: set[str] = set()
@@ -370,6 +377,22 @@ class _Change:
                 rows = cursor.connection.execute(sql, values_for(sql, values)).fetchall()
                 found.update(path for (path,) in rows)
         return [file for file in files if file.path in found]
+
+    def _without_hopeless(self, files: Sequence[DataFileRef]) -> Sequence[DataFileRef]:
+        """Of the files of a large table those whose statistics allow that a row fulfils the condition."""
+        text, rows = self.text, self.values or [{}]
+        if len(files) <= binding.PRUNED_ABOVE or len(rows) > _PRUNED_ROWS or not text.tells_rows:
+            return files
+        if "calendar" in self.session.settings:
+            return files
+        found: set[str] = set()
+        try:
+            for values in rows:
+                matching = self.engine.gate.files_matching(self.table, text.condition, text.name, values)
+                found.update(file.uri for file in matching)
+        except SqlSyntaxError:
+            return files
+        return [file for file in files if file.uri in found]
 
     def _remove_all(self, cursor: PooledCursor) -> int:
         files = self.table.files()

@@ -128,6 +128,21 @@ class ChangeText:
         return raw[tokens[1].end : tokens[-1].start].decode()
 
     @property
+    def name(self) -> str:
+        """The alias without its quotes."""
+        return self.alias[1:-1].replace('""', '"')
+
+    @property
+    def tells_rows(self) -> bool:
+        """Whether the condition is one that every changed row fulfils, and its columns are the target's.
+
+        Those that a join merges, ``USING (k)``, are named as the target's would be.
+        """
+        if self.verb not in ("UPDATE", "DELETE") or not self.condition:
+            return False
+        return not self.source or all(token.word != "JOIN" for token in words(self.source))
+
+    @property
     def is_query(self) -> bool:
         """Whether INSERT takes its rows from a query rather than from VALUES or defaults."""
         first = self.source.lstrip("( \n\t")[:8].upper()
@@ -171,7 +186,7 @@ def read_change(sql: str, target: TableName) -> ChangeText:
     read = {"INSERT": _insert, "MERGE": _merge}.get(outer[verb_at], _where)
     found = read(parts, outer[verb_at])
     after = _without_schema(parts.text(index, len(tokens)), target, alias)
-    every_file = any(token.word in _VOLATILE for token in tokens) or found.pop("every_file", False)
+    every_file = found.pop("every_file", False) or any(token.word in _VOLATILE for token in tokens)
     for name in ("source", "condition"):
         if name in found:
             found[name] = _without_schema(found[name], target, alias)

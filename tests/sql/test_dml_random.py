@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from lakehouse.config import Settings
+from lakehouse.engine import binding
 from lakehouse.engine.changes import Scope
 from lakehouse.engine.running import CallWatch
 from lakehouse.ingest import WriteMode
@@ -213,8 +214,11 @@ class Statements:
 EVERYTHING = "select k, g, s, x from t{} order by all"
 
 
-@pytest.mark.parametrize("seed", [20131107, 7])
-def test_every_change_leaves_what_duckdb_leaves_and_every_version_stays(seed, tmp_path):
+@pytest.mark.parametrize(("seed", "pruned_above"), [(20131107, 32), (7, 1)])
+def test_every_change_leaves_what_duckdb_leaves_and_every_version_stays(
+    seed, pruned_above, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(binding, "PRUNED_ABOVE", pruned_above)
     rng = random.Random(seed)
     lake, plain, statements = Lake(tmp_path), Plain(), Statements(rng)
     versions, open_transaction = {}, False

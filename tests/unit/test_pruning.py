@@ -502,6 +502,55 @@ def test_the_files_for_a_condition_given_as_text(lakehouse: Lakehouse) -> None:
     assert len(matching(table, "x.id IN (SELECT 5)", "x")) == FILES
 
 
+# Statement, rows of its parameters, and the ids of the rows that it changes.
+CHANGES: list[tuple[str, list[list[Any]] | None, set[int]]] = [
+    ("DELETE FROM t WHERE id = 25", None, {25}),
+    ("DELETE FROM t AS d WHERE d.id BETWEEN 19 AND 21 AND d.flag IS NOT NULL", None, {19, 20, 21}),
+    ("UPDATE t SET id = -1 WHERE lake.main.t.id = 25 RETURNING name", None, {25}),
+    ("UPDATE main.t SET id = -1 WHERE id = ?", [[12], [28], [-5]], {12, 28}),
+    ("UPDATE t SET id = -1 WHERE id IN (SELECT id FROM few) AND id < 0", None, set()),
+    ("WITH c AS (SELECT 25 AS n) DELETE FROM t USING c WHERE n = t.id AND id < 29", None, {25}),
+    ("UPDATE t SET name = 'x' WHERE id < 0 AND random() < 2", None, set()),
+]
+
+
+@pytest.mark.filterwarnings("ignore:Arrow output on a DB-API result")
+@pytest.mark.parametrize(("sql", "rows", "changed"), CHANGES, ids=[case[0] for case in CHANGES])
+def test_a_change_reads_no_file_that_cannot_have_such_rows(
+    lakehouse: Lakehouse, sql: str, rows: list[list[Any]] | None, changed: set[int]
+) -> None:
+    files = lakehouse.catalog.load("main", "t").files()
+    needed = {0, 1, 2} if "random" not in sql else set(range(FILES))
+    spared = [Path(file.path) for number, file in enumerate(files) if number not in needed]
+    session, engine = _session(lakehouse), lakehouse.engine
+    _run(session, "BEGIN")
+    transaction, analysis = session.sql_transaction, engine.gate.analyse(sql)
+    assert transaction is not None
+    try:
+        for path in spared:
+            path.rename(path.with_suffix(".away"))
+        count, _ = engine.changes.modify(analysis, Scope(session, transaction, CallWatch()), rows)
+    finally:
+        for path in spared:
+            path.with_suffix(".away").rename(path)
+    assert count == len(changed)
+    kept = {file.path for file in transaction.load("main", "t").files()}
+    gone = {number for number, file in enumerate(files) if file.path not in kept}
+    assert gone == {key // ROWS for key in changed}
+    left, _ = _run(session, "SELECT id FROM t WHERE id >= 0 ORDER BY id")
+    assert left["id"].to_pylist() == sorted(set(range(FILES * ROWS)) - changed)
+    _run(session, "ROLLBACK")
+
+
+def test_columns_that_a_join_merges_say_nothing_of_the_rows_to_be_changed(lakehouse: Lakehouse) -> None:
+    session = _session(lakehouse)
+    _run(session, "BEGIN")
+    sql = "DELETE FROM t USING few a JOIN few b USING (id) WHERE id = 33 AND t.id = a.id + 300"
+    scope = Scope(session, session.sql_transaction, CallWatch())
+    assert lakehouse.engine.changes.run(lakehouse.engine.gate.analyse(sql), scope) == 1
+    _run(session, "ROLLBACK")
+
+
 def test_files_without_statistics_are_read(engine: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
     schema = Schema(NestedField(1, "x", LongType(), required=False))
     rows = pa.table({"x": pa.array([1, 2], pa.int64())}, schema=file_schema(schema))
