@@ -35,7 +35,12 @@ class CompactRequest(MaintenanceRequest):
     target_bytes: int | None = Field(
         default=None, ge=1024, description="size of the new files; maintenance.target_file_bytes if left out"
     )
-    min_files: int = Field(default=5, ge=2, description="groups of fewer small files are left alone")
+    min_files: int = Field(
+        default=5,
+        ge=1,
+        description="groups of fewer small files are left alone; with 1 every file that has a delete file is "
+        "written anew",
+    )
     partition: str = Field(
         default="", description="only partitions whose path begins so, as system.partitions tells it"
     )

@@ -688,6 +688,8 @@ class _Binding:
         assert variable == name
         self._rewrite(reference, view, table.name)
         self._bindings[variable] = binding
+        # The view may leave out deleted rows, and the cursor remember those of another snapshot.
+        self._bindings[f"{variable}{DELETED}"] = Binding(f"{variable}{DELETED}", (), ())
         if wanted.has_parameters:
             self._scans.append(scan)
         return True

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from lakehouse.catalog import Snapshot, Table
+from lakehouse.engine.binding import has_deletes
 from lakehouse.engine.database import Binding
 from lakehouse.engine.engine import Engine, Plan
 from lakehouse.engine.result import relation_schema
 from lakehouse.engine.running import CallWatch
 from lakehouse.engine.session import Session
-from lakehouse.errors import NotSupported
 from lakehouse.types import DataFileRef, quote
 
 _KINDS = ("INSERT", "DELETE", "UPDATE_BEFORE", "UPDATE_AFTER")
@@ -65,7 +65,7 @@ def plan_diff(engine: Engine, session: Session, table: Table, before: Snapshot, 
     sql = _sql(sides[0][0], sides[1][0], quote(change), key)
     counts = f"SELECT {quote(change)}, count(*) FROM ({sql}) GROUP BY ALL"
     ordered = f"{sql} ORDER BY {', '.join(map(quote, key))}, {quote(change)} DESC" if key else sql
-    bindings = tuple(binding for _, binding in sides)
+    bindings = tuple(binding for _, bound in sides for binding in bound)
     return Diff(
         _plan(engine, session, ordered, bindings, table),
         _plan(engine, session, counts, bindings, table),
@@ -98,17 +98,16 @@ def _side(
     schema_id: int,
     files: tuple[DataFileRef, ...],
     slot: int,
-) -> tuple[str, Binding]:
-    if any(getattr(file, "deletes", ()) for file in files):
-        raise NotSupported(f"table '{table.name}' has delete files, which cannot be read here")
+) -> tuple[str, tuple[Binding, Binding]]:
+    merges = has_deletes(files)
     binder, access = engine.binder, session.access
     if access.table(table.name).restrictions:
-        view, variable = binder.restricted_view(table, access, schema_id, slot)
+        view, variable = binder.restricted_view(table, access, schema_id, slot, merges=merges)
     else:
-        found, variable = binder.view(table, schema_id, slot)
+        found, variable = binder.view(table, schema_id, slot, merges=merges)
         view = found or table.name.sql
-    paths = tuple(file.path for file in files) or (binder.empty_file(table, schema_id),)
-    return view, Binding(variable, (table.uuid, schema_id, "diff", hash(files), len(files)), paths)
+    key, empty = (table.uuid, schema_id, "diff", hash(files), len(files)), binder.empty_file(table, schema_id)
+    return view, binder.file_bindings(variable, key, files, empty)
 
 
 def _sql(old: str, new: str, change: str, key: Sequence[str]) -> str:

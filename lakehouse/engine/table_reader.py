@@ -9,11 +9,11 @@ import pyarrow as pa
 
 from lakehouse.catalog import Table
 from lakehouse.catalog.table import SortColumn
-from lakehouse.engine.database import Binding, CursorState
+from lakehouse.engine.binding import has_deletes
+from lakehouse.engine.database import CursorState
 from lakehouse.engine.engine import Engine
 from lakehouse.engine.result import rows_per_batch
 from lakehouse.engine.running import CallWatch
-from lakehouse.errors import NotSupported
 from lakehouse.types import DataFileRef, quote
 
 
@@ -37,6 +37,8 @@ class TableReader:
     ) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
         """Columns and rows of some files, in the columns of the table as it is, for the length of a ``with``.
 
+        Deleted rows are left out.
+
         Args:
             table: The table.
             files: Files of it.
@@ -46,8 +48,6 @@ class TableReader:
         Raises:
             LakehouseError: They could not be read, or ``cancelled`` said so.
         """
-        if any(getattr(file, "deletes", ()) for file in files):
-            raise NotSupported(f"table '{table.name}' has delete files, which cannot be read here")
         engine = self._engine
         settings = engine.settings
         state = CursorState(engine.catalog.name, settings.catalog.default_schema)
@@ -56,10 +56,13 @@ class TableReader:
             connection = cursor.connection
             watch = CallWatch(cancelled)
             with engine.running.planning(watch, "", connection.interrupt), engine.errors():
-                view, variable = engine.binder.view(table, slot=1)
-                paths = tuple(file.path for file in files)
-                binding = Binding(variable, (table.uuid, "files", hash(paths), len(paths)), paths)
-                cursor.bind((binding,), engine.database.empty_file)
+                binder = engine.binder
+                view, variable = binder.view(table, slot=1, merges=has_deletes(files))
+                key, empty = (
+                    (table.uuid, "files", hash(tuple(files))),
+                    binder.empty_file(table, table.schema_id),
+                )
+                cursor.bind(binder.file_bindings(variable, key, files, empty), engine.database.empty_file)
                 sql = f"SELECT * FROM {view}" + (
                     f" ORDER BY {', '.join(map(_order, order))}" if order else ""
                 )

@@ -1,5 +1,7 @@
 """Small files put together into files of the target size, without changing what the table holds.
 
+Rows that delete files take away are left out for good: what is written needs no delete file any more.
+
 Files are packed into groups and each group is committed by itself: what is done is done when the next one
 fails, and a writer that changes a row meanwhile costs one group, not all of them. A commit takes out exactly
 the files that were read and is refused when one of them is gone, so that no row can be lost, come back or
@@ -18,6 +20,7 @@ import structlog
 
 from lakehouse.catalog import IcebergCatalog, Table
 from lakehouse.catalog.commit import StagedWrite, commit, discard, rewriting
+from lakehouse.catalog.delete_files import deleted_rows
 from lakehouse.catalog.history import FileRecord, file_records
 from lakehouse.catalog.references import latest
 from lakehouse.catalog.table import SortColumn
@@ -37,6 +40,10 @@ _LARGE_ENOUGH = 0.75
 # A group gives about so many files: enough that sorting and committing pay, few enough to lose to a conflict.
 _FILES_OF_A_GROUP = 8
 _ROUNDS = 3
+# A file of which more than this share of the rows is deleted, or some rows by so many delete files, is
+# written anew by itself, however large it is.
+_DELETED_SHARE = 0.05
+_MANY_DELETES = 8
 
 Report = Callable[[float, str], None]
 
@@ -61,7 +68,8 @@ class CompactionOptions:
 
     Args:
         target_bytes: How large the new files become.
-        min_files: Groups of fewer files are left alone.
+        min_files: Groups of fewer files are left alone, unless so many rows of a file are deleted that it is
+            worth it; with 1 every file is that has a delete file.
         partition: Only files of the partitions whose path begins so: ``day=2026-01-01``.
     """
 
@@ -169,16 +177,18 @@ class Compactor:
     def _rewrite(
         self, table: Table, group: _Group, options: CompactionOptions, cancelled: Callable[[], bool]
     ) -> StagedWrite:
-        there = {file.uri for file in table.files()}
+        # Rows may have been deleted since the files were chosen.
+        there = {file.uri: file for file in table.files()}
         if not all(file.uri in there for file in group.files):
             raise CommitConflict(
                 f"files of table '{table.name}' were rewritten by another writer", "try again"
             )
-        target = replace(rewriting(table, group.files), file_bytes=options.target_bytes)
-        with self._reader.rows(table, group.files, table.sort_columns, cancelled) as (schema, batches):
+        files = tuple(there[file.uri] for file in group.files)
+        target = replace(rewriting(table, files), file_bytes=options.target_bytes)
+        with self._reader.rows(table, files, table.sort_columns, cancelled) as (schema, batches):
             staged = stage_for(self._catalog, target, schema, batches, cancelled)
         try:
-            _check_rows(table, group, staged)
+            _check_rows(table, files, staged)
             commit(self._catalog, replace(staged, keeps_rows=True))
         except CommitStateUnknown:
             raise
@@ -191,8 +201,8 @@ class Compactor:
         return staged
 
 
-def _check_rows(table: Table, group: _Group, staged: StagedWrite) -> None:
-    expected = sum(file.rows for file in group.files)
+def _check_rows(table: Table, files: Sequence[DataFileRef], staged: StagedWrite) -> None:
+    expected = table.planner.rows_left(files)
     if staged.rows != expected:
         raise InternalError(
             f"compacting table '{table.name}' gave {staged.rows} rows of {expected}; nothing was changed"
@@ -210,19 +220,30 @@ def groups_of(table: Table, options: CompactionOptions) -> list[_Group]:
         _partitions(table) if options.partition or not table.metadata.spec().is_unpartitioned() else {}
     )
     by_partition: dict[tuple[int, str], list[DataFileRef]] = {}
-    for file in table.files():
+    files = table.files()
+    worn = _worn(files, options)
+    for file in files:
         spec_id, partition = partitions.get(table.planner.shown(file.uri), (0, ""))
         small = file.size_bytes < options.target_bytes * _LARGE_ENOUGH
-        # Rows that delete files take away would come back if such a file were read without them.
-        small = small and not getattr(file, "deletes", ())
-        if small and partition.startswith(options.partition):
+        if (small or file.uri in worn) and partition.startswith(options.partition):
             by_partition.setdefault((spec_id, partition), []).append(file)
     return [
         group
         for files in by_partition.values()
         for group in _packed(files, options.target_bytes * _FILES_OF_A_GROUP)
-        if len(group.files) >= max(2, options.min_files)
+        if len(group.files) >= max(2, options.min_files) or any(file.uri in worn for file in group.files)
     ]
+
+
+def _worn(files: Sequence[DataFileRef], options: CompactionOptions) -> set[str]:
+    """Which files have so many deleted rows that they are worth being written anew by themselves."""
+    if options.min_files <= 1:
+        return {file.uri for file in files if file.deletes}
+    return {
+        file.uri
+        for file, gone in deleted_rows(files)
+        if len(gone) > file.rows * _DELETED_SHARE or (len(gone) and len(file.deletes) >= _MANY_DELETES)
+    }
 
 
 def _packed(files: Sequence[DataFileRef], most_bytes: int) -> Iterator[_Group]:

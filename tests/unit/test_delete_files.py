@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,10 +23,13 @@ from lakehouse.catalog.commit import rewriting
 from lakehouse.config import Settings
 from lakehouse.engine import position_files
 from lakehouse.engine.changes import Scope
+from lakehouse.engine.diff import plan_diff
 from lakehouse.engine.running import CallWatch
 from lakehouse.errors import CommitConflict, NotSupported, StorageError
 from lakehouse.ingest import WriteMode, commit
 from lakehouse.ingest.writer import stage_for
+from lakehouse.maintenance import compaction
+from lakehouse.maintenance.compaction import CompactionOptions
 from lakehouse.runtime import Lakehouse
 from lakehouse.types import TableName
 
@@ -97,6 +101,40 @@ def check_history(client, seen, picked):
     ]
 
 
+def check_compacted(client, seen, picked):
+    """No delete file applies any more, and all else is as before."""
+    rows = client.rows()
+    check_diffs(client, seen, picked)
+    compact(client, min_files=1)
+    table = client.load()
+    assert not any(file.deletes for file in table.files())
+    assert (client.rows(), table.record_count) == (rows, len(rows))
+    seen[table.snapshot_id] = rows
+    check_history(client, seen, picked)
+    check_diffs(client, seen, picked)
+
+
+def check_diffs(client, seen, picked):
+    """Between any two snapshots those rows differ that one has and the other has not."""
+    for _ in range(4):
+        before, after = picked.sample(list(seen), 2)
+        old, new = Counter(seen[before]), Counter(seen[after])
+        expected = Counter({("DELETE", *row): n for row, n in (old - new).items()})
+        expected += Counter({("INSERT", *row): n for row, n in (new - old).items()})
+        table = client.load()
+        sides = table.snapshot_for(before), table.snapshot_for(after)
+        diff = plan_diff(client.engine, client.session, table, *sides)
+        batches = client.engine.open(diff.rows, client.session, CallWatch())
+        found = Counter(tuple(row.values()) for batch in batches for row in batch.to_pylist())
+        assert found == expected, (before, after)
+
+
+def compact(client, target_bytes=1 << 20, min_files=2):
+    options = CompactionOptions(target_bytes, min_files)
+    compactor = client.lakehouse.maintenance.compactor
+    return compactor.compact("main", "t", options, lambda *_: None, lambda: False)
+
+
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("partitioned", [False, True])
 def test_every_snapshot_of_random_deletes_is_read_right(client, seed, partitioned):
@@ -163,6 +201,7 @@ def test_every_snapshot_of_random_deletes_is_read_right(client, seed, partitione
         assert client.rows() == seen[client.table.metadata.current_snapshot_id], step
         assert client.load().record_count == len(alive)
     check_history(client, seen, picked)
+    check_compacted(client, seen, picked)
 
 
 def test_a_key_that_is_inserted_again_after_its_delete_is_there(client):
@@ -275,6 +314,62 @@ def test_replacing_a_table_leaves_its_delete_files_behind(client):
     assert client.rows() == [(1, "c")]
     assert client.load().record_count == 1
     assert client.table.current_snapshot().summary["total-delete-files"] == "0"
+
+
+def test_large_files_are_written_anew_when_enough_of_their_rows_are_deleted(client):
+    client.add(rows_of(*((n, "x") for n in range(100))), WriteMode.CREATE)
+    client.add(rows_of(*((n, "y") for n in range(100))))
+    first, second = data_files(client.table)
+    few = [(first.file_path, n) for n in range(5)]
+    add_deletes(client.table, positional(client.table, [*few, (second.file_path, 99)], first))
+    assert compact(client, 600).commits == 0, "both files are large, and hardly a row is deleted"
+    add_deletes(client.table, equality(client.table, rows_of((7, "x")), [1, 2], None))
+    done = compact(client, 600)
+    assert (done.files_before, done.files_after, done.rows) == (1, 1, 94)
+    assert [bool(file.deletes) for file in client.load().files()] == [True, False]
+    for n in range(7):
+        add_deletes(client.table, positional(client.table, [(second.file_path, n)], second))
+    expected = client.rows()
+    assert compact(client, 600).rows == 92
+    assert client.rows() == expected
+    add_deletes(client.table, equality(client.table, pa.table({"v": ["x", "y"]}), [2], None))
+    done = compact(client)
+    assert (done.files_before, done.files_after, done.rows) == (2, 0, 0)
+    assert (client.rows(), client.load().files(), client.load().record_count) == ([], (), 0)
+
+
+@pytest.mark.parametrize("when", ["before the files are read", "while the files are read"])
+def test_rows_that_are_deleted_during_a_compaction_stay_deleted(client, monkeypatch, when):
+    client.add(rows_of((1, "a"), (2, "b")), WriteMode.CREATE)
+    client.add(rows_of((3, "c")))
+    meanwhile = [equality(client.table, keys(2), [1], None)]
+    part = "lakehouse.maintenance.compaction."
+    name = part + ("groups_of" if when.startswith("before") else "stage_for")
+    real = compaction.groups_of if when.startswith("before") else stage_for
+
+    def deleting(*arguments):
+        found = real(*arguments)
+        if meanwhile:
+            add_deletes(client.table, meanwhile.pop())
+        return found
+
+    monkeypatch.setattr(name, deleting)
+    done = compact(client)
+    assert done.conflicts == (0 if when.startswith("before") else 1)
+    assert (done.files_after, done.rows) == (1, 2)
+    assert client.rows() == [(1, "a"), (3, "c")]
+
+
+def test_what_is_deleted_in_one_snapshot_is_there_in_another_of_many_files(client):
+    for n in range(34):
+        client.add(rows_of((n, "x")), WriteMode.APPEND if n else WriteMode.CREATE)
+    before = client.load().snapshot_id
+    file = data_files(client.table)[5]
+    add_deletes(client.table, positional(client.table, [(file.file_path, 0)], file))
+    after = client.load().snapshot_id
+    for _ in range(2):
+        assert len(client.rows(f"SELECT * FROM t AT (VERSION => {after})")) == 33
+        assert client.rows(f"SELECT * FROM t AT (VERSION => {before}) WHERE k = 5") == [(5, "x")]
 
 
 def test_sessions_see_the_deletes_of_their_own_snapshot(lakehouse):

@@ -831,7 +831,8 @@ class TableActions:
             table: name of the table.
             db_schema: its schema; the session's own when left out.
             target_bytes: size of the new files; maintenance.target_file_bytes if left out.
-            min_files: groups of fewer small files are left alone.
+            min_files: groups of fewer small files are left alone; with 1 every file that has a delete file is
+                written anew.
             partition: only partitions whose path begins so, as system.partitions tells it.
             on_progress: called with the share done (0 to 1) and a message.
 
