@@ -67,7 +67,7 @@ class GuardedCatalog:
         Raises:
             SchemaNotFound: There is none for the principal, and ``if_exists`` is false.
             PermissionDenied: The principal may not write there.
-            SchemaNotEmpty: It holds tables.
+            SchemaNotEmpty: It holds tables or views.
         """
         if self.schema_exists(schema) and not self.access.may_write_schema(self.name, schema):
             raise self._denied(f"drop the schema {schema}")

@@ -45,7 +45,7 @@ class Catalog(Protocol):
 
         Raises:
             SchemaNotFound: There is none of that name, and ``if_exists`` is false.
-            SchemaNotEmpty: It holds tables.
+            SchemaNotEmpty: It holds tables or views.
         """
         ...
 

@@ -48,6 +48,7 @@ from lakehouse.catalog.table_definition import (
 from lakehouse.errors import (
     CommitConflict,
     CommitStateUnknown,
+    InvalidRequest,
     NotSupported,
     ObjectNotFound,
     SchemaMismatch,
@@ -195,6 +196,7 @@ def resolve(
 
     Raises:
         SchemaNotFound, TableNotFound, TableAlreadyExists: The mode does not fit what is there.
+        InvalidRequest: There is a view of that name.
         NotSupported: The table cannot be written to.
     """
     schema = catalog.spelled_schema(check_name(name.schema, "schema"))
@@ -203,6 +205,9 @@ def resolve(
     exists = earlier is not None or catalog.table_exists(schema, name.table)
     if exists and mode is WriteMode.CREATE:
         raise TableAlreadyExists(f"table '{catalog.name}.{schema}.{name.table}' exists already")
+    view = None if exists else catalog.find_view(schema, name.table)
+    if view is not None:
+        raise InvalidRequest(f"{view.name} is a view, not a table", f"DROP VIEW {view.name}")
     if not exists and mode in (WriteMode.CREATE, WriteMode.CREATE_APPEND):
         return _to_create(catalog, TableName(catalog.name, schema, name.table), columns(), definition)
     if earlier is None:

@@ -161,7 +161,7 @@ class IcebergCatalog:
 
         Raises:
             SchemaNotFound: There is none of that name, and ``if_exists`` is false.
-            SchemaNotEmpty: It holds tables.
+            SchemaNotEmpty: It holds tables or views.
         """
         check_name(schema, "schema")
         try:
@@ -171,8 +171,8 @@ class IcebergCatalog:
                 raise self._no_schema(schema) from error
         except NamespaceNotEmptyError as error:
             raise SchemaNotEmpty(
-                f"schema '{self.name}.{schema}' cannot be dropped because it holds tables",
-                "drop its tables first, or all at once with CASCADE",
+                f"schema '{self.name}.{schema}' cannot be dropped because it holds tables or views",
+                "drop them first, or all at once with CASCADE",
             ) from error
         self._forget_schemas()
 

@@ -481,11 +481,11 @@ class TableDdl:
     # -- DROP SCHEMA --------------------------------------------------------------------------------
 
     def drop_schema(self, schema: str, scope: Scope, *, if_exists: bool, cascade: bool) -> None:
-        """DROP SCHEMA, with CASCADE together with its tables, one after the other.
+        """DROP SCHEMA, with CASCADE together with its views and tables, one after the other.
 
         Raises:
-            SchemaNotEmpty: It holds tables.
-            LakehouseError: A table, or the schema itself, could not be dropped.
+            SchemaNotEmpty: It holds tables or views.
+            LakehouseError: A table or view, or the schema itself, could not be dropped.
         """
         lake = scope.session.lake
         if cascade and lake.schema_exists(schema):
@@ -494,15 +494,16 @@ class TableDdl:
                     f"schema {schema} cannot be dropped with its tables inside a transaction",
                     "COMMIT or ROLLBACK first",
                 )
-            tables = lake.tables(schema)
-            for table in tables:
-                lake.check_change(schema, table)
-            if not lake.access.may_write_schema(lake.name, schema) or len(tables) < len(
-                self._catalog.tables(schema)
-            ):
+            tables, views = lake.tables(schema), lake.views(schema)
+            for name in (*tables, *views):
+                lake.check_change(schema, name)
+            there = len(self._catalog.tables(schema)) + len(self._catalog.views(schema))
+            if not lake.access.may_write_schema(lake.name, schema) or len(tables) + len(views) < there:
                 raise PermissionDenied(
                     f"{lake.access.principal.name} may not drop the schema {schema} with all that is in it"
                 )
+            for view in views:
+                lake.drop_view(schema, view, if_exists=True)
             for table in tables:
                 known = lake.load(schema, table).name
                 lake.drop_table(schema, table, if_exists=True)

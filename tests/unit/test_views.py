@@ -16,7 +16,13 @@ from lakehouse.config import Settings
 from lakehouse.engine.changes import Scope
 from lakehouse.engine.running import CallWatch
 from lakehouse.engine.session import Session
-from lakehouse.errors import LakehouseError
+from lakehouse.errors import (
+    InvalidRequest,
+    LakehouseError,
+    PermissionDenied,
+    SchemaNotEmpty,
+    TableNotFound,
+)
 from lakehouse.ingest import WriteMode, commit, stage
 from lakehouse.runtime import Lakehouse
 from lakehouse.types import TableName
@@ -24,6 +30,13 @@ from lakehouse.types import TableName
 ROLES: list[dict[str, Any]] = [
     {"name": "part", "grants": [{"on": "lake.main.t", "row_filter": "id < 3"}, {"on": "lake.main.v*"}]},
     {"name": "views", "grants": [{"on": "lake.main.v*"}]},
+    {
+        "name": "clerk",
+        "grants": [
+            {"on": "lake.shop.*", "privileges": ["read", "write"]},
+            {"on": "lake.shop.secret", "privileges": []},
+        ],
+    },
     {"name": "tables", "grants": [{"on": "lake.main.t*", "privileges": ["read", "write"]}]},
 ]
 numbers = itertools.count()
@@ -286,3 +299,43 @@ def test_a_view_is_kept_as_iceberg_has_it(session: Session, tmp_path: Path) -> N
         session.engine.catalog.refresh("main", "v")
         with pytest.raises(LakehouseError):
             run(session, "FROM v")
+
+
+@pytest.mark.parametrize("form", ["TABLE", "TABLE IF NOT EXISTS", "OR REPLACE TABLE"])
+def test_a_table_that_would_have_the_name_of_a_view_is_refused(session: Session, form: str) -> None:
+    for definition in ("(id INT)", "AS SELECT 1 AS id"):
+        with pytest.raises(InvalidRequest, match=r"lake\.main\.v is a view, not a table") as refused:
+            run(session, f"CREATE {form} V {definition}")
+        assert "DROP VIEW" in refused.value.hint
+    assert len(run(session, "FROM v")) == 4
+
+
+def test_rows_are_not_loaded_into_a_view(lakehouse: Lakehouse, session: Session) -> None:
+    for mode in WriteMode:
+        with pytest.raises(InvalidRequest, match="is a view"):
+            put(lakehouse, "v", pa.table({"id": [1]}), mode)
+    assert len(run(session, "FROM v")) == 4
+
+
+def test_a_schema_is_dropped_with_its_views(lakehouse: Lakehouse, session: Session) -> None:
+    run(session, "CREATE SCHEMA shop")
+    run(session, "CREATE TABLE shop.a AS SELECT 1 AS n")
+    run(session, "CREATE VIEW shop.b AS FROM shop.a")
+    run(session, "CREATE VIEW c AS FROM shop.b")
+    with pytest.raises(SchemaNotEmpty, match=r"tables or views"):
+        run(session, "DROP SCHEMA shop")
+    run(session, "DROP SCHEMA shop CASCADE")
+    assert lakehouse.catalog.schemas() == ["main"]
+    run(session, "CREATE SCHEMA shop")
+    assert lakehouse.catalog.tables("shop") == lakehouse.catalog.views("shop") == []
+    with pytest.raises(TableNotFound, match=r"lake\.main\.c"):
+        run(session, "FROM c")
+
+
+def test_a_schema_with_a_view_that_one_cannot_see_stays(lakehouse: Lakehouse, session: Session) -> None:
+    run(session, "CREATE SCHEMA shop")
+    run(session, "CREATE VIEW shop.secret AS FROM t")
+    clerk = session_of(lakehouse, "clerk")
+    with pytest.raises(PermissionDenied):
+        run(clerk, "DROP SCHEMA shop CASCADE")
+    assert lakehouse.catalog.views("shop") == ["secret"]
