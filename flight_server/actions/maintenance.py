@@ -98,6 +98,16 @@ class OrphansResponse(Response):
     keys: list[str] = Field(description="the first thousand, by their key in the bucket")
 
 
+class PurgeRequest(MaintenanceRequest):
+    """Which dropped table's files to delete, for good."""
+
+
+class PurgeResponse(Response):
+    """What was done."""
+
+    files: int = Field(description="how many files were deleted; those that another table refers to stay")
+
+
 def _checked(ctx: CallContext, request: MaintenanceRequest) -> str:
     """The table's schema, if the caller may change the table as a whole."""
     schema = request.db_schema or ctx.session.schema
@@ -148,6 +158,12 @@ def _remove_orphans(ctx: CallContext, request: OrphansRequest) -> Iterator[Progr
     return in_a_thread("table.remove_orphans", work)
 
 
+def _purge(ctx: CallContext, request: PurgeRequest) -> Iterator[Progress | Response]:
+    schema = request.db_schema or ctx.session.schema
+    ctx.catalog.check_change(schema, request.table)
+    yield PurgeResponse(files=ctx.lakehouse.maintenance.cleaner.purge(schema, request.table))
+
+
 ACTIONS: tuple[ActionSpec, ...] = (
     ActionSpec(
         "table.compact",
@@ -174,5 +190,13 @@ ACTIONS: tuple[ActionSpec, ...] = (
         _remove_orphans,
         Permission.WRITE,
         streams=True,
+    ),
+    ActionSpec(
+        "table.purge",
+        "Delete the files of a table that was dropped, for good",
+        PurgeRequest,
+        PurgeResponse,
+        _purge,
+        Permission.WRITE,
     ),
 )

@@ -81,6 +81,27 @@ class Cleaner:
         self._in_use = in_use
         self._grace = grace
 
+    def purge(self, schema: str, name: str) -> int:
+        """Delete the files of a dropped table that no other refers to; gives how many these were.
+
+        Raises:
+            TableNotFound: No table of that name was dropped.
+            TableAlreadyExists: There is a table or view of that name.
+            CommitConflict: A statement or transaction of this process still reads the table.
+            StorageError: It failed; calling it again deletes the rest.
+        """
+        dropped = self._catalog.objects.last_table(schema, name)
+        if dropped is not None:
+            bucket = self._catalog.bucket
+            place = bucket.local_path(bucket.key_of(dropped.location)).rstrip("/") + "/"
+            if any(path.startswith(place) for path in self._in_use()):
+                raise CommitConflict(
+                    f"table '{self._catalog.name}.{schema}.{name}' was dropped, but is still being read; "
+                    "nothing was deleted",
+                    "try again when its last statements and transactions have ended",
+                )
+        return self._catalog.purge(schema, name)
+
     # -- expiry ---------------------------------------------------------------------------------------
 
     def youngest_ms(self) -> int:

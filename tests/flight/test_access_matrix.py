@@ -443,6 +443,14 @@ def keep_in_shape(who: Caller, name: str) -> None:
         who.call(f"table.{action}", table=name, db_schema="hr", **options)
 
 
+def purge(who: Caller, name: str) -> None:
+    try:
+        who.call("table.purge", table=name, db_schema="hr")
+    except pa.ArrowException as error:
+        if "TABLE_ALREADY_EXISTS" not in str(error):
+            raise
+
+
 # Changes of a table as a whole, which need it to be both read and written in full.
 CHANGE = {
     declare: {"catalog.declare_keys", "do_action"},
@@ -469,6 +477,7 @@ CHANGE = {
     },
     roll_back: {"table.rollback"},
     keep_in_shape: {"table.compact", "table.expire_snapshots", "table.remove_orphans"},
+    purge: {"table.purge"},
 }
 
 # What reaches no object. Whether an action may be run at all is tested below for every action.

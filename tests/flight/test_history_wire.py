@@ -8,7 +8,9 @@ import json
 import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
-from wire import command, query
+from wire import bare_action, command, query
+
+from flight_server.protocol.messages import flight_class
 
 
 def call(client, name, /, **request):
@@ -96,3 +98,23 @@ def test_a_table_is_compacted_expired_and_swept_over_the_wire(client):
     assert query(client, "SELECT sum(n) AS n FROM shape").to_pylist() == [{"n": 15}]
     with pytest.raises(KeyError, match="TABLE_NOT_FOUND"):
         call(client, "table.compact", table="shapeless")
+
+
+def test_the_files_of_a_dropped_table_are_deleted_when_nobody_reads_them(server, client):
+    ingest(client, "spent", pa.table({"n": [1, 2]}))
+    with pytest.raises(pa.ArrowException, match=r"TABLE_ALREADY_EXISTS.*spent"):
+        call(client, "table.purge", table="spent")
+    with pytest.raises(KeyError, match=r"TABLE_NOT_FOUND.*no table.*was dropped"):
+        call(client, "table.purge", table="never")
+    with server.client() as other:
+        query(other, "BEGIN")
+        assert query(other, "SELECT sum(n) AS n FROM spent").to_pylist() == [{"n": 3}]
+        query(client, "DROP TABLE spent")
+        with pytest.raises(pa.ArrowException, match=r"COMMIT_CONFLICT.*still being read"):
+            call(client, "table.purge", table="spent")
+        assert query(other, "SELECT sum(n) AS n FROM spent").to_pylist() == [{"n": 3}]
+        bare_action(other, "CloseSession", flight_class("CloseSessionRequest")())
+    assert call(client, "table.purge", table="spent")["files"] >= 3
+    assert call(client, "table.purge", table="spent")["files"] == 0
+    ingest(client, "spent", pa.table({"n": [7]}))
+    assert query(client, "SELECT sum(n) AS n FROM spent").to_pylist() == [{"n": 7}]

@@ -452,6 +452,21 @@ class ExpireResponse:
 
 
 @dataclass(frozen=True, slots=True)
+class PurgeRequest:
+    """Which dropped table's files to delete, for good."""
+
+    table: str
+    db_schema: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PurgeResponse:
+    """What was done."""
+
+    files: int
+
+
+@dataclass(frozen=True, slots=True)
 class OrphansRequest:
     """Which files to remove."""
 
@@ -1031,6 +1046,20 @@ class TableActions:
             ExpireRequest(table=table, db_schema=db_schema, older_than=older_than, keep_last=keep_last),
             ExpireResponse,
         )
+
+    def purge(self, *, table: str, db_schema: str | None = None) -> PurgeResponse:
+        """Delete the files of a table that was dropped, for good.
+
+        Needs the permission ``write``.
+
+        Args:
+            table: name of the table.
+            db_schema: its schema; the session's own when left out.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call("table.purge", PurgeRequest(table=table, db_schema=db_schema), PurgeResponse)
 
     def remove_orphans(
         self,
