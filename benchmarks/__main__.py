@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.processes import Line, drain, drain_reader, interleaved, lakehouse, query, ratio, started
+from benchmarks.tables import compaction, planning
 from benchmarks.writes import small_writes, writes
 
 _ROOT = Path(__file__).parent.parent
@@ -248,6 +249,8 @@ _BENCHMARKS: dict[str, Callable[[Path, bool], list[Line]]] = {
     "memory": memory,
     "writes": writes,
     "small-writes": small_writes,
+    "planning": planning,
+    "compaction": compaction,
 }
 
 
