@@ -341,29 +341,40 @@ def commit_together(catalog: Catalog, staged: Sequence[StagedWrite], drops: Sequ
             was changed.
         StorageError: Nothing was changed.
         CommitStateUnknown: It could not be found out whether the changes took place; the files are kept.
+        NotSupported: The catalog cannot do it.
     """
     lake = writable(catalog)
-    promise = lake.clock.token()
+    lake.check_joint()
     changes: list[tuple[TableName, StagedWrite | None]] = [(each.target, each) for each in staged]
     changes += [(name, None) for name in drops]
     changes.sort(key=lambda change: change[0])
     with ExitStack() as locks:
         for name, _ in changes:
             locks.enter_context(lake.committing(name.schema, name.table))
-        try:
-            for name, write in changes:
-                _promise(lake, name, write, promise)
-        except BaseException as error:
-            _abort(lake, promise)
-            if isinstance(error, CommitStateUnknown | CommitStateUnknownException):
-                raise StorageError("storage failed before the commit; nothing was stored") from error
-            raise
-        if not _decided(lake, promise):
+        if not retried(lambda: _together(lake, changes)):
             raise CommitConflict("the commit took too long and was aborted; nothing was stored", "try again")
         for name, _ in changes:
             lake.objects.write_out(name.schema, name.table)
     for each in staged:
         _delete(lake, each.superseded)
+
+
+def _together(catalog: IcebergCatalog, changes: Sequence[tuple[TableName, StagedWrite | None]]) -> bool:
+    """Try once to make all changes take place; gives whether nobody aborted them.
+
+    Raises:
+        CommitFailedException: Another writer came first, and nothing was changed; it can be tried again.
+    """
+    promise = catalog.clock.token()
+    try:
+        for name, write in changes:
+            _promise(catalog, name, write, promise)
+    except BaseException as error:
+        _abort(catalog, promise)
+        if isinstance(error, CommitStateUnknown | CommitStateUnknownException):
+            raise StorageError("storage failed before the commit; nothing was stored") from error
+        raise
+    return _decided(catalog, promise)
 
 
 def _promise(catalog: IcebergCatalog, name: TableName, staged: StagedWrite | None, promise: str) -> None:

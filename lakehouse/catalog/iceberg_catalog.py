@@ -39,9 +39,11 @@ from lakehouse.catalog.table import (
 from lakehouse.catalog.table_alteration import Alteration, alter
 from lakehouse.catalog.table_change import change_table
 from lakehouse.catalog.table_definition import Columns
+from lakehouse.catalog.table_store import TableStore
 from lakehouse.clock import Clock
 from lakehouse.config import Settings
 from lakehouse.errors import (
+    NotSupported,
     SchemaAlreadyExists,
     SchemaNotEmpty,
     SchemaNotFound,
@@ -103,6 +105,7 @@ class IcebergCatalog:
         clock: Tells when what is known has to be asked again.
         refresh_s: How old what is known may be.
         limits: How large data files become.
+        store: Keeps which versions of the tables are current; objects of the bucket when left out.
     """
 
     def __init__(
@@ -113,10 +116,11 @@ class IcebergCatalog:
         clock: Clock,
         refresh_s: float = 0.5,
         limits: FileLimits = FileLimits(),
+        store: TableStore | None = None,
     ) -> None:
         self.name = name
         self.bucket = bucket
-        self.objects = ObjectCatalog(name, bucket, warehouse)
+        self.objects: TableStore = store or ObjectCatalog(name, bucket, warehouse)
         self.planner = SnapshotFiles(bucket)
         self.clock = clock
         self.limits = limits
@@ -314,11 +318,14 @@ class IcebergCatalog:
         Raises:
             SchemaNotFound: There is no such schema.
             TableAlreadyExists: There is a table of that name, or a view that is not to be replaced.
+            NotSupported: The catalog keeps no views.
         """
         spelled = self.spelled_schema(check_name(schema, "schema"))
         name = TableName(self.name, spelled, check_name(view, "view"))
         location = self.objects.table_location(spelled, view)
         now_ms = int(self.clock.now().timestamp() * 1000)
+        if not self.objects.capabilities.views:
+            raise self._lacks("keeps no views", "a temporary view, CREATE TEMP VIEW, can be made")
 
         def build(old: ViewMetadata | None) -> ViewMetadata:
             if old is not None and not replace:
@@ -382,11 +389,14 @@ class IcebergCatalog:
         Raises:
             SchemaNotFound, TableNotFound: There is none of the old name, or no new schema.
             TableAlreadyExists: There is a table or view of the new name.
+            NotSupported: The catalog cannot move tables to another schema.
         """
         check_name(schema, "schema")
         check_name(name, "table")
         target = self.spelled_schema(check_name(to_schema, "schema"))
         check_name(to_name, "table")
+        if fold(schema) != fold(target) and not self.objects.capabilities.moves:
+            raise self._lacks("cannot move tables to another schema")
         first, second = sorted([(fold(schema), fold(name)), (fold(target), fold(to_name))])
         with self.committing(*first), self.committing(*second):
             try:
@@ -403,10 +413,13 @@ class IcebergCatalog:
 
         Raises:
             TableNotFound: No table of that name was dropped, or it has another name now.
+            NotSupported: The catalog does not remember what was dropped.
             TableAlreadyExists: There is a table or view of that name.
         """
         check_name(schema, "schema")
         check_name(table, "table")
+        if not self.objects.capabilities.remembers_dropped:
+            raise self._lacks("does not remember dropped tables, so none can be purged")
         with self.committing(schema, table):
             if not self.objects.head(schema, table).is_free:
                 raise TableAlreadyExists(f"'{self.name}.{schema}.{table}' exists", "drop it first")
@@ -418,6 +431,22 @@ class IcebergCatalog:
     def version(self) -> int:
         """A number that grows whenever anything that this process knows of the catalog changes."""
         return self._version
+
+    def check_joint(self) -> None:
+        """Make sure that changes of several tables can be committed at once.
+
+        Raises:
+            NotSupported: They cannot.
+        """
+        if not self.objects.capabilities.joint_commits:
+            raise self._lacks(
+                "cannot change several tables at once, so a transaction can change only one",
+                "commit before the next table is changed",
+            )
+
+    def close(self) -> None:
+        """Release what is held open."""
+        self.objects.close()
 
     # -- for commits ----------------------------------------------------------------------------------
 
@@ -571,6 +600,10 @@ class IcebergCatalog:
                 self._version += 1
             known[fold(schema)] = found
         return found
+
+    def _lacks(self, what: str, hint: str = "") -> NotSupported:
+        kind = self.objects.capabilities.kind
+        return NotSupported(f"catalog '{self.name}', which is of type \"{kind}\", {what}", hint)
 
     def _no_view(self, schema: str, view: str) -> SchemaNotFound | TableNotFound:
         try:

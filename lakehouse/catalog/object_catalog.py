@@ -46,7 +46,7 @@ from pyiceberg.schema import Schema
 from pyiceberg.table import CommitTableResponse, StagedTable, Table
 from pyiceberg.table.metadata import TableMetadata, new_table_metadata
 from pyiceberg.table.sorting import UNSORTED_SORT_ORDER, SortOrder
-from pyiceberg.table.update import AssertCreate, TableRequirement, TableUpdate, update_table_metadata
+from pyiceberg.table.update import TableRequirement, TableUpdate, update_table_metadata
 from pyiceberg.typedef import EMPTY_DICT, Identifier, Properties
 from pyiceberg.view.metadata import ViewMetadata
 
@@ -54,6 +54,7 @@ from lakehouse.catalog.file_io import BucketFileIO
 from lakehouse.catalog.metadata_update import updated_metadata
 from lakehouse.catalog.names import name_of, segment_of
 from lakehouse.catalog.slots import NAME_PROPERTY, Head, read_slot, tombstone
+from lakehouse.catalog.table_store import Capabilities, check_requirement
 from lakehouse.errors import ObjectAlreadyExists, ObjectNotFound, StorageError
 from lakehouse.storage.bucket import Bucket
 
@@ -97,6 +98,11 @@ class ObjectCatalog(MetastoreCatalog):
         self._promises: dict[str, float] = {}
 
     # -- what the domain asks beyond pyiceberg's interface ------------------------------------------
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """It can do everything."""
+        return Capabilities("object")
 
     def head(self, schema: str, table: str) -> Head:
         """The current version of a table, asked from storage; costs one lookup when nothing changed.
@@ -235,7 +241,7 @@ class ObjectCatalog(MetastoreCatalog):
         if head.view is not None:
             raise ValidationException(f"there is a view of the name {schema}.{name}")
         for requirement in requirements:
-            _check(requirement, head.metadata, f"{schema}.{name}")
+            check_requirement(requirement, head.metadata, f"{schema}.{name}")
         if base is not None:
             metadata = updated_metadata(base.metadata, updates, base.metadata_location)
         else:
@@ -714,18 +720,6 @@ def _slot(key: str, version: int) -> str:
 
 def _promised(promise: str, content: bytes) -> bytes:
     return json.dumps({_PROMISE: promise, "then": content.decode()}, ensure_ascii=False).encode()
-
-
-def _check(requirement: TableRequirement, metadata: TableMetadata | None, table: str) -> None:
-    creates = isinstance(requirement, AssertCreate)
-    if metadata is None and not creates:
-        raise NoSuchTableError(table)
-    try:
-        requirement.validate(metadata)
-    except CommitFailedException as error:
-        if creates:
-            raise ValidationException(str(error)) from error  # trying again is of no use
-        raise
 
 
 def _refuse(reason: str) -> NoReturn:

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from pyiceberg.table.metadata import TableMetadata
 
-from lakehouse.catalog.object_catalog import ObjectCatalog
+from lakehouse.catalog.table_store import TableStore
 from lakehouse.errors import ObjectNotFound
 
 
-def purge_table(objects: ObjectCatalog, dropped: TableMetadata) -> int:
+def purge_table(objects: TableStore, dropped: TableMetadata) -> int:
     """Delete the files of a dropped table that no table refers to; gives how many these were.
 
     Files are shared when a table was made from the files of another. Data goes before the manifests that
@@ -28,7 +28,7 @@ def purge_table(objects: ObjectCatalog, dropped: TableMetadata) -> int:
     return count
 
 
-def _files(objects: ObjectCatalog, metadata: TableMetadata, *, some_gone: bool = False) -> Iterator[str]:
+def _files(objects: TableStore, metadata: TableMetadata, *, some_gone: bool = False) -> Iterator[str]:
     """Every file that the snapshots of a table refer to, data first."""
     manifests: dict[str, None] = {}
     lists = [snapshot.manifest_list for snapshot in metadata.snapshots if snapshot.manifest_list]

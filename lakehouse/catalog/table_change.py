@@ -40,7 +40,7 @@ from pyiceberg.table.update.snapshot import (
 from pyiceberg.typedef import EMPTY_DICT
 
 from lakehouse.catalog.metadata_update import SharingTransaction
-from lakehouse.catalog.object_catalog import ObjectCatalog
+from lakehouse.catalog.table_store import TableStore
 from lakehouse.errors import CommitConflict, StorageError
 
 COMMIT_ID_PROPERTY = "lakehouse.commit-id"
@@ -149,7 +149,7 @@ class _Regrouping(_Rewrite):
 
 
 def change_table(
-    catalog: ObjectCatalog, schema: str, table: str, build: Build, promise: str = ""
+    catalog: TableStore, schema: str, table: str, build: Build, promise: str = ""
 ) -> TableMetadata:
     """Change a table that exists, in one commit; gives its new metadata.
 
@@ -175,9 +175,7 @@ def change_table(
     return retried(attempt)
 
 
-def create_table(
-    catalog: ObjectCatalog, staged: StagedTable, build: Build, promise: str = ""
-) -> TableMetadata:
+def create_table(catalog: TableStore, staged: StagedTable, build: Build, promise: str = "") -> TableMetadata:
     """Create a table together with its first rows, in one commit; gives its metadata.
 
     Raises:
@@ -209,7 +207,7 @@ def retried(attempt: Callable[[], T]) -> T:
 
 
 def _attempt(
-    catalog: ObjectCatalog, base: Table, transaction: Transaction, build: Build, promise: str
+    catalog: TableStore, base: Table, transaction: Transaction, build: Build, promise: str
 ) -> TableMetadata:
     producer: _SnapshotProducer[Any] | None = None
     rows: NewSnapshot | None = None
@@ -270,7 +268,7 @@ def _in_order(updates: tuple[TableUpdate, ...], metadata: TableMetadata) -> tupl
     )
 
 
-def _look_for(catalog: ObjectCatalog, base: Table, snapshot_id: int) -> TableMetadata:
+def _look_for(catalog: TableStore, base: Table, snapshot_id: int) -> TableMetadata:
     for pause in _LOOK_AGAIN_PAUSES_S:
         time.sleep(pause)
         try:

@@ -401,7 +401,7 @@ class Changes:
                 mode = WriteMode.REPLACE
             seen = transaction.pinned(known)
             staged = self._stage(scope, target, mode, schema, batches, earlier, seen)
-            transaction.writes[staged.target] = staged
+            transaction.keep(staged)
             return staged.rows
 
     def _stage(

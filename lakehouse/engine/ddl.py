@@ -100,7 +100,7 @@ class TableDdl:
         with transaction.lock:
             earlier = transaction.writes.get(transaction.known(target.schema, target.table))
             staged = self._staged(analysis, create, scope, target, values, earlier)
-            transaction.writes[staged.target] = staged
+            transaction.keep(staged)
         return staged.rows
 
     def _create(

@@ -436,7 +436,7 @@ class _Change:
 
     def _keep(self, staged: StagedWrite) -> StagedWrite:
         """Make what was written part of the transaction."""
-        self.transaction.writes[staged.target] = staged
+        self.transaction.keep(staged)
         return staged
 
 

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from lakehouse.catalog import Catalog, Table
+from lakehouse.catalog.commit import writable
 from lakehouse.errors import (
     CommitStateUnknown,
+    NotSupported,
     SchemaNotEmpty,
     SchemaNotFound,
     TableNotFound,
@@ -112,14 +114,34 @@ class Transaction:
         """The version of a table that this transaction reads, if it has read any and not dropped it."""
         return None if name in self.drops else self.pins.get(name)
 
+    def keep(self, staged: StagedWrite) -> None:
+        """Make what was written part of the transaction.
+
+        Raises:
+            NotSupported: The transaction changed another table, and the catalog cannot change two at once;
+                what was written is discarded.
+        """
+        try:
+            self._check_joint(staged.target)
+        except NotSupported:
+            discard(self.catalog, staged)
+            raise
+        self.writes[staged.target] = staged
+
     def drop(self, name: TableName, *, if_exists: bool) -> None:
-        """Drop a table when the transaction commits."""
+        """Drop a table when the transaction commits.
+
+        Raises:
+            TableNotFound: There is none, and ``if_exists`` is false.
+            NotSupported: The transaction changed another table, and the catalog cannot change two at once.
+        """
         try:
             known = self.load(name.schema, name.table).name
         except TableNotFound:
             if if_exists:
                 return
             raise
+        self._check_joint(known)
         staged = self.writes.pop(known, None)
         if staged is not None:
             discard(self.catalog, staged)
@@ -176,6 +198,10 @@ class Transaction:
                     self.catalog.drop_schema(schema, if_exists=True)
         finally:
             self._discard_rest()
+
+    def _check_joint(self, name: TableName) -> None:
+        if {*self.writes, *self.drops} - {name}:
+            writable(self.catalog).check_joint()
 
     def _end(self) -> None:
         with self.lock:
