@@ -81,6 +81,7 @@ class Lakehouse:
         self.sessions.close_all()
         self.engine.close()
         self.journal.close()
+        writable(self.catalog).close()
 
     def _attempted(self, principal: str, peer: str, method: str, outcome: str) -> None:
         for observer in self.attempt_observers:

@@ -39,10 +39,11 @@ from lakehouse.catalog.table import (
 from lakehouse.catalog.table_alteration import Alteration, alter
 from lakehouse.catalog.table_change import change_table
 from lakehouse.catalog.table_definition import Columns
-from lakehouse.catalog.table_store import TableStore
+from lakehouse.catalog.table_store import SQL_EXTRA, TableStore
 from lakehouse.clock import Clock
-from lakehouse.config import Settings
+from lakehouse.config import CatalogSettings, Settings
 from lakehouse.errors import (
+    ConfigError,
     NotSupported,
     SchemaAlreadyExists,
     SchemaNotEmpty,
@@ -540,7 +541,7 @@ class IcebergCatalog:
     def _view_of(self, schema: str, table: str, head: Head) -> Table | None:
         if head.metadata is None:
             return None
-        spelled = head.metadata.properties.get(NAME_PROPERTY) or table
+        spelled = head.name or head.metadata.properties.get(NAME_PROPERTY) or table
         return self.view(TableName(self.name, self.spelled_schema(schema), spelled), head.metadata)
 
     def _sql_view_of(self, schema: str, view: str, head: Head) -> SqlView | None:
@@ -634,12 +635,13 @@ def open_catalog(settings: Settings, clock: Clock, bucket: Bucket | None = None)
         bucket: The first bucket of the configuration, where it is open already.
 
     Raises:
-        ConfigError: The bucket cannot be used.
+        ConfigError: The bucket or the database of the catalog cannot be used.
     """
     where = settings.buckets[0]
+    bucket = bucket or open_local_bucket(where.name, where.path)
     catalog = IcebergCatalog(
         settings.catalog.name,
-        bucket or open_local_bucket(where.name, where.path),
+        bucket,
         settings.catalog.warehouse,
         clock,
         settings.catalog.refresh_ms / 1000,
@@ -648,9 +650,28 @@ def open_catalog(settings: Settings, clock: Clock, bucket: Bucket | None = None)
             settings.ingest.max_rows_per_group,
             settings.engine.spill_directory,
         ),
+        open_store(settings.catalog, bucket),
     )
     catalog.create_schema(settings.catalog.default_schema, if_not_exists=True)
     return catalog
+
+
+def open_store(settings: CatalogSettings, bucket: Bucket) -> TableStore:
+    """What keeps the current versions of the tables, by the type of the catalog.
+
+    Raises:
+        ConfigError: A package is missing, or the database cannot be used.
+    """
+    if settings.type == "object":
+        return ObjectCatalog(settings.name, bucket, settings.warehouse)
+    uri = settings.database_uri()
+    try:
+        from lakehouse.catalog.sql_catalog import SqlTableCatalog  # noqa: PLC0415 - an extra, and slow to import
+    except ImportError as error:
+        raise ConfigError(
+            f'catalog.type = "sql" needs the package {error.name}, which is not installed', SQL_EXTRA
+        ) from error
+    return SqlTableCatalog(settings.name, uri, bucket, settings.warehouse)
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:

@@ -29,6 +29,7 @@ class Head:
             is then as it was in the version before.
         moved: Whether what was there has another name now.
         shared: Whether the directory of the name may hold data of a table that has another name.
+        name: How the name is spelled, where that does not stand in the table's own metadata.
     """
 
     version: int
@@ -37,6 +38,7 @@ class Head:
     undecided: str = ""
     moved: bool = False
     shared: bool = False
+    name: str = ""
 
     @property
     def is_free(self) -> bool:

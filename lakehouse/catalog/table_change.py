@@ -273,7 +273,7 @@ def _look_for(catalog: TableStore, base: Table, snapshot_id: int) -> TableMetada
         time.sleep(pause)
         try:
             metadata = catalog.load_table(base.name()).metadata
-        except StorageError:
+        except (StorageError, NoSuchTableError):
             continue
         if metadata.snapshot_by_id(snapshot_id) is not None:
             return metadata

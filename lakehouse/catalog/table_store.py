@@ -26,6 +26,9 @@ from pyiceberg.view.metadata import ViewMetadata
 
 from lakehouse.catalog.slots import Head
 
+# What to do where a package is missing that a catalog in a database needs.
+SQL_EXTRA = "pip install 'lakehouse-server[sql]'"
+
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:

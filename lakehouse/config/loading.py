@@ -19,6 +19,7 @@ from lakehouse.config.section import Anchored, table_model
 from lakehouse.config.settings import ENV_PREFIX, Settings
 from lakehouse.errors import ConfigError
 
+_SQLITE = "sqlite:///"
 DEFAULT_FILE = Path("lakehouse.toml")
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -188,8 +189,10 @@ def _anchor(model: Model, base: Path) -> Model:
         elif (
             value
             and any(isinstance(mark, Anchored) for mark in field.metadata)
-            and not str(value).startswith("https://")
+            and not str(value).startswith(("https://", "postgresql"))
         ):
+            scheme = _SQLITE if str(value).startswith(_SQLITE) else ""
+            value = str(value).removeprefix(_SQLITE) if scheme else value
             absolute = (base / Path(value).expanduser()).resolve()
-            changes[name] = str(absolute) if isinstance(value, str) else absolute
+            changes[name] = f"{scheme}{absolute}" if isinstance(value, str) else absolute
     return model.model_copy(update=changes)

@@ -7,12 +7,15 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from lakehouse.config.access import BUILT_IN_ROLES, AuditSettings, AuthSettings, RoleSettings, TlsSettings
 from lakehouse.config.hosts import check_host
+from lakehouse.config.secret_ref import SecretRef
 from lakehouse.config.section import Anchored, Section
+from lakehouse.errors import ConfigError
 
 ENV_PREFIX = "LAKEHOUSE__"
 _RESERVED_CATALOGS = ("memory", "system", "temp")
@@ -114,8 +117,45 @@ class BucketSettings(Section):
     )
 
 
+_DATABASES = re.compile(r"sqlite:///(?!:memory:)[^?]+|postgresql\+psycopg://.+")
+_DATABASE_FORMS = "sqlite:///path/of/catalog.db or postgresql+psycopg://user@host/database"
+
+
+def _text_or_secret(value: object) -> object:
+    """The URL of a database, or where that is found; what it is said to be instead does not show it."""
+    if isinstance(value, dict | SecretRef):
+        try:
+            return SecretRef.model_validate(value)
+        except ValidationError:
+            raise PydanticCustomError(
+                "secret_ref", 'should be a text, {{ env = "NAME" }} or {{ file = "path" }}'
+            ) from None
+    if not isinstance(value, str):
+        raise PydanticCustomError(
+            "secret_ref", "should be a text such as {forms}", {"forms": _DATABASE_FORMS}
+        )
+    if re.search(r"//[^/@]*:[^/]*@|[?&]password=", value):
+        raise PydanticCustomError(
+            "secret_ref", 'should not hold a password; put all of it where {{ env = "NAME" }} says it is'
+        )
+    if value and not _DATABASES.fullmatch(value):
+        raise ValueError(f"should be {_DATABASE_FORMS}")
+    return value
+
+
 class CatalogSettings(Section):
     """The Iceberg catalog that tables are kept in."""
+
+    type: Literal["object", "sql"] = Field(
+        "object",
+        description='What says which version of a table is the current one: "object" is the bucket itself, '
+        '"sql" a database (docs/catalogs.md).',
+    )
+    uri: Annotated[str | SecretRef, Anchored(), BeforeValidator(_text_or_secret)] = Field(
+        "",
+        description=f'For type = "sql", the database: {_DATABASE_FORMS}; relative to this file. One with a '
+        'password in it is named instead: { env = "NAME" } or { file = "path" }.',
+    )
 
     name: Annotated[Identifier, _not_reserved(*_RESERVED_CATALOGS)] = Field(
         "lake", description="Catalog name that SQL clients see."
@@ -132,6 +172,27 @@ class CatalogSettings(Section):
     warehouse: Annotated[str, AfterValidator(_key_prefix)] = Field(
         "warehouse", description="Key prefix of all tables within the bucket."
     )
+
+    @model_validator(mode="after")
+    def _database_for_sql(self) -> Self:
+        if self.type == "sql" and not self.uri:
+            raise ValueError(f'type = "sql" needs uri, such as {_DATABASE_FORMS}')
+        if self.type != "sql" and self.uri:
+            raise ValueError(f'uri is for type = "sql", and type is "{self.type}"')
+        return self
+
+    def database_uri(self) -> str:
+        """The URL of the database, secrets included.
+
+        Raises:
+            ConfigError: It cannot be found, or is not the URL of a database that can be used.
+        """
+        if isinstance(self.uri, str):
+            return self.uri
+        found = self.uri.resolve().get_secret_value()
+        if not _DATABASES.fullmatch(found):
+            raise ConfigError("the secret that catalog.uri names is not a URL", f"expected {_DATABASE_FORMS}")
+        return found
 
 
 class EngineSettings(Section):

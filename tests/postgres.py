@@ -1,0 +1,74 @@
+"""A PostgreSQL of the test run's own: Debian's package ``postgresql``, started on a port of its own."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from conftest import need
+
+PASSWORD = "p/w@1"
+_ENCODED = "p%2Fw%401"
+
+
+@dataclass
+class Postgres:
+    """A running database server. It holds nothing that outlives the run."""
+
+    directory: Path
+    port: int
+    control: str
+    options: dict[str, Any]
+    numbers: itertools.count[int] = field(default_factory=itertools.count)
+
+    def database(self) -> str:
+        """The URL of a new, empty database, password included."""
+        name = f"test{next(self.numbers)}"
+        where = f"host=127.0.0.1 port={self.port} user=lake password={PASSWORD} dbname=postgres"
+        with psycopg.connect(where, autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}".encode())
+        return f"postgresql+psycopg://lake:{_ENCODED}@127.0.0.1:{self.port}/{name}"
+
+    def stop(self) -> None:
+        """End it and remove its files."""
+        subprocess.run(
+            [self.control, "-D", str(self.directory / "data"), "-m", "immediate", "-w", "stop"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            **self.options,
+        )
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def start_postgres() -> Postgres:
+    """Start a server; skips the test where the package ``postgresql`` is missing, but fails in CI."""
+    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
+    control = str(installed[-1]) if installed else need("pg_ctl")
+    # The temporary directory of a test run is closed to other users.
+    directory = Path(tempfile.mkdtemp(prefix="lakehouse-postgres-"))
+    (directory / "password").write_text(PASSWORD)
+    options: dict[str, Any] = {"cwd": "/"}
+    if os.geteuid() == 0:
+        # PostgreSQL refuses to run as root.
+        user = pwd.getpwnam("postgres")
+        options |= {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+        for path in (directory, directory / "password"):
+            os.chown(path, user.pw_uid, user.pw_gid)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    first = f"--auth=scram-sha-256 --username=lake --pwfile={directory}/password --encoding=UTF8 --no-sync"
+    server = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off"
+    command = [control, "-D", f"{directory}/data", "-l", f"{directory}/log", "-w"]
+    for more in (["-o", first, "initdb"], ["-o", server, "start"]):
+        subprocess.run([*command, *more], check=True, stdout=subprocess.DEVNULL, **options)
+    return Postgres(directory, port, control, options)

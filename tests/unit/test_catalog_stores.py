@@ -1,0 +1,549 @@
+"""One behaviour over all stores of a catalog: the bucket alone, SQLite, and a real PostgreSQL."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from faults.faulty_bucket import FaultyBucket, Killed
+from postgres import Postgres, start_postgres
+from pyiceberg.catalog.sql import SqlCatalog
+from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
+
+from lakehouse.catalog import IcebergCatalog, Table
+from lakehouse.catalog.commit import commit_together, discard, rewriting, staged_write
+from lakehouse.catalog.iceberg_catalog import open_store
+from lakehouse.clock import SystemClock
+from lakehouse.config import CatalogSettings, SecretRef
+from lakehouse.errors import (
+    CommitConflict,
+    CommitStateUnknown,
+    InvalidRequest,
+    LakehouseError,
+    NotSupported,
+    SchemaAlreadyExists,
+    SchemaNotEmpty,
+    SchemaNotFound,
+    StorageError,
+    TableAlreadyExists,
+    TableNotFound,
+)
+from lakehouse.ingest import StagedWrite, WriteMode, commit, stage
+from lakehouse.storage import Bucket, open_local_bucket
+from lakehouse.types import TableName
+
+ROWS = pa.table({"n": [1, 2]})
+STORES = ("object", "sqlite", "postgres")
+in_databases = pytest.mark.parametrize("sites", STORES[1:], indirect=True)
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Postgres]:
+    running = start_postgres()
+    yield running
+    running.stop()
+
+
+@dataclass
+class Site:
+    """A bucket and, where the store has one, a database: what several servers share."""
+
+    root: Path
+    uri: str
+    opened: list[IcebergCatalog] = field(default_factory=list)
+
+    def server(self, fails: Callable[[int, str], str | None] | None = None) -> IcebergCatalog:
+        """The catalog as one more server has it."""
+        bucket: Bucket = open_local_bucket("primary", self.root / "bucket")
+        if fails is not None:
+            bucket = FaultyBucket(bucket, fails)
+        settings = CatalogSettings()
+        if self.uri:
+            os.environ["TEST_CATALOG_URI"] = self.uri
+            settings = CatalogSettings(type="sql", uri=SecretRef(env="TEST_CATALOG_URI"))
+        store = open_store(settings, bucket)
+        catalog = IcebergCatalog("lake", bucket, "warehouse", SystemClock(), refresh_s=0, store=store)
+        self.opened.append(catalog)
+        return catalog
+
+
+@pytest.fixture(params=STORES)
+def sites(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[], Site]]:
+    """Makes sites that nothing is at yet."""
+    monkeypatch.setenv("TEST_CATALOG_URI", "")
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    made: list[Site] = []
+
+    def make() -> Site:
+        root = tmp_path / str(len(made))
+        root.mkdir()
+        uri = ""
+        if request.param == "sqlite":
+            uri = f"sqlite:///{root}/catalog.db"
+        if request.param == "postgres":
+            uri = request.getfixturevalue("postgres").database()
+        made.append(Site(root, uri))
+        return made[-1]
+
+    yield make
+    for site in made:
+        for catalog in site.opened:
+            catalog.close()
+
+
+@pytest.fixture
+def site(sites: Callable[[], Site]) -> Site:
+    return sites()
+
+
+@pytest.fixture
+def catalog(site: Site) -> IcebergCatalog:
+    catalog = site.server()
+    catalog.create_schema("main")
+    return catalog
+
+
+def staged(
+    catalog: IcebergCatalog, table: str, mode: WriteMode, rows: pa.Table = ROWS, schema: str = "main"
+) -> StagedWrite:
+    name = TableName("lake", schema, table)
+    return stage(catalog, name, mode, rows.schema, rows.to_batches(), lambda: False)
+
+
+def write(catalog: IcebergCatalog, table: str, mode: WriteMode = WriteMode.CREATE, **more: Any) -> None:
+    commit(catalog, staged(catalog, table, mode, **more))
+
+
+def values(table: Table) -> list[int]:
+    """The rows as another reader finds them, from the files of the current version."""
+    found = [pa.parquet.read_table(file.path)["n"].to_pylist() for file in table.files()]
+    return sorted(itertools.chain.from_iterable(found))
+
+
+def test_a_table_lives_from_create_to_drop_for_all_servers(site: Site, catalog: IcebergCatalog) -> None:
+    other = site.server()
+    write(catalog, "Ünï T")
+    assert other.tables("MAIN") == ["Ünï T"]
+    assert other.load("Main", "Ünï t").name == TableName("lake", "main", "Ünï T")
+    with pytest.raises(TableAlreadyExists):
+        write(other, "Ünï t")
+    write(other, "Ünï T", WriteMode.APPEND, rows=pa.table({"n": [3]}))
+    first = catalog.load("main", "Ünï T")
+    assert values(first) == [1, 2, 3]
+    write(catalog, "Ünï t", WriteMode.REPLACE, rows=pa.table({"n": [7], "x": ["a"]}))
+    assert values(other.load("main", "Ünï T")) == [7]
+    assert values(first) == [1, 2, 3], "who still reads what was replaced is not disturbed"
+    assert len(other.load("main", "Ünï T").snapshots()) == 3
+    other.drop_table("main", "ünï T".replace("ü", "Ü"))
+    assert catalog.tables("main") == []
+    with pytest.raises(TableNotFound):
+        catalog.load("main", "Ünï T")
+    with pytest.raises(TableNotFound):
+        catalog.drop_table("main", "Ünï T")
+    write(catalog, "Ünï T")
+    assert values(other.load("main", "Ünï T")) == [1, 2]
+    assert other.load("main", "Ünï T").uuid != first.uuid
+
+
+def test_schemas_are_found_in_any_case_and_dropped_only_empty(site: Site, catalog: IcebergCatalog) -> None:
+    other = site.server()
+    catalog.create_schema("Sales.É")
+    assert other.schemas() == ["Sales.É", "main"]
+    assert other.spelled_schema("sALES.É") == "Sales.É"
+    with pytest.raises(SchemaAlreadyExists):
+        other.create_schema("SALES.É")
+    write(other, "t", schema="sales.É")
+    with pytest.raises(SchemaNotEmpty):
+        catalog.drop_schema("Sales.É")
+    catalog.drop_table("SALES.É", "T")
+    catalog.drop_schema("SALES.É")
+    assert other.schemas() == ["main"]
+    with pytest.raises(SchemaNotFound, match=r"lake\.sales"):
+        write(other, "t", schema="sales.É")
+    with pytest.raises(SchemaNotFound):
+        catalog.drop_schema("sales.É")
+
+
+def test_a_rename_moves_the_name_and_nothing_else(site: Site, catalog: IcebergCatalog) -> None:
+    catalog.create_schema("Other")
+    write(catalog, "a")
+    write(catalog, "taken")
+    before = catalog.load("main", "a")
+    with pytest.raises(TableAlreadyExists):
+        catalog.rename("main", "a", "main", "TAKEN")
+    with pytest.raises(TableNotFound, match="did you mean 'a'"):
+        catalog.rename("main", "aa", "main", "b")
+    with pytest.raises(SchemaNotFound):
+        catalog.rename("main", "a", "nowhere", "b")
+    catalog.rename("main", "A", "other", "B ä")
+    for each in (catalog, site.server()):
+        after = each.load("OTHER", "b ä")
+        assert (after.name, after.uuid, values(after)) == (
+            TableName("lake", "Other", "B ä"),
+            before.uuid,
+            [1, 2],
+        )
+        assert each.tables("main") == ["taken"]
+    write(catalog, "a", rows=pa.table({"n": [5]}))
+    write(catalog, "B ä", WriteMode.APPEND, schema="other")
+    assert values(catalog.load("main", "a")) == [5]
+    assert values(catalog.load("other", "B ä")) == [1, 1, 2, 2]
+    assert catalog.load("main", "a").metadata.location != before.metadata.location
+
+
+def test_appends_of_four_servers_at_once_are_all_there_once(site: Site, catalog: IcebergCatalog) -> None:
+    write(catalog, "t", rows=pa.table({"n": [-1]}))
+    servers = [site.server() for _ in range(4)]
+
+    def append(number: int) -> None:
+        for turn in range(10):
+            write(servers[number], "t", WriteMode.APPEND, rows=pa.table({"n": [number * 10 + turn]}))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(append, range(4)))
+    table = catalog.load("main", "t")
+    assert values(table) == [-1, *range(40)]
+    assert len(table.snapshots()) == 41
+
+
+def test_of_those_who_create_a_name_at_once_one_succeeds(site: Site, catalog: IcebergCatalog) -> None:
+    servers = [site.server() for _ in range(6)]
+    barrier = threading.Barrier(6)
+
+    def create(number: int) -> int:
+        barrier.wait()
+        with suppress(SchemaAlreadyExists):
+            servers[number].create_schema("sS"[number % 2])
+        write(servers[number], "tT"[number % 2], schema="S", rows=pa.table({"n": [number]}))
+        return number
+
+    def tried(number: int) -> int | None:
+        with suppress(TableAlreadyExists):
+            return create(number)
+        return None
+
+    with ThreadPoolExecutor(6) as pool:
+        won = [number for number in pool.map(tried, range(6)) if number is not None]
+    assert len(won) == 1
+    assert sorted(name.lower() for name in catalog.schemas()) == ["main", "s"]
+    assert [name.lower() for name in catalog.tables("s")] == ["t"]
+    assert values(catalog.load("s", "t")) == won
+
+
+def test_no_table_is_left_in_a_schema_that_is_dropped_meanwhile(site: Site, catalog: IcebergCatalog) -> None:
+    maker, dropper = site.server(), site.server()
+    for turn in range(10):
+        catalog.create_schema(f"s{turn}")
+        barrier = threading.Barrier(2)
+
+        def make(turn: int = turn, barrier: threading.Barrier = barrier) -> bool:
+            new = staged(maker, "t", WriteMode.CREATE, schema=f"s{turn}")
+            barrier.wait()
+            try:
+                commit(maker, new)
+            except SchemaNotFound:
+                return False
+            return True
+
+        def drop(turn: int = turn, barrier: threading.Barrier = barrier) -> bool:
+            barrier.wait()
+            try:
+                dropper.drop_schema(f"s{turn}")
+            except SchemaNotEmpty:
+                return False
+            return True
+
+        with ThreadPoolExecutor(2) as pool:
+            made, dropped = pool.submit(make), pool.submit(drop)
+            assert made.result() or dropped.result()
+            assert not (made.result() and dropped.result())
+        assert catalog.schema_exists(f"s{turn}") is made.result()
+        if made.result():
+            assert values(catalog.load(f"s{turn}", "t")) == [1, 2]
+
+
+def test_who_loses_a_race_changes_nothing(site: Site, catalog: IcebergCatalog) -> None:
+    other = site.server()
+    write(catalog, "t")
+    table = catalog.load("main", "t")
+    rewrite = staged_write(catalog, rewriting(table, table.files()), ())
+    commit(
+        other, staged_write(other, rewriting(other.load("main", "t"), other.load("main", "t").files()), ())
+    )
+    write(other, "t", WriteMode.APPEND, rows=pa.table({"n": [9]}))
+    with pytest.raises(CommitConflict):
+        commit(catalog, rewrite)
+    assert values(catalog.load("main", "t")) == [9]
+    late = staged(catalog, "t", WriteMode.APPEND)
+    other.drop_table("main", "t")
+    with pytest.raises(TableNotFound):
+        commit(catalog, late)
+    write(other, "t", rows=pa.table({"n": [4]}))
+    with pytest.raises(CommitConflict):
+        commit(catalog, late)
+    discard(catalog, late)
+    assert values(catalog.load("main", "t")) == [4]
+
+
+def test_several_tables_change_together_or_not_at_all(site: Site, catalog: IcebergCatalog) -> None:
+    other = site.server()
+    for name in ("a", "b", "gone"):
+        write(catalog, name)
+    gone = TableName("lake", "main", "gone")
+    append, new = staged(catalog, "a", WriteMode.APPEND), staged(catalog, "new", WriteMode.CREATE)
+    write(other, "a", WriteMode.APPEND, rows=pa.table({"n": [8]}))
+    commit_together(catalog, [append, new], [gone])
+    assert other.tables("main") == ["a", "b", "new"]
+    assert values(other.load("main", "a")) == [1, 1, 2, 2, 8]
+    assert values(other.load("main", "new")) == [1, 2]
+
+    table = catalog.load("main", "b")
+    rewrite = staged_write(catalog, rewriting(table, table.files()), ())
+    append = staged(catalog, "a", WriteMode.APPEND)
+    write(other, "b", WriteMode.REPLACE, rows=pa.table({"n": [6]}))
+    with pytest.raises(CommitConflict):
+        commit_together(catalog, [append, rewrite], [TableName("lake", "main", "new")])
+    assert other.tables("main") == ["a", "b", "new"]
+    assert values(other.load("main", "a")) == [1, 1, 2, 2, 8]
+    assert values(other.load("main", "b")) == [6]
+
+
+def test_joint_commits_at_once_keep_tables_equal(site: Site, catalog: IcebergCatalog) -> None:
+    write(catalog, "a")
+    write(catalog, "b")
+    servers = [site.server() for _ in range(3)]
+
+    def work(number: int) -> None:
+        for turn in range(4):
+            rows = pa.table({"n": [100 * number + turn]})
+            names = ("a", "b") if number % 2 else ("b", "a")
+            changes = [staged(servers[number], name, WriteMode.APPEND, rows) for name in names]
+            commit_together(servers[number], changes, [])
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(work, range(3)))
+    wanted = sorted([1, 2, *(100 * number + turn for number in range(3) for turn in range(4))])
+    assert values(catalog.load("main", "a")) == values(catalog.load("main", "b")) == wanted
+
+
+def test_former_versions_are_found_by_time(catalog: IcebergCatalog) -> None:
+    write(catalog, "t")
+    versions = [catalog.objects.head("main", "t").metadata]
+    for _ in range(3):
+        write(catalog, "t", WriteMode.APPEND)
+        versions.append(catalog.objects.head("main", "t").metadata)
+    head = catalog.objects.head("main", "t")
+    assert catalog.objects.head("main", "t") is head
+    for version in versions:
+        found = catalog.objects.version_at("main", "t", head, version.last_updated_ms)
+        assert found.current_snapshot_id == version.current_snapshot_id
+    assert catalog.objects.version_at("main", "t", head, 0).current_snapshot_id == (
+        versions[0].current_snapshot_id
+    )
+
+
+class Death:
+    """Kills a server at its n-th change of the bucket or the database."""
+
+    def __init__(self, last: int) -> None:
+        self.left = last
+        self.awaited = self.came = False
+
+    def step(self) -> None:
+        if self.awaited:
+            self.left -= 1
+            self.came = self.came or self.left == 0
+        if self.came:
+            raise Killed
+
+    def __call__(self, _: int, what: str) -> str | None:
+        with suppress(Killed):
+            if what in ("put", "put_new", "open", "write", "close", "delete"):
+                self.step()
+        return "dead" if self.came else None
+
+    def watch(self, catalog: IcebergCatalog) -> None:
+        engine = getattr(catalog.objects, "engine", None)
+        if engine is None:
+            return
+        commit = engine.dialect.do_commit
+
+        def do_commit(connection: Any) -> None:
+            self.step()
+            commit(connection)
+            self.step()
+
+        engine.dialect.do_commit = do_commit
+
+        @event.listens_for(engine, "before_cursor_execute")
+        def _(*_: Any) -> None:
+            if self.came:
+                raise Killed
+
+
+WORK: dict[str, Callable[[IcebergCatalog], None]] = {
+    "create": lambda catalog: write(catalog, "new"),
+    "append": lambda catalog: write(catalog, "a", WriteMode.APPEND, rows=pa.table({"n": [3]})),
+    "replace": lambda catalog: write(catalog, "a", WriteMode.REPLACE, rows=pa.table({"n": [3]})),
+    "drop": lambda catalog: catalog.drop_table("main", "a"),
+    "rename": lambda catalog: catalog.rename("main", "a", "main", "moved"),
+    "joint": lambda catalog: commit_together(
+        catalog,
+        [staged(catalog, "a", WriteMode.APPEND), staged(catalog, "new", WriteMode.CREATE)],
+        [TableName("lake", "main", "b")],
+    ),
+}
+
+
+def state(catalog: IcebergCatalog) -> dict[str, list[int]]:
+    return {name: values(catalog.load("main", name)) for name in catalog.tables("main")}
+
+
+@pytest.mark.parametrize("work", WORK)
+def test_wherever_a_server_is_killed_a_change_is_there_wholly_or_not_at_all(
+    sites: Callable[[], Site], work: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lakehouse.catalog.object_catalog._PATIENCE_S", 0.01)
+    outcomes, answered, last = [], False, 0
+    while not answered:
+        last += 1
+        site, death = sites(), Death(last)
+        victim, observer = site.server(death), site.server()
+        death.watch(victim)
+        victim.create_schema("main")
+        for name in ("a", "b"):
+            write(victim, name)
+        before = state(observer)
+        death.awaited = True
+        try:
+            WORK[work](victim)
+            answered = not death.came
+        except (Killed, LakehouseError):
+            assert death.came
+        found = state(observer)
+        outcomes.append(found)
+        assert state(site.server()) == found
+        for name in found:
+            write(observer, name, WriteMode.APPEND, rows=pa.table({"n": [99]}))
+        assert state(observer) == {name: [*rows, 99] for name, rows in found.items()}
+    after = outcomes[-1]
+    assert after != before
+    assert all(found in (before, after) for found in outcomes)
+    assert before in outcomes
+
+
+@in_databases
+@pytest.mark.parametrize("work", WORK)
+@pytest.mark.parametrize("took_place", [True, False])
+def test_an_answer_that_is_lost_is_found_out(site: Site, work: str, took_place: bool) -> None:
+    catalog = site.server()
+    catalog.create_schema("main")
+    for name in ("a", "b"):
+        write(catalog, name)
+    before = state(catalog)
+    dialect = catalog.objects.engine.dialect  # type: ignore[attr-defined]
+    real, lost = dialect.do_commit, []
+
+    def lossy(connection: Any) -> None:
+        if took_place:
+            real(connection)
+        dialect.do_commit = real
+        lost.append(True)
+        raise OperationalError("COMMIT", None, Exception("the connection was lost"))
+
+    dialect.do_commit = lossy
+    if took_place:
+        WORK[work](catalog)
+    else:
+        with pytest.raises((StorageError, CommitStateUnknown)) as failed:
+            WORK[work](catalog)
+        assert "the connection was lost" not in str(failed.value)
+    assert lost
+    assert (state(catalog) == before) is not took_place
+    assert state(site.server()) == state(catalog)
+
+
+@in_databases
+def test_what_a_database_cannot_keep_is_refused(site: Site, catalog: IcebergCatalog) -> None:
+    write(catalog, "t")
+    with pytest.raises(NotSupported, match="views"):
+        catalog.create_view("main", "v", "SELECT 1 AS n", pa.schema([("n", pa.int64())]))
+    assert catalog.views("main") == []
+    with pytest.raises(TableNotFound):
+        catalog.describe_view("main", "v", "text")
+    with pytest.raises(TableNotFound):
+        catalog.drop_view("main", "v")
+    catalog.drop_table("main", "t")
+    with pytest.raises(NotSupported, match="purged"):
+        catalog.purge("main", "t")
+    for call in (catalog.create_schema, lambda name: write(catalog, name)):
+        with pytest.raises(InvalidRequest, match="255"):
+            call("x" * 256)
+    write(catalog, "é" * 255)
+    assert catalog.tables("main") == ["é" * 255]
+
+
+@in_databases
+def test_other_programs_read_and_write_the_same_tables(site: Site, catalog: IcebergCatalog) -> None:
+    write(catalog, "T")
+    theirs = SqlCatalog("lake", uri=site.uri, warehouse=f"file://{site.root}/theirs")
+    try:
+        assert theirs.list_tables("main") == [("main", "T")]
+        for number in range(2):
+            theirs.load_table("main.T").append(pa.table({"n": [10 + number]}))
+            write(catalog, "t", WriteMode.APPEND, rows=pa.table({"n": [20 + number]}))
+        assert values(catalog.load("main", "t")) == [1, 2, 10, 11, 20, 21]
+        assert sorted(theirs.load_table("main.T").scan().to_arrow()["n"].to_pylist()) == [
+            1,
+            2,
+            10,
+            11,
+            20,
+            21,
+        ]
+        theirs.rename_table("main.T", "main.Renamed")
+        assert catalog.tables("main") == ["Renamed"]
+        write(catalog, "RENAMED", WriteMode.APPEND)
+        theirs.drop_table("main.Renamed")
+        assert catalog.tables("main") == []
+    finally:
+        theirs.close()
+
+
+def test_a_database_that_is_gone_is_told_without_its_secrets(
+    tmp_path: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Site(tmp_path, postgres.database())
+    monkeypatch.setenv("TEST_CATALOG_URI", "")
+    wrong = Site(tmp_path, site.uri.replace("p%2Fw", "secret"))
+    with pytest.raises(LakehouseError) as refused:
+        wrong.server()
+    assert refused.value.code == "CONFIG_INVALID"
+    assert "secret" not in str(refused.value)
+    catalog = site.server()
+    catalog.create_schema("main")
+    write(catalog, "t")
+    engine = catalog.objects.engine  # type: ignore[attr-defined]
+
+    def fail(*_: Any) -> None:
+        raise OperationalError("SELECT secret", None, Exception("host unreachable"))
+
+    event.listen(engine, "before_cursor_execute", fail)
+    with pytest.raises(StorageError, match="database of catalog 'lake'") as gone:
+        catalog.load("main", "t")
+    assert "secret" not in str(gone.value)
+    event.remove(engine, "before_cursor_execute", fail)
+    assert values(catalog.load("main", "t")) == [1, 2]
+    catalog.close()
