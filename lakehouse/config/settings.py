@@ -122,25 +122,25 @@ _DATABASE_FORMS = "sqlite:///path/of/catalog.db or postgresql+psycopg://user@hos
 
 
 def _text_or_secret(value: object) -> object:
-    """The URL of a database, or where that is found; what it is said to be instead does not show it."""
+    """The URL of a database, or where that is found; no message shows what may be a password."""
     if isinstance(value, dict | SecretRef):
         try:
             return SecretRef.model_validate(value)
         except ValidationError:
-            raise PydanticCustomError(
-                "secret_ref", 'should be a text, {{ env = "NAME" }} or {{ file = "path" }}'
-            ) from None
+            raise _not_a_database('a text, { env = "NAME" } or { file = "path" }') from None
     if not isinstance(value, str):
-        raise PydanticCustomError(
-            "secret_ref", "should be a text such as {forms}", {"forms": _DATABASE_FORMS}
-        )
-    if re.search(r"//[^/@]*:[^/]*@|[?&]password=", value):
-        raise PydanticCustomError(
-            "secret_ref", 'should not hold a password; put all of it where {{ env = "NAME" }} says it is'
+        raise _not_a_database(_DATABASE_FORMS)
+    if not value.startswith("sqlite:") and re.search(r"//[^?]*:[^?]*@|password=", value):
+        raise _not_a_database(
+            'without a password; one with a password is kept elsewhere: { env = "NAME" } or { file = "path" }'
         )
     if value and not _DATABASES.fullmatch(value):
-        raise ValueError(f"should be {_DATABASE_FORMS}")
+        raise _not_a_database(_DATABASE_FORMS)
     return value
+
+
+def _not_a_database(expected: str) -> PydanticCustomError:
+    return PydanticCustomError("secret_ref", "should be {expected}", {"expected": expected})
 
 
 class CatalogSettings(Section):

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from faults.faulty_bucket import FaultyBucket, Killed
+from faults.mortal import Lake
 from postgres import Postgres, start_postgres
 from pyiceberg.catalog.sql import SqlCatalog
 from sqlalchemy import event
@@ -23,6 +24,8 @@ from sqlalchemy.exc import OperationalError
 from lakehouse.catalog import IcebergCatalog, Table
 from lakehouse.catalog.commit import commit_together, discard, rewriting, staged_write
 from lakehouse.catalog.iceberg_catalog import open_store
+from lakehouse.catalog.object_catalog import ObjectCatalog
+from lakehouse.catalog.table_store import Capabilities
 from lakehouse.clock import SystemClock
 from lakehouse.config import CatalogSettings, SecretRef
 from lakehouse.errors import (
@@ -547,3 +550,25 @@ def test_a_database_that_is_gone_is_told_without_its_secrets(
     event.remove(engine, "before_cursor_execute", fail)
     assert values(catalog.load("main", "t")) == [1, 2]
     catalog.close()
+
+
+def test_a_transaction_changes_one_table_where_the_store_cannot_change_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = Lake(tmp_path)
+    try:
+        for name in ("a", "b"):
+            lake.run(f"create table {name} (n int)")
+        lacking = Capabilities("object", joint_commits=False)
+        monkeypatch.setattr(ObjectCatalog, "capabilities", property(lambda _: lacking))
+        lake.run("begin")
+        lake.run("insert into a values (1)")
+        lake.run("insert into a values (2)")
+        for change in ("insert into b values (1)", "drop table b", "create table c (n int)"):
+            with pytest.raises(NotSupported, match="several tables at once"):
+                lake.run(change)
+        lake.run("commit")
+        assert lake.rows("select n from a order by n") == [{"n": 1}, {"n": 2}]
+        assert lake.rows("select * from b") == []
+    finally:
+        lake.close()

@@ -95,6 +95,42 @@ def test_absolute_and_home_paths_stay(write: Any, monkeypatch: pytest.MonkeyPatc
     ]
 
 
+def test_the_file_of_a_database_is_relative_to_the_configuration(write: Any, tmp_path: Path) -> None:
+    for text, expected in (
+        ("sqlite:///db/c.db", f"sqlite:///{tmp_path}/etc/db/c.db"),
+        ("sqlite:////db/c.db", "sqlite:////db/c.db"),
+        ("postgresql+psycopg://lake@db.example/lake", "postgresql+psycopg://lake@db.example/lake"),
+    ):
+        found = load_settings(write(f"[catalog]\ntype = 'sql'\nuri = '{text}'")).catalog
+        assert found.database_uri() == expected
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "postgresql+psycopg://lake:hunter2@db/lake",
+        "postgresql+psycopg://lake:hunter2/x@db/lake",
+        "postgresql+psycopg://db/lake?user=lake&password=hunter2",
+        "mysql://lake:hunter2@db/lake",
+    ],
+)
+def test_the_password_of_a_database_is_kept_elsewhere(
+    uri: str, write: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = refusal(write(f"[catalog]\ntype = 'sql'\nuri = '{uri}'"))
+    assert "without a password" in refused
+    assert "hunter2" not in refused
+    named = load_settings(write("[catalog]\ntype = 'sql'\nuri = { env = 'CATALOG_URI' }")).catalog
+    monkeypatch.setenv("CATALOG_URI", uri)
+    if uri.startswith("mysql"):
+        with pytest.raises(ConfigError, match="not a URL") as wrong:
+            named.database_uri()
+        assert "hunter2" not in str(wrong.value)
+    else:
+        assert named.database_uri() == uri
+    assert "hunter2" not in repr(named)
+
+
 def test_an_empty_spill_directory_stays_empty() -> None:
     assert load_settings(None).engine.spill_directory == ""
 
@@ -142,6 +178,16 @@ def test_settings_cannot_be_changed() -> None:
         ("[catalog]\nname = 'temp'", 'catalog.name = "temp" in FILE: should be a name of your own'),
         ("[catalog]\nname = 'my lake'", 'catalog.name = "my lake" in FILE: should be 1 to 64 ASCII letters'),
         ("[catalog]\nwarehouse = '../x'", 'catalog.warehouse = "../x" in FILE: should be a relative key'),
+        ("[catalog]\ntype = 'rest'", "catalog.type = \"rest\" in FILE: should be 'object' or 'sql'"),
+        ("[catalog]\ntype = 'sql'", 'catalog: type = "sql" needs uri, such as sqlite:///path'),
+        ("[catalog]\nuri = 'sqlite:///x'", 'catalog: uri is for type = "sql", and type is "object"'),
+        (
+            "[catalog]\ntype = 'sql'\nuri = 'mysql://h/d'",
+            "catalog.uri: should be sqlite:///path/of/catalog.db",
+        ),
+        ("[catalog]\ntype = 'sql'\nuri = 'sqlite:///:memory:'", "catalog.uri: should be sqlite:///path"),
+        ("[catalog]\ntype = 'sql'\nuri = { env = 1 }", 'catalog.uri: should be a text, { env = "NAME" } or'),
+        ("[catalog]\ntype = 'sql'\nuri = 7", "catalog.uri: should be sqlite:///path/of/catalog.db or"),
         ("[[buckets]]\nkind = 's4'", "buckets[0].kind = \"s4\" in FILE: should be 'local'"),
         ("buckets = []", "buckets is empty, expected at least one bucket"),
         ("buckets = 5", "buckets = 5 in FILE: should be a list of tables"),
