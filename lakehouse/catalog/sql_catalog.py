@@ -56,6 +56,8 @@ _MAX_NAME = 255  # characters, of a column of the database
 _BUSY_SECONDS = 30
 _LOOK_AGAIN_PAUSES_S = (0.0, 0.1, 0.5, 2.0)
 _LOCKS = 64
+# Codes of PostgreSQL: serialization failure, deadlock.
+_LOST_RACES = ("40001", "40P01")
 _PARSED = 64
 _NOTHING = Head(0)
 _READS = "lakehouse_reads"
@@ -114,9 +116,12 @@ class SqlTableCatalog(SqlCatalog):
             except SQLAlchemyError:
                 # Another server may have made the tables at the same moment.
                 super().__init__(name, **properties)
-        self._read_options: dict[str, Any] = (
-            {_READS: True} if is_sqlite else {"isolation_level": "AUTOCOMMIT"}
-        )
+        self._read_options: dict[str, Any] = {_READS: True}
+        self._write_options: dict[str, Any] = {}
+        if not is_sqlite:
+            self._read_options = {"isolation_level": "AUTOCOMMIT"}
+            # What is asked after a lock was awaited has to be seen as it is by then.
+            self._write_options = {"isolation_level": "READ COMMITTED"}
         if is_sqlite:
             event.listen(self.engine, "connect", _leave_transactions_alone)
             event.listen(self.engine, "begin", _begin)
@@ -283,13 +288,13 @@ class SqlTableCatalog(SqlCatalog):
         _refuse("a table that is kept elsewhere cannot be registered")
 
     def list_tables(self, namespace: str | Identifier) -> list[Identifier]:
-        """The tables of a schema, as (schema, table) pairs."""
+        """The tables of a schema, as (schema, table) pairs; those that are not in the bucket are left out."""
         schema = self.identifier_to_database(namespace, NoSuchNamespaceError)
         with self._reading() as connection:
             if not _spellings(connection, self.name, schema):
                 raise NoSuchNamespaceError(schema)
             found = connection.execute(self._rows_of(schema)).all()
-        return sorted({(s, t) for s, t, _ in found if fold(s) == fold(schema)})
+        return sorted({(s, t) for s, t, uri in found if fold(s) == fold(schema) and self._is_ours(uri)})
 
     def table_exists(self, identifier: str | Identifier) -> bool:
         """Whether there is such a table."""
@@ -434,6 +439,12 @@ class SqlTableCatalog(SqlCatalog):
     def _table(self, row: _Row) -> Table:
         identifier = (row.schema, row.table)
         return Table(identifier, self._metadata(row.location), row.location, self._io, self)
+
+    def _is_ours(self, location: str | None) -> bool:
+        try:
+            return bool(location and self._bucket.key_of(location))
+        except StorageError:
+            return False
 
     def _metadata(self, location: str) -> TableMetadata:
         known = self._parsed.get(location)
@@ -626,7 +637,7 @@ class SqlTableCatalog(SqlCatalog):
             CommitStateUnknownException: It is open whether anything was changed.
         """
         try:
-            with self.engine.connect() as connection:
+            with self._transaction() as connection:
                 change(connection)
                 try:
                     connection.commit()
@@ -638,14 +649,19 @@ class SqlTableCatalog(SqlCatalog):
         except IntegrityError as error:
             raise CommitFailedException("another writer was faster") from error
         except SQLAlchemyError as error:
+            if getattr(getattr(error, "orig", None), "sqlstate", None) in _LOST_RACES:
+                raise CommitFailedException("another writer was faster") from error
             raise self._unavailable() from error
         if not self._took_place(is_done):
             raise self._unavailable() from lost
 
+    def _transaction(self) -> Connection:
+        return self.engine.connect().execution_options(**self._write_options)
+
     def _took_place(self, is_done: Callable[[Connection], bool | None]) -> bool:
         for pause in _LOOK_AGAIN_PAUSES_S:
             time.sleep(pause)
-            with suppress(SQLAlchemyError, StorageError), self.engine.connect() as connection:
+            with suppress(SQLAlchemyError, StorageError), self._transaction() as connection:
                 done = is_done(connection)
                 if done is not None:
                     return done

@@ -19,12 +19,12 @@ from lakehouse.storage import open_local_bucket
 class Lake:
     """A lakehouse over a bucket that may die."""
 
-    def __init__(self, root, fails=None):
+    def __init__(self, root, fails=None, **catalog):
         bucket = open_local_bucket("primary", root)
         self.bucket = FaultyBucket(bucket, fails or (lambda *_: None))
         settings = Settings(
             buckets=[{"name": "primary", "kind": "local", "path": root}],
-            catalog={"refresh_ms": 0},
+            catalog={"refresh_ms": 0, **catalog},
             audit={"enabled": False},
             engine={"threads": 1},
         )

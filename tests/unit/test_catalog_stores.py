@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from lakehouse.errors import (
     TableNotFound,
 )
 from lakehouse.ingest import StagedWrite, WriteMode, commit, stage
+from lakehouse.maintenance.cleanup import Cleaner
 from lakehouse.storage import Bucket, open_local_bucket
 from lakehouse.types import TableName
 
@@ -357,6 +359,27 @@ def test_former_versions_are_found_by_time(catalog: IcebergCatalog) -> None:
     )
 
 
+def test_what_is_removed_as_needless_is_needed_by_no_table(catalog: IcebergCatalog) -> None:
+    write(catalog, "a")
+    write(catalog, "a", WriteMode.REPLACE, rows=pa.table({"n": [5]}))
+    catalog.rename("main", "a", "main", "b")
+    write(catalog, "a")
+    write(catalog, "a", WriteMode.APPEND)
+    staged(catalog, "a", WriteMode.APPEND)
+    catalog.refresh("main", "a")
+    cleaner = Cleaner(catalog, set, timedelta())
+    removed = {}
+    for name in ("a", "b"):
+        soon = datetime.now(UTC) + timedelta(minutes=1)
+        expired = cleaner.expire("main", name, soon, 1)
+        assert len(expired.snapshots) == 1
+        found = cleaner.remove_orphans("main", name, timedelta(seconds=-60), lambda *_: None, lambda: False)
+        removed[name] = [key for key in found.keys if key.endswith(".parquet")]
+    assert [len(removed[name]) for name in ("a", "b")] == [1, 0]
+    assert values(catalog.load("main", "a")) == [1, 1, 2, 2]
+    assert values(catalog.load("main", "b")) == [5]
+
+
 class Death:
     """Kills a server at its n-th change of the bucket or the database."""
 
@@ -520,7 +543,12 @@ def test_other_programs_read_and_write_the_same_tables(site: Site, catalog: Iceb
         assert catalog.tables("main") == ["Renamed"]
         write(catalog, "RENAMED", WriteMode.APPEND)
         theirs.drop_table("main.Renamed")
+        theirs.create_table("main.Far", ROWS.schema)
         assert catalog.tables("main") == []
+        with pytest.raises(StorageError):
+            catalog.load("main", "far")
+        with pytest.raises(StorageError, match="not in bucket"):
+            write(catalog, "FAR")
     finally:
         theirs.close()
 
@@ -550,6 +578,38 @@ def test_a_database_that_is_gone_is_told_without_its_secrets(
     event.remove(engine, "before_cursor_execute", fail)
     assert values(catalog.load("main", "t")) == [1, 2]
     catalog.close()
+
+
+@in_databases
+def test_sql_statements_work_over_a_database(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEST_CATALOG_URI", site.uri)
+    database = {"type": "sql", "uri": {"env": "TEST_CATALOG_URI"}}
+    lake = Lake(site.root, **database)
+    try:
+        lake.run("create table a (n int, s varchar)")
+        lake.run("insert into a values (1, 'x'), (2, 'y'), (3, 'z')")
+        lake.run("begin")
+        lake.run("update a set s = 'q' where n = 1")
+        lake.run("create table c as select n from a where n < 3")
+        lake.run("delete from a where n = 2")
+        lake.run("commit")
+        lake.run("begin")
+        lake.run("delete from a")
+        lake.run("drop table c")
+        lake.run("rollback")
+        lake.run("alter table a add column k int")
+        lake.run("alter table a rename to b")
+    finally:
+        lake.close()
+    again = Lake(site.root, **database)
+    try:
+        assert again.rows("select n, s, k from b order by n") == [
+            {"n": 1, "s": "q", "k": None},
+            {"n": 3, "s": "z", "k": None},
+        ]
+        assert again.rows("select n from c order by n") == [{"n": 1}, {"n": 2}]
+    finally:
+        again.close()
 
 
 def test_a_transaction_changes_one_table_where_the_store_cannot_change_two(
