@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -380,6 +381,12 @@ def test_what_is_removed_as_needless_is_needed_by_no_table(catalog: IcebergCatal
     assert values(catalog.load("main", "b")) == [5]
 
 
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = time.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: real(min(seconds, 0.002)))
+
+
 class Death:
     """Kills a server at its n-th change of the bucket or the database."""
 
@@ -437,6 +444,7 @@ def state(catalog: IcebergCatalog) -> dict[str, list[int]]:
     return {name: values(catalog.load("main", name)) for name in catalog.tables("main")}
 
 
+@pytest.mark.usefixtures("no_pauses")
 @pytest.mark.parametrize("work", WORK)
 def test_wherever_a_server_is_killed_a_change_is_there_wholly_or_not_at_all(
     sites: Callable[[], Site], work: str, monkeypatch: pytest.MonkeyPatch
@@ -471,6 +479,7 @@ def test_wherever_a_server_is_killed_a_change_is_there_wholly_or_not_at_all(
 
 
 @in_databases
+@pytest.mark.usefixtures("no_pauses")
 @pytest.mark.parametrize("work", WORK)
 @pytest.mark.parametrize("took_place", [True, False])
 def test_an_answer_that_is_lost_is_found_out(site: Site, work: str, took_place: bool) -> None:
