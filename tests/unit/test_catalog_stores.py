@@ -388,7 +388,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Death:
-    """Kills a server at its n-th change of the bucket or the database."""
+    """Kills a server at its n-th step after the rows are written: of the bucket, or of the database."""
 
     def __init__(self, last: int) -> None:
         self.left = last
@@ -403,7 +403,7 @@ class Death:
 
     def __call__(self, _: int, what: str) -> str | None:
         with suppress(Killed):
-            if what in ("put", "put_new", "open", "write", "close", "delete"):
+            if what in ("put", "put_new", "delete"):
                 self.step()
         return "dead" if self.came else None
 
@@ -426,52 +426,60 @@ class Death:
                 raise Killed
 
 
-WORK: dict[str, Callable[[IcebergCatalog], None]] = {
-    "create": lambda catalog: write(catalog, "new"),
-    "append": lambda catalog: write(catalog, "a", WriteMode.APPEND, rows=pa.table({"n": [3]})),
-    "replace": lambda catalog: write(catalog, "a", WriteMode.REPLACE, rows=pa.table({"n": [3]})),
-    "drop": lambda catalog: catalog.drop_table("main", "a"),
-    "rename": lambda catalog: catalog.rename("main", "a", "main", "moved"),
-    "joint": lambda catalog: commit_together(
-        catalog,
-        [staged(catalog, "a", WriteMode.APPEND), staged(catalog, "new", WriteMode.CREATE)],
-        [TableName("lake", "main", "b")],
+WORK: dict[str, Callable[[IcebergCatalog, str], None]] = {
+    "create": lambda lake, schema: write(lake, "new", schema=schema),
+    "append": lambda lake, schema: write(lake, "a", WriteMode.APPEND, schema=schema),
+    "replace": lambda lake, schema: write(
+        lake, "a", WriteMode.REPLACE, schema=schema, rows=pa.table({"n": [3]})
+    ),
+    "drop": lambda lake, schema: lake.drop_table(schema, "a"),
+    "rename": lambda lake, schema: lake.rename(schema, "a", schema, "moved"),
+    "joint": lambda lake, schema: commit_together(
+        lake,
+        [
+            staged(lake, "a", WriteMode.APPEND, schema=schema),
+            staged(lake, "new", WriteMode.CREATE, schema=schema),
+        ],
+        [TableName("lake", schema, "b")],
     ),
 }
 
 
-def state(catalog: IcebergCatalog) -> dict[str, list[int]]:
-    return {name: values(catalog.load("main", name)) for name in catalog.tables("main")}
+def state(catalog: IcebergCatalog, schema: str = "main") -> dict[str, list[int]]:
+    return {name: values(catalog.load(schema, name)) for name in catalog.tables(schema)}
 
 
 @pytest.mark.usefixtures("no_pauses")
 @pytest.mark.parametrize("work", WORK)
 def test_wherever_a_server_is_killed_a_change_is_there_wholly_or_not_at_all(
-    sites: Callable[[], Site], work: str, monkeypatch: pytest.MonkeyPatch
+    site: Site, work: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lakehouse.catalog.object_catalog._PATIENCE_S", 0.01)
-    outcomes, answered, last = [], False, 0
+    outcomes, answered, last, observer = [], False, 0, site.server()
+    before = {"a": [1, 2], "b": [1, 2]}
     while not answered:
         last += 1
-        site, death = sites(), Death(last)
-        victim, observer = site.server(death), site.server()
+        schema, death = f"s{last}", Death(last)
+        observer.create_schema(schema)
+        for name in before:
+            write(observer, name, schema=schema)
+        victim = site.server(death)
         death.watch(victim)
-        victim.create_schema("main")
-        for name in ("a", "b"):
-            write(victim, name)
-        before = state(observer)
         death.awaited = True
         try:
-            WORK[work](victim)
+            WORK[work](victim, schema)
             answered = not death.came
         except (Killed, LakehouseError):
             assert death.came
-        found = state(observer)
+        found = state(observer, schema)
         outcomes.append(found)
-        assert state(site.server()) == found
+        restarted = site.server()
+        assert state(restarted, schema) == found
         for name in found:
-            write(observer, name, WriteMode.APPEND, rows=pa.table({"n": [99]}))
-        assert state(observer) == {name: [*rows, 99] for name, rows in found.items()}
+            write(restarted, name, WriteMode.APPEND, schema=schema, rows=pa.table({"n": [99]}))
+        assert state(observer, schema) == {name: [*rows, 99] for name, rows in found.items()}
+        for opened in (victim, restarted):
+            opened.close()
     after = outcomes[-1]
     assert after != before
     assert all(found in (before, after) for found in outcomes)
@@ -500,10 +508,10 @@ def test_an_answer_that_is_lost_is_found_out(site: Site, work: str, took_place: 
 
     dialect.do_commit = lossy
     if took_place:
-        WORK[work](catalog)
+        WORK[work](catalog, "main")
     else:
         with pytest.raises((StorageError, CommitStateUnknown)) as failed:
-            WORK[work](catalog)
+            WORK[work](catalog, "main")
         assert "the connection was lost" not in str(failed.value)
     assert lost
     assert (state(catalog) == before) is not took_place
