@@ -9,7 +9,9 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
+from queue import Empty, SimpleQueue
 from typing import NoReturn
 
 import pyarrow.flight as flight
@@ -40,6 +42,7 @@ from lakehouse.runtime import Lakehouse
 log = structlog.get_logger(__name__)
 
 _SWEEP_SECONDS = 5.0
+_SIGNAL_SECONDS = 0.5
 
 
 def build_dispatcher() -> Dispatcher:
@@ -163,12 +166,17 @@ def serve(settings: Settings, *, ready: Callable[[str], None]) -> int:
     Returns:
         The exit status: 0 after a clean stop.
     """
-    asked = threading.Event()
+    # Unlike an event's, its lock cannot be held by what the handler interrupts.
+    asked: SimpleQueue[int] = SimpleQueue()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: asked.set())
+        signal.signal(number, lambda received, _: asked.put(received))
     server = start(settings)
     ready(server.uri)
-    asked.wait()
+    while True:
+        # A signal that comes just before the wait begins does not end it: its handler runs afterwards.
+        with suppress(Empty):
+            asked.get(timeout=_SIGNAL_SECONDS)
+            break
     log.info("draining", seconds=settings.server.drain_seconds)
     server.stop(settings.server.drain_seconds)
     log.info("stopped")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -107,7 +106,8 @@ def run_demo(settings: Settings, *, stay: bool) -> int:
             _explain(console, server.uri)
             if stay:
                 console.print("\nServing until Ctrl-C …")
-                threading.Event().wait()
+                while True:
+                    time.sleep(1.0)
     except KeyboardInterrupt:
         console.print("\nStopping …")
     finally:
