@@ -331,6 +331,22 @@ def commit(catalog: Catalog, staged: StagedWrite) -> CommitResult:
     return CommitResult(staged.snapshot_id if _makes_snapshot(staged) else None, rows)
 
 
+def commit_or_discard(catalog: Catalog, staged: StagedWrite) -> None:
+    """Publish a staged write, or remove its files where it is certain that it was not published.
+
+    Raises:
+        CommitConflict: Another writer changed the table first; nothing was changed.
+        CommitStateUnknown: It could not be established whether the commit took place; the files stay.
+    """
+    try:
+        commit(catalog, staged)
+    except CommitStateUnknown:
+        raise
+    except BaseException:
+        discard(catalog, staged)
+        raise
+
+
 def commit_together(catalog: Catalog, staged: Sequence[StagedWrite], drops: Sequence[TableName]) -> None:
     """Make changes of several tables take place at once, or none of them. See ``commit`` and ``drop_table``.
 

@@ -19,7 +19,7 @@ from lakehouse.engine.dml import LakeDml
 from lakehouse.engine.gate import Analysis, StatementKind, TableReference, retarget
 from lakehouse.engine.running import CallWatch
 from lakehouse.engine.session import Session
-from lakehouse.engine.transaction import Transaction, commit_or_discard
+from lakehouse.engine.transaction import Transaction
 from lakehouse.engine.views import ViewDdl
 from lakehouse.errors import (
     InvalidRequest,
@@ -29,7 +29,7 @@ from lakehouse.errors import (
     TableAlreadyExists,
     TableNotFound,
 )
-from lakehouse.ingest import StagedWrite, WriteMode, stage
+from lakehouse.ingest import StagedWrite, WriteMode, commit_or_discard, stage
 from lakehouse.types import TableName, quote
 
 if TYPE_CHECKING:

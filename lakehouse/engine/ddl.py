@@ -22,7 +22,7 @@ from lakehouse.engine.binding import Bound
 from lakehouse.engine.gate import Analysis
 from lakehouse.engine.result import rows_per_batch
 from lakehouse.engine.stored_types import is_wider, stored_type
-from lakehouse.engine.transaction import Transaction, commit_or_discard
+from lakehouse.engine.transaction import Transaction
 from lakehouse.errors import (
     CommitConflict,
     InvalidRequest,
@@ -35,7 +35,7 @@ from lakehouse.errors import (
     TableNotFound,
     TransactionStateError,
 )
-from lakehouse.ingest import StagedWrite, WriteMode
+from lakehouse.ingest import StagedWrite, WriteMode, commit_or_discard
 from lakehouse.ingest.arrow_types import storable_schema
 from lakehouse.ingest.writer import stage_for
 from lakehouse.types import ForeignKey, TableName, quote

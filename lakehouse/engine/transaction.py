@@ -36,22 +36,6 @@ def live_transactions() -> list[Transaction]:
     return [transaction for transaction in found if transaction is not None]
 
 
-def commit_or_discard(catalog: Catalog, staged: StagedWrite) -> None:
-    """Publish a staged write, or remove its files where it is certain that it was not published.
-
-    Raises:
-        CommitConflict: Another writer changed the table first; nothing was changed.
-        CommitStateUnknown: It could not be established whether the commit took place; the files stay.
-    """
-    try:
-        commit(catalog, staged)
-    except CommitStateUnknown:
-        raise
-    except BaseException:
-        discard(catalog, staged)
-        raise
-
-
 @dataclass(eq=False)
 class Transaction:
     """One open transaction of a session. Not to be used by two statements at once: take ``lock``.

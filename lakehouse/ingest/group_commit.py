@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from lakehouse.catalog import Catalog, Table
-from lakehouse.catalog.commit import WriteMode, commit, discard, resolve, writable
-from lakehouse.errors import CommitConflict, CommitStateUnknown
+from lakehouse.catalog.commit import WriteMode, commit_or_discard, resolve, writable
+from lakehouse.errors import CommitConflict
 from lakehouse.ingest.conversion import Conversion
 from lakehouse.ingest.writer import stage_for
 
@@ -114,10 +114,4 @@ class GroupCommit:
                 "send the rows again",
             )
         staged = stage_for(lake, target, rows.schema, rows.to_batches(), lambda: False)
-        try:
-            commit(lake, staged)
-        except CommitStateUnknown:
-            raise
-        except BaseException:
-            discard(lake, staged)
-            raise
+        commit_or_discard(lake, staged)
