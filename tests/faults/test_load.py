@@ -36,8 +36,8 @@ def test_no_honest_statement_fails_and_nothing_is_left_behind(load):
     assert outcome.stuck == 0
     kinds = ("aggregate", "stream", "bind", "temporary", "metadata", "load")
     assert all(outcome.counts[f"honest {kind}"] > 0 for kind in kinds), outcome.counts
-    assert outcome.counts["hostile case"] > 50
-    assert outcome.counts["slow batch"] > 10
+    assert outcome.counts["hostile case"] > 0
+    assert outcome.counts["slow batch"] > 0
     assert outcome.counts["vanishing processes"] > 0
     assert peak["threads"] < before["threads"] + 700  # limits.concurrent_calls and what gRPC adds
     assert peak["rss_mib"] < before["rss_mib"] + 2500
