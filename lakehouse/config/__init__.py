@@ -8,11 +8,10 @@ from lakehouse.config.access import (
     RoleSettings,
     TlsSettings,
 )
+from lakehouse.config.catalog import CatalogConnection, CatalogSettings
 from lakehouse.config.loading import load_settings
 from lakehouse.config.secret_ref import SecretRef
 from lakehouse.config.settings import (
-    BucketSettings,
-    CatalogSettings,
     EngineSettings,
     IngestSettings,
     LimitSettings,
@@ -24,11 +23,13 @@ from lakehouse.config.settings import (
     Settings,
     TelemetrySettings,
 )
+from lakehouse.config.storage import BucketSettings
 
 __all__ = [
     "AuditSettings",
     "AuthSettings",
     "BucketSettings",
+    "CatalogConnection",
     "CatalogSettings",
     "EngineSettings",
     "GrantSettings",

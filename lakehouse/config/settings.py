@@ -2,64 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from lakehouse.config.access import BUILT_IN_ROLES, AuditSettings, AuthSettings, RoleSettings, TlsSettings
+from lakehouse.config.catalog import CatalogSettings
 from lakehouse.config.hosts import check_host
-from lakehouse.config.secret_ref import SecretRef
 from lakehouse.config.section import Anchored, Section
-from lakehouse.errors import ConfigError
+from lakehouse.config.storage import BucketSettings
+from lakehouse.config.values import ByteSize, MemorySize
 
 ENV_PREFIX = "LAKEHOUSE__"
-_RESERVED_CATALOGS = ("memory", "system", "temp")
-RESERVED_SCHEMAS = ("information_schema", "pg_catalog", "system", "temp")
-
-
-def _matching(pattern: str, expected: str) -> AfterValidator:
-    def check(text: str) -> str:
-        if not re.fullmatch(pattern, text):
-            raise ValueError(f"should be {expected}")
-        return text
-
-    return AfterValidator(check)
-
-
-def _not_reserved(*names: str) -> AfterValidator:
-    def check(name: str) -> str:
-        if name.lower() in names:
-            raise ValueError(f"should be a name of your own, not one of the engine's {', '.join(names)}")
-        return name
-
-    return AfterValidator(check)
-
-
-def _key_prefix(prefix: str) -> str:
-    if prefix != str(PurePosixPath(prefix)) or prefix.startswith("/") or {".", ".."} & set(prefix.split("/")):
-        raise ValueError("should be a relative key such as warehouse or teams/a, without . and ..")
-    return prefix
-
-
-Identifier = Annotated[
-    str,
-    _matching(r"[A-Za-z][A-Za-z0-9_]{0,63}", "1 to 64 ASCII letters, digits and _, a letter first"),
-]
-BucketName = Annotated[
-    str, _matching(r"[a-z0-9][a-z0-9-]{0,62}", "1 to 63 lower-case ASCII letters, digits and -")
-]
-MemorySize = Annotated[
-    str,
-    _matching(r"(\d+(\.\d+)? ?([KMGTkmgt][Ii]?[Bb]|%))?", "an amount such as 4GB, 512MiB or 60%, or empty"),
-]
-ByteSize = Annotated[
-    str, _matching(r"(\d+(\.\d+)? ?[KMGTkmgt][Ii]?[Bb])?", "an amount such as 4GB or 512MiB, or empty")
-]
 
 
 class ServerSettings(Section):
@@ -105,94 +61,6 @@ class LogSettings(Section):
     slow_statement_seconds: float = Field(
         10.0, ge=0, description="Statements that take longer are logged with their profile. 0 logs none."
     )
-
-
-class BucketSettings(Section):
-    """Object storage, the source of truth. Repeat [[buckets]] for more; tables are kept in the first."""
-
-    name: BucketName = Field("primary", description="What other settings call this bucket.")
-    kind: Literal["local"] = Field("local", description="Type of store: a directory of this machine.")
-    path: Annotated[Path, Anchored()] = Field(
-        Path("./data"), description="The directory; relative to this file. Created when missing."
-    )
-
-
-_DATABASES = re.compile(r"sqlite:///(?!:memory:)[^?]+|postgresql\+psycopg://.+")
-_DATABASE_FORMS = "sqlite:///path/of/catalog.db or postgresql+psycopg://user@host/database"
-
-
-def _text_or_secret(value: object) -> object:
-    """The URL of a database, or where that is found; no message shows what may be a password."""
-    if isinstance(value, dict | SecretRef):
-        try:
-            return SecretRef.model_validate(value)
-        except ValidationError:
-            raise _not_a_database('a text, { env = "NAME" } or { file = "path" }') from None
-    if not isinstance(value, str):
-        raise _not_a_database(_DATABASE_FORMS)
-    if not value.startswith("sqlite:") and re.search(r"//[^?]*:[^?]*@|password=", value):
-        raise _not_a_database(
-            'without a password; one with a password is kept elsewhere: { env = "NAME" } or { file = "path" }'
-        )
-    if value and not _DATABASES.fullmatch(value):
-        raise _not_a_database(_DATABASE_FORMS)
-    return value
-
-
-def _not_a_database(expected: str) -> PydanticCustomError:
-    return PydanticCustomError("secret_ref", "should be {expected}", {"expected": expected})
-
-
-class CatalogSettings(Section):
-    """The Iceberg catalog that tables are kept in."""
-
-    type: Literal["object", "sql"] = Field(
-        "object",
-        description='What says which version of a table is the current one: "object" is the bucket itself, '
-        '"sql" a database (docs/catalogs.md).',
-    )
-    uri: Annotated[str | SecretRef, Anchored(), BeforeValidator(_text_or_secret)] = Field(
-        "",
-        description=f'For type = "sql", the database: {_DATABASE_FORMS}; relative to this file. One with a '
-        'password in it is named instead: { env = "NAME" } or { file = "path" }.',
-    )
-
-    name: Annotated[Identifier, _not_reserved(*_RESERVED_CATALOGS)] = Field(
-        "lake", description="Catalog name that SQL clients see."
-    )
-    default_schema: Annotated[Identifier, _not_reserved(*RESERVED_SCHEMAS)] = Field(
-        "main", description="Schema that table names without one belong to. Created when missing."
-    )
-    refresh_ms: int = Field(
-        500,
-        ge=0,
-        description="How old the known state of a table may be before storage is asked again for commits of "
-        "other processes. Commits of this server are seen at once.",
-    )
-    warehouse: Annotated[str, AfterValidator(_key_prefix)] = Field(
-        "warehouse", description="Key prefix of all tables within the bucket."
-    )
-
-    @model_validator(mode="after")
-    def _database_for_sql(self) -> Self:
-        if self.type == "sql" and not self.uri:
-            raise ValueError(f'type = "sql" needs uri, such as {_DATABASE_FORMS}')
-        if self.type != "sql" and self.uri:
-            raise ValueError(f'uri is for type = "sql", and type is "{self.type}"')
-        return self
-
-    def database_uri(self) -> str:
-        """The URL of the database, secrets included.
-
-        Raises:
-            ConfigError: It cannot be found, or is not the URL of a database that can be used.
-        """
-        if isinstance(self.uri, str):
-            return self.uri
-        found = self.uri.resolve().get_secret_value()
-        if not _DATABASES.fullmatch(found):
-            raise ConfigError("the secret that catalog.uri names is not a URL", f"expected {_DATABASE_FORMS}")
-        return found
 
 
 class EngineSettings(Section):

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from lakehouse.access.policy import SYSTEM_SCHEMA
 from lakehouse.catalog import Table
-from lakehouse.config.settings import RESERVED_SCHEMAS
+from lakehouse.config.catalog import RESERVED_SCHEMAS
 from lakehouse.engine.database import SESSION_SETTINGS, Binding, Input
 from lakehouse.engine.ddl import TableDdl
 from lakehouse.engine.dml import LakeDml

@@ -16,7 +16,7 @@ from lakehouse.catalog import table_alteration as alteration
 from lakehouse.catalog.commit import Target, resolve, writable
 from lakehouse.catalog.names import fold
 from lakehouse.catalog.table_definition import TableDefinition
-from lakehouse.config.settings import RESERVED_SCHEMAS
+from lakehouse.config.catalog import RESERVED_SCHEMAS
 from lakehouse.engine import gate_ddl as written
 from lakehouse.engine.binding import Bound
 from lakehouse.engine.gate import Analysis

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from lakehouse.config.settings import RESERVED_SCHEMAS
+from lakehouse.config.catalog import RESERVED_SCHEMAS
 from lakehouse.engine.gate import Analysis, StatementKind
 from lakehouse.engine.gate_text import read_reference
 from lakehouse.engine.session import Session
