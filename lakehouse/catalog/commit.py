@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -28,11 +28,13 @@ from lakehouse.catalog.iceberg_errors import iceberg_errors
 from lakehouse.catalog.metadata_update import updated_metadata
 from lakehouse.catalog.names import check_name
 from lakehouse.catalog.partitioning import check_layout, layout_columns
+from lakehouse.catalog.slots import Head
 from lakehouse.catalog.table import Table
 from lakehouse.catalog.table_change import (
     COMMIT_ID_PROPERTY,
     MERGE_PROPERTY,
     NewSnapshot,
+    Ready,
     change_table,
     create_table,
     retried,
@@ -55,6 +57,7 @@ from lakehouse.errors import (
     StorageError,
     TableAlreadyExists,
 )
+from lakehouse.storage import Uploads
 from lakehouse.types import DataFileRef, TableName
 
 _log = logging.getLogger(__name__)
@@ -201,8 +204,10 @@ def resolve(
     """
     schema = catalog.spelled_schema(check_name(name.schema, "schema"))
     check_name(name.table, "table")
-    catalog.refresh(schema, name.table)
-    exists = earlier is not None or catalog.table_exists(schema, name.table)
+    appends = mode is WriteMode.APPEND and seen is not None  # whether it is there still, the commit tells
+    if not appends:
+        catalog.refresh(schema, name.table)
+    exists = earlier is not None or appends or catalog.table_exists(schema, name.table)
     if exists and mode is WriteMode.CREATE:
         raise TableAlreadyExists(f"table '{catalog.name}.{schema}.{name.table}' exists already")
     view = None if exists else catalog.find_view(schema, name.table)
@@ -311,10 +316,15 @@ def drop_files(catalog: Catalog, target: Target) -> StagedWrite:
     return staged_write(writable(catalog), target, ())
 
 
-def commit(catalog: Catalog, staged: StagedWrite) -> CommitResult:
+def commit(catalog: Catalog, staged: StagedWrite, ready: Ready | None = None) -> CommitResult:
     """Make staged files part of their table, in one atomic change. Calling it again does not do it twice.
 
     An append goes on top of what others appended meanwhile; a replacement replaces that as well.
+
+    Args:
+        catalog: Where the table is.
+        staged: What was written.
+        ready: Called before the change takes place, to wait until the files are stored.
 
     Raises:
         TableAlreadyExists: Somebody else created the table first.
@@ -325,24 +335,37 @@ def commit(catalog: Catalog, staged: StagedWrite) -> CommitResult:
     lake = writable(catalog)
     rows = sum(file.record_count for file in staged.data_files)
     with lake.committing(staged.target.schema, staged.target.table):
-        if not _is_done(lake, staged):
-            _create(lake, staged) if staged.new is not None else _change(lake, staged)
+        if staged.new is not None:
+            _create(lake, staged, ready=ready)
+        else:
+            _change(
+                lake, staged, known=lake.known_head(staged.target.schema, staged.target.table), ready=ready
+            )
+    lake.catch_up(staged.target.schema, staged.target.table)
     _delete(lake, staged.superseded)
     return CommitResult(staged.snapshot_id if _makes_snapshot(staged) else None, rows)
 
 
-def commit_or_discard(catalog: Catalog, staged: StagedWrite) -> None:
+def commit_or_discard(catalog: Catalog, staged: StagedWrite, uploads: Uploads | None = None) -> None:
     """Publish a staged write, or remove its files where it is certain that it was not published.
+
+    Args:
+        catalog: Where the table is.
+        staged: What was written.
+        uploads: What of it is still on its way to storage.
 
     Raises:
         CommitConflict: Another writer changed the table first; nothing was changed.
         CommitStateUnknown: It could not be established whether the commit took place; the files stay.
     """
     try:
-        commit(catalog, staged)
+        commit(catalog, staged, uploads.settle if uploads else None)
     except CommitStateUnknown:
         raise
     except BaseException:
+        if uploads is not None:
+            with suppress(StorageError):
+                uploads.settle()
         discard(catalog, staged)
         raise
 
@@ -499,15 +522,6 @@ def _schema_updates(metadata: TableMetadata, wanted: Schema) -> tuple[TableUpdat
     return AddSchemaUpdate(schema_=added), SetCurrentSchemaUpdate(schema_id=schema_id)
 
 
-def _is_done(catalog: IcebergCatalog, staged: StagedWrite) -> bool:
-    metadata = catalog.objects.head(staged.target.schema, staged.target.table).metadata
-    if metadata is None:
-        return False
-    if staged.new is not None:
-        return metadata.table_uuid == staged.new.metadata.table_uuid
-    return metadata.snapshot_by_id(staged.snapshot_id) is not None
-
-
 def _makes_snapshot(staged: StagedWrite) -> bool:
     if staged.data_files or staged.removed:
         return True
@@ -527,24 +541,37 @@ def _rows(staged: StagedWrite) -> NewSnapshot | None:
     )
 
 
-def _create(catalog: IcebergCatalog, staged: StagedWrite, promise: str = "") -> None:
+def _create(
+    catalog: IcebergCatalog, staged: StagedWrite, promise: str = "", ready: Ready | None = None
+) -> None:
     if staged.new is None:
         raise AssertionError("only a write that creates a table has a new one")
     try:
-        create_table(catalog.objects, staged.new, lambda _: _rows(staged), promise)
+        create_table(catalog.objects, staged.new, lambda _: _rows(staged), promise, ready)
     except ValidationException as error:
+        head = catalog.objects.head(staged.target.schema, staged.target.table)
+        if head.metadata is not None and head.metadata.table_uuid == staged.new.metadata.table_uuid:
+            return  # it was committed before
         raise TableAlreadyExists(
             f"table '{staged.target}' was created by another writer at the same time; nothing was stored"
         ) from error
 
 
-def _change(catalog: IcebergCatalog, staged: StagedWrite, promise: str = "") -> None:
+def _change(
+    catalog: IcebergCatalog,
+    staged: StagedWrite,
+    promise: str = "",
+    known: Head | None = None,
+    ready: Ready | None = None,
+) -> None:
     base = staged.base
     if base is None:
         raise AssertionError("only a write that creates a table has no base")
 
     def build(transaction: Transaction) -> NewSnapshot | None:
         now = transaction.table_metadata
+        if now.snapshot_by_id(staged.snapshot_id) is not None:
+            return None  # it was committed before
         if (now.table_uuid, now.current_schema_id) != (base.metadata.table_uuid, base.schema_id):
             raise CommitConflict(
                 f"the columns of table '{staged.target}' were changed by another writer at the same time; "
@@ -575,7 +602,8 @@ def _change(catalog: IcebergCatalog, staged: StagedWrite, promise: str = "") -> 
         return _rows(staged)
 
     if staged.mode is WriteMode.REPLACE or staged.data_files or staged.removed:
-        change_table(catalog.objects, staged.target.schema, staged.target.table, build, promise)
+        schema, table = staged.target.schema, staged.target.table
+        change_table(catalog.objects, schema, table, build, promise, known, ready)
 
 
 def _stage_replacement(transaction: Transaction, base: Table, staged: StagedWrite) -> None:

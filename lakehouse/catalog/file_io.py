@@ -8,6 +8,7 @@ from pyiceberg.io import FileIO, InputFile, InputStream, OutputFile, OutputStrea
 
 from lakehouse.errors import ObjectAlreadyExists, ObjectNotFound
 from lakehouse.storage.bucket import Bucket
+from lakehouse.storage.uploads import Uploads
 
 
 class BucketFileIO(FileIO):
@@ -15,45 +16,91 @@ class BucketFileIO(FileIO):
 
     def __init__(self, bucket: Bucket) -> None:
         super().__init__({})
-        self._bucket = bucket
+        self.bucket = bucket
 
     def new_input(self, location: str) -> InputFile:
         """The object of that URI, to be read."""
-        return _BucketFile(self._bucket, location)
+        return _BucketFile(self, location)
 
     def new_output(self, location: str) -> OutputFile:
         """The object of that URI, to be written."""
-        return _BucketFile(self._bucket, location)
+        return _BucketFile(self, location)
 
     def delete(self, location: str | InputFile | OutputFile) -> None:
         """Remove the object; it is an error if there is none."""
         uri = location if isinstance(location, str) else location.location
         try:
-            self._bucket.delete(self._bucket.key_of(uri))
+            self.bucket.delete(self.bucket.key_of(uri))
         except ObjectNotFound as error:
             raise FileNotFoundError(uri) from error
 
+    def read(self, key: str) -> bytes:
+        """The content of an object.
+
+        Raises:
+            ObjectNotFound: There is none.
+        """
+        return self.bucket.get(key)
+
+    def write(self, key: str, content: bytes, *, overwrite: bool) -> None:
+        """Store an object.
+
+        Raises:
+            ObjectAlreadyExists: There is one, and ``overwrite`` is false.
+        """
+        if overwrite:
+            self.bucket.put(key, content)
+        else:
+            self.bucket.put_new(key, content)
+
+
+class AttemptFiles(BucketFileIO):
+    """The files of one attempt to commit. They are stored side by side, and can be read before they are."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        super().__init__(bucket)
+        self.uploads = Uploads()
+        self._written: dict[str, bytes] = {}
+
+    def read(self, key: str) -> bytes:
+        """The content of an object, of one that is on its way as well."""
+        written = self._written.get(key)
+        return self.bucket.get(key) if written is None else written
+
+    def write(self, key: str, content: bytes, *, overwrite: bool) -> None:
+        """Begin to store an object; ``uploads.settle`` tells what became of it."""
+        self._written[key] = content
+        self.uploads.start(lambda: super(AttemptFiles, self).write(key, content, overwrite=overwrite))
+
 
 class _BucketFile(InputFile, OutputFile):
-    def __init__(self, bucket: Bucket, location: str) -> None:
+    def __init__(self, files: BucketFileIO, location: str) -> None:
         super().__init__(location)
-        self._bucket = bucket
-        self._key = bucket.key_of(location)
+        self._files = files
+        self._key = files.bucket.key_of(location)
+        self._size: int | None = None
 
     def __len__(self) -> int:
-        return self._bucket.size(self._key)
+        return self._files.bucket.size(self._key) if self._size is None else self._size
 
     def exists(self) -> bool:
-        return self._bucket.exists(self._key)
+        return self._files.bucket.exists(self._key)
 
     def open(self, seekable: bool = True) -> InputStream:
         try:
-            return BytesIO(self._bucket.get(self._key))
+            return BytesIO(self._files.read(self._key))
         except ObjectNotFound as error:
             raise FileNotFoundError(self.location) from error
 
     def create(self, overwrite: bool = False) -> OutputStream:
-        return _Upload(self._bucket, self._key, overwrite)
+        return _Upload(self, overwrite)
+
+    def store(self, content: bytes, *, overwrite: bool) -> None:
+        self._size = len(content)
+        try:
+            self._files.write(self._key, content, overwrite=overwrite)
+        except ObjectAlreadyExists as error:
+            raise FileExistsError(self.location) from error
 
     def to_input_file(self) -> InputFile:
         return self
@@ -62,10 +109,9 @@ class _BucketFile(InputFile, OutputFile):
 class _Upload(BytesIO):
     """A file in memory that becomes an object when it is closed without an error."""
 
-    def __init__(self, bucket: Bucket, key: str, overwrite: bool) -> None:
+    def __init__(self, target: _BucketFile, overwrite: bool) -> None:
         super().__init__()
-        self._bucket = bucket
-        self._key = key
+        self._target = target
         self._overwrite = overwrite
 
     def close(self) -> None:
@@ -73,13 +119,7 @@ class _Upload(BytesIO):
             return
         content = self.getvalue()
         super().close()
-        if self._overwrite:
-            self._bucket.put(self._key, content)
-            return
-        try:
-            self._bucket.put_new(self._key, content)
-        except ObjectAlreadyExists as error:
-            raise FileExistsError(self._bucket.uri_of(self._key)) from error
+        self._target.store(content, overwrite=self._overwrite)
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         if kind is None:

@@ -469,6 +469,26 @@ class IcebergCatalog:
                     self._views.pop(key[0], None)
                 self.refresh(schema, table)
 
+    def known_head(self, schema: str, table: str) -> Head | None:
+        """The version that a look at a table would give without asking storage; None where it would ask."""
+        known = self._known.get((fold(schema), fold(table)))
+        return known.head if known is not None and self.clock.monotonic() < known.fresh_until else None
+
+    def catch_up(self, schema: str, table: str) -> None:
+        """Take over what the store saw while it committed, so that the next look does not have to ask."""
+        asked = self._ask()
+        head = self.objects.last_head(schema, table)
+        if head is None:
+            return
+        found = _Known(
+            head,
+            self._view_of(schema, table, head),
+            self._fresh_until(asked),
+            self._sql_view_of(schema, table, head),
+        )
+        with self._lock:
+            self._learn((fold(schema), fold(table)), found)
+
     def view(self, name: TableName, metadata: TableMetadata) -> Table:
         """A table as one version of its metadata describes it."""
         return Table(name, metadata, self.planner)

@@ -111,6 +111,11 @@ class ObjectCatalog(MetastoreCatalog):
         """
         return self._head(self._table_key(schema, table))
 
+    def last_head(self, schema: str, table: str) -> Head | None:
+        """The version that this process saw or wrote last; None where a joint commit of it is under way."""
+        head = self._heads.get(self._table_key(schema, table))
+        return None if head is None or head.undecided else head
+
     def version_at(self, schema: str, table: str, head: Head, moment_ms: int) -> TableMetadata | None:
         """The version that was current at a time, or the first one after a drop; none if there was none.
 
@@ -171,8 +176,8 @@ class ObjectCatalog(MetastoreCatalog):
         return StagedTable((schema, table), metadata, "", self._io, self)
 
     @property
-    def file_io(self) -> FileIO:
-        """How metadata files are read."""
+    def file_io(self) -> BucketFileIO:
+        """How metadata files are read and written."""
         return self._io
 
     def delete_file(self, uri: str) -> bool:
@@ -185,10 +190,10 @@ class ObjectCatalog(MetastoreCatalog):
 
     # -- tables ---------------------------------------------------------------------------------------
 
-    def load_table(self, identifier: str | Identifier) -> Table:
-        """The current version of a table."""
+    def load_table(self, identifier: str | Identifier, known: Head | None = None) -> Table:
+        """The current version of a table, or ``known``. See ``TableStore``."""
         schema, table = self.identifier_to_database_and_table(identifier, NoSuchTableError)
-        return self.table(schema, table, self.head(schema, table))
+        return self.table(schema, table, known or self.head(schema, table))
 
     def create_table(
         self,
@@ -234,7 +239,9 @@ class ObjectCatalog(MetastoreCatalog):
         """
         schema, name = self.identifier_to_database_and_table(table.name())
         key = self._table_key(schema, name)
-        head = self._settled(key)
+        seen = self.last_head(schema, name)
+        # Whether what was loaded is the current version still, the slot tells.
+        head = seen if seen is not None and seen.metadata is table.metadata else self._settled(key)
         base = self.table(schema, name, head) if head.metadata else None
         if base is None and not self.namespace_exists((schema,)):
             raise NoSuchNamespaceError(schema)
@@ -588,13 +595,13 @@ class ObjectCatalog(MetastoreCatalog):
         for attempt in range(_PUT_ATTEMPTS):
             try:
                 self._bucket.put_new(slot, content)
-                failure = None
-                break
             except ObjectAlreadyExists:
                 break
             except StorageError as error:
                 failure = error
                 time.sleep(_PUT_PAUSE_S * attempt)
+            else:
+                return
         if not self._holds(slot, content):
             if failure is not None:
                 raise failure

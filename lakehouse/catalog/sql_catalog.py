@@ -136,8 +136,8 @@ class SqlTableCatalog(SqlCatalog):
         return Capabilities("sql", views=False, remembers_dropped=False)
 
     @property
-    def file_io(self) -> FileIO:
-        """How metadata files are read."""
+    def file_io(self) -> BucketFileIO:
+        """How metadata files are read and written."""
         return self._io
 
     def head(self, schema: str, table: str) -> Head:
@@ -159,6 +159,10 @@ class SqlTableCatalog(SqlCatalog):
                 head = Head(version, self._metadata(row.location), name=row.table)
             self._heads[key] = (row, head)
             return head
+
+    def last_head(self, schema: str, table: str) -> Head | None:
+        """None: a commit changes a row, and tells nobody which answer comes next."""
+        return None
 
     def version_at(self, schema: str, table: str, head: Head, moment_ms: int) -> TableMetadata | None:
         """The version that was current at a time, or the first one; none if there is no table.
@@ -209,8 +213,8 @@ class SqlTableCatalog(SqlCatalog):
 
     # -- tables ---------------------------------------------------------------------------------------
 
-    def load_table(self, identifier: str | Identifier) -> Table:
-        """The current version of a table."""
+    def load_table(self, identifier: str | Identifier, known: Head | None = None) -> Table:
+        """The current version of a table, always asked from the database."""
         schema, table = self.identifier_to_database_and_table(identifier, NoSuchTableError)
         row = self._find(schema, table)
         if row is None:

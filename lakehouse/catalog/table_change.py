@@ -8,12 +8,17 @@ used one by one. The private names that this takes are all in this module.
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from cachetools import LRUCache
 from pyiceberg.exceptions import (
     CommitFailedException,
     CommitStateUnknownException,
@@ -21,6 +26,7 @@ from pyiceberg.exceptions import (
     ValidationException,
 )
 from pyiceberg.manifest import (
+    UNASSIGNED_SEQ,
     DataFile,
     ManifestContent,
     ManifestEntry,
@@ -30,27 +36,39 @@ from pyiceberg.manifest import (
 from pyiceberg.table import CreateTableTransaction, StagedTable, Table, Transaction
 from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.snapshots import Operation, Summary
-from pyiceberg.table.update import AddSnapshotUpdate, AssertCreate, AssertTableUUID, TableUpdate
+from pyiceberg.table.update import (
+    AddSnapshotUpdate,
+    AssertCreate,
+    AssertTableUUID,
+    TableRequirement,
+    TableUpdate,
+)
 from pyiceberg.table.update.snapshot import (
     _FastAppendFiles,
-    _MergeAppendFiles,
+    _ManifestMergeManager,
     _OverwriteFiles,
     _SnapshotProducer,
 )
 from pyiceberg.typedef import EMPTY_DICT
 
+from lakehouse.catalog.file_io import AttemptFiles
 from lakehouse.catalog.metadata_update import SharingTransaction
+from lakehouse.catalog.slots import Head
 from lakehouse.catalog.table_store import TableStore
 from lakehouse.errors import CommitConflict, StorageError
 
 COMMIT_ID_PROPERTY = "lakehouse.commit-id"
 MERGE_PROPERTY = "commit.manifest-merge.enabled"
+_MERGE_COUNT_PROPERTY, _MERGE_COUNT = "commit.manifest.min-count-to-merge", 100
+_MANIFEST_BYTES = 8 * 1024 * 1024
 _ATTEMPTS = 20
 _FIRST_PAUSE_S = 0.01
 _LONGEST_PAUSE_S = 1.0
 _LOOK_AGAIN_PAUSES_S = (0.0, 0.1, 0.5, 2.0)
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
+# What the manifest lists that were written last hold, by their URIs, which are never used again.
+_last_lists: MutableMapping[str, list[ManifestFile]] = LRUCache(256)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +92,68 @@ class NewSnapshot:
     keeps_rows: bool = False
 
 
+# What has to be true before a commit may take place: waits for it, and raises where it fails.
+Ready = Callable[[], None]
 # Stages updates of schema and properties on the transaction, and tells which rows go with them.
 Build = Callable[[Transaction], NewSnapshot | None]
+
+
+class _Append(_FastAppendFiles):
+    """A snapshot with more files than the one before.
+
+    Manifests are put together once there are enough of about the same size: a file is then written into a
+    new manifest once for each tenfold of files, say, and not with every merge. What the manifest list of
+    the last commit holds is remembered, because the next one begins with it.
+    """
+
+    def _existing_manifests(self) -> list[ManifestFile]:
+        snapshot = self._transaction.table_metadata.current_snapshot()
+        if snapshot is None:
+            return []
+        known = _last_lists.get(snapshot.manifest_list)
+        manifests = snapshot.manifests(self._io) if known is None else known
+        return [m for m in manifests if m.has_added_files() or m.has_existing_files()]
+
+    def _process_manifests(self, manifests: list[ManifestFile]) -> list[ManifestFile]:
+        properties = self._transaction.table_metadata.properties
+        if properties.get(MERGE_PROPERTY) == "true":
+            enough = int(properties.get(_MERGE_COUNT_PROPERTY, _MERGE_COUNT))
+            manifests = self._merged(manifests, max(enough, 2))
+        self._manifests_now = manifests
+        return manifests
+
+    def _merged(self, manifests: list[ManifestFile], enough: int) -> list[ManifestFile]:
+        alike: defaultdict[tuple[int, int], list[ManifestFile]] = defaultdict(list)
+        rest: list[ManifestFile] = []
+        for manifest in manifests:
+            if manifest.content != ManifestContent.DATA or manifest.added_snapshot_id == self._snapshot_id:
+                rest.append(manifest)
+                continue
+            files = (manifest.added_files_count or 0) + (manifest.existing_files_count or 0)
+            alike[manifest.partition_spec_id, int(math.log(max(files, 1), enough))].append(manifest)
+        manager = _ManifestMergeManager(_MANIFEST_BYTES, enough, merge_enabled=True, snapshot_producer=self)
+        for (spec_id, _), group in alike.items():
+            if len(group) >= enough and sum(m.manifest_length for m in group) <= _MANIFEST_BYTES:
+                rest.append(manager._create_manifest(spec_id, group))
+            else:
+                rest.extend(group)
+        return rest
+
+    def _commit(self) -> tuple[tuple[TableUpdate, ...], tuple[TableRequirement, ...]]:
+        number = self._transaction.table_metadata.next_sequence_number()
+        staged = super()._commit()
+        _last_lists[self._written_manifest_lists[-1]] = [_numbered(m, number) for m in self._manifests_now]
+        return staged
+
+
+def _numbered(manifest: ManifestFile, number: int) -> ManifestFile:
+    """A manifest as a manifest list has it that was written with a commit of that number."""
+    numbered = copy(manifest)
+    if numbered.sequence_number == UNASSIGNED_SEQ:
+        numbered.sequence_number = number
+    if numbered.min_sequence_number == UNASSIGNED_SEQ:
+        numbered.min_sequence_number = number
+    return numbered
 
 
 class _ReplaceAll(_SnapshotProducer["_ReplaceAll"]):
@@ -149,7 +227,13 @@ class _Regrouping(_Rewrite):
 
 
 def change_table(
-    catalog: TableStore, schema: str, table: str, build: Build, promise: str = ""
+    catalog: TableStore,
+    schema: str,
+    table: str,
+    build: Build,
+    promise: str = "",
+    known: Head | None = None,
+    ready: Ready | None = None,
 ) -> TableMetadata:
     """Change a table that exists, in one commit; gives its new metadata.
 
@@ -160,6 +244,8 @@ def change_table(
         build: Called for every attempt with a transaction on the then current version; raises when the
             change no longer fits.
         promise: The joint commit that this is part of.
+        known: A version that was current a moment ago, which the first attempt takes for the current one.
+        ready: Called before each attempt takes place.
 
     Raises:
         NoSuchTableError: It does not exist.
@@ -167,15 +253,18 @@ def change_table(
         ValidationException: The change does not fit the table as it is.
         CommitStateUnknownException: It could not be found out whether the change took place.
     """
+    likely = [known]
 
     def attempt() -> TableMetadata:
-        base = catalog.load_table((schema, table))
-        return _attempt(catalog, base, SharingTransaction(base), build, promise)
+        base = catalog.load_table((schema, table), likely.pop() if likely else None)
+        return _attempt(catalog, base, SharingTransaction(base), build, promise, ready)
 
     return retried(attempt)
 
 
-def create_table(catalog: TableStore, staged: StagedTable, build: Build, promise: str = "") -> TableMetadata:
+def create_table(
+    catalog: TableStore, staged: StagedTable, build: Build, promise: str = "", ready: Ready | None = None
+) -> TableMetadata:
     """Create a table together with its first rows, in one commit; gives its metadata.
 
     Raises:
@@ -183,7 +272,7 @@ def create_table(catalog: TableStore, staged: StagedTable, build: Build, promise
         NoSuchNamespaceError: There is no such schema.
         CommitFailedException, CommitStateUnknownException: As for ``change_table``.
     """
-    return retried(lambda: _attempt(catalog, staged, CreateTableTransaction(staged), build, promise))
+    return retried(lambda: _attempt(catalog, staged, CreateTableTransaction(staged), build, promise, ready))
 
 
 def stage_updates(transaction: Transaction, updates: Sequence[TableUpdate]) -> None:
@@ -207,43 +296,49 @@ def retried(attempt: Callable[[], T]) -> T:
 
 
 def _attempt(
-    catalog: TableStore, base: Table, transaction: Transaction, build: Build, promise: str
+    catalog: TableStore,
+    base: Table,
+    transaction: Transaction,
+    build: Build,
+    promise: str,
+    ready: Ready | None,
 ) -> TableMetadata:
     producer: _SnapshotProducer[Any] | None = None
+    files = AttemptFiles(catalog.file_io.bucket)
     rows: NewSnapshot | None = None
     try:
         rows = build(transaction)
         if rows is not None:
-            producer = _producer(transaction, rows)
+            producer = _producer(transaction, rows, files)
             updates, requirements = producer._commit()
             transaction._stage(_in_order(updates, transaction.table_metadata), requirements)
         is_new = isinstance(transaction, CreateTableTransaction)
         identity = (AssertCreate(),) if is_new else (AssertTableUUID(uuid=base.metadata.table_uuid),)
         # A table that is being created has no refs that could be required to stay the same.
         required = identity if is_new else (*transaction._requirements, *identity)
+        files.uploads.settle()
+        if ready is not None:
+            ready()
         return catalog.commit_table(base, required, transaction._updates, promise).metadata
     except CommitStateUnknownException:
         if rows is None or promise:
             raise
         return _look_for(catalog, base, rows.snapshot_id)
     except (CommitFailedException, ValidationException, NoSuchTableError, StorageError):
-        _clean_up(producer)
+        _clean_up(producer, files)
         raise
 
 
-def _producer(transaction: Transaction, rows: NewSnapshot) -> _SnapshotProducer[Any]:
-    kind: type[_SnapshotProducer[Any]] = _FastAppendFiles
+def _producer(transaction: Transaction, rows: NewSnapshot, files: AttemptFiles) -> _SnapshotProducer[Any]:
+    kind: type[_SnapshotProducer[Any]] = _Append
     operation = Operation.OVERWRITE if rows.replaces_all or rows.files else Operation.DELETE
     if rows.removed:
         kind = _Regrouping if rows.keeps_rows else _Rewrite
     elif rows.replaces_all:
         kind = _ReplaceAll
-    elif transaction.table_metadata.properties.get(MERGE_PROPERTY) == "true":
-        kind, operation = _MergeAppendFiles, Operation.APPEND
     else:
         operation = Operation.APPEND
-    io = transaction._table.io
-    producer = kind(operation, transaction, io, snapshot_properties=dict(rows.properties))
+    producer = kind(operation, transaction, files, snapshot_properties=dict(rows.properties))
     producer._snapshot_id = rows.snapshot_id
     for file in rows.files:
         producer.append_data_file(file)
@@ -280,9 +375,11 @@ def _look_for(catalog: TableStore, base: Table, snapshot_id: int) -> TableMetada
     raise CommitStateUnknownException(f"snapshot {snapshot_id} was not found, but may yet appear")
 
 
-def _clean_up(producer: _SnapshotProducer[Any] | None) -> None:
+def _clean_up(producer: _SnapshotProducer[Any] | None, files: AttemptFiles) -> None:
     if producer is None:
         return
+    with suppress(StorageError):  # whatever was still under way
+        files.uploads.settle()
     for path in (*producer._written_manifests, *producer._written_manifest_lists):
         try:
             producer._io.delete(path)

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pyiceberg.exceptions import CommitFailedException, NoSuchTableError, ValidationException
-from pyiceberg.io import FileIO
 from pyiceberg.partitioning import PartitionSpec
 from pyiceberg.schema import Schema
 from pyiceberg.table import CommitTableResponse, StagedTable, Table
@@ -24,6 +23,7 @@ from pyiceberg.table.update import AssertCreate, TableRequirement, TableUpdate
 from pyiceberg.typedef import Identifier, Properties
 from pyiceberg.view.metadata import ViewMetadata
 
+from lakehouse.catalog.file_io import BucketFileIO
 from lakehouse.catalog.slots import Head
 
 # What to do where a package is missing that a catalog in a database needs.
@@ -57,8 +57,8 @@ class TableStore(Protocol):
         """What it can do; what it cannot must not be asked of it."""
 
     @property
-    def file_io(self) -> FileIO:
-        """How metadata files are read."""
+    def file_io(self) -> BucketFileIO:
+        """How metadata files are read and written."""
 
     def close(self) -> None:
         """Release what is held open; the store is not used any more."""
@@ -91,6 +91,9 @@ class TableStore(Protocol):
         Within a process a later answer has a higher ``version`` than an earlier one, or is the same object.
         """
 
+    def last_head(self, schema: str, table: str, /) -> Head | None:
+        """The version that this process saw or wrote last, which needs no asking; None where that is open."""
+
     def version_at(self, schema: str, table: str, head: Head, moment_ms: int, /) -> TableMetadata | None:
         """The version that was current at a time, or the first one after a drop; none if there was none.
 
@@ -98,8 +101,13 @@ class TableStore(Protocol):
             StorageError: It cannot be found out.
         """
 
-    def load_table(self, identifier: tuple[str, str] | Identifier, /) -> Table:
+    def load_table(self, identifier: tuple[str, str] | Identifier, known: Head | None = None, /) -> Table:
         """The current version of a table, for a change of it.
+
+        Args:
+            identifier: Its schema and name.
+            known: A version that was current a moment ago. It may be taken for the current one unasked: where
+                it is not, the commit finds out.
 
         Raises:
             NoSuchTableError: There is none.

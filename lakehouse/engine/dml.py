@@ -107,9 +107,11 @@ class LakeDml:
         if transaction is not None:
             with transaction.lock:
                 return _Change(self._engine, analysis, session, transaction, watch, target, values).run()
+        adds_only = verb_of(analysis.sql) == "INSERT"
         for attempt in range(_ATTEMPTS):
             own = Transaction(self._engine.clock.token(), self._catalog)
-            self._catalog.refresh(target.schema, target.table)
+            if attempt or not adds_only:
+                self._catalog.refresh(target.schema, target.table)
             try:
                 change = _Change(self._engine, analysis, session, own, watch, target, values, alone=True)
                 outcome = change.run()

@@ -18,7 +18,7 @@ from lakehouse.catalog.partitioning import UNPARTITIONED, Layout, Partition
 from lakehouse.errors import LakehouseError, StorageError
 from lakehouse.ingest.clustering import Clustering
 from lakehouse.ingest.encodings import choose_encodings
-from lakehouse.storage import ObjectWriter
+from lakehouse.storage import ObjectWriter, Uploads
 
 
 class FileWriter:
@@ -29,12 +29,13 @@ class FileWriter:
     Args:
         catalog: Where the table is.
         target: What is written for.
+        uploads: Where files that are complete are stored while the writer goes on; left out, it waits.
     """
 
-    def __init__(self, catalog: IcebergCatalog, target: Target) -> None:
+    def __init__(self, catalog: IcebergCatalog, target: Target, uploads: Uploads | None = None) -> None:
         metadata = target.table.metadata
         self._layout = Layout(metadata, str(target.table.name))
-        self._files = _Files(catalog, target, self._layout)
+        self._files = _Files(catalog, target, self._layout, uploads)
         self._open: OpenFile | None = None
         self._clustering = (
             None
@@ -90,10 +91,13 @@ class FileWriter:
 class _Files:
     """The files of one write: those that are open, and the records of those that are complete."""
 
-    def __init__(self, catalog: IcebergCatalog, target: Target, layout: Layout) -> None:
+    def __init__(
+        self, catalog: IcebergCatalog, target: Target, layout: Layout, uploads: Uploads | None
+    ) -> None:
         self.catalog = catalog
         self.target = target
         self.layout = layout
+        self.uploads = uploads
         self.schema = target.file_schema
         self.written: list[DataFile] = []
         self.open_files: set[OpenFile] = set()
@@ -110,6 +114,9 @@ class _Files:
         return opened
 
     def abandon(self) -> None:
+        if self.uploads is not None:
+            with contextlib.suppress(StorageError):
+                self.uploads.settle()
         for file in self.open_files:
             file.abort()
         for key in self._keys:
@@ -155,7 +162,10 @@ class OpenFile:
         """Complete the file."""
         files, target = self._files, self._files.target
         self._writer.close()
-        self._sink.close()
+        if files.uploads is None:
+            self._sink.close()
+        else:
+            files.uploads.start(self._sink.close)
         files.open_files.discard(self)
         files.written.append(
             data_file(

@@ -13,6 +13,7 @@ from lakehouse.catalog.commit import WriteMode, commit_or_discard, resolve, writ
 from lakehouse.errors import CommitConflict
 from lakehouse.ingest.conversion import Conversion
 from lakehouse.ingest.writer import stage_for
+from lakehouse.storage import Uploads
 
 _Key = tuple[str, int]
 
@@ -106,12 +107,14 @@ class GroupCommit:
 
     def _store(self, table: Table, rows: pa.Table) -> None:
         lake = writable(self._catalog)
-        target = resolve(lake, table.name, WriteMode.APPEND, pa.schema)
+        seen = lake.load(table.name.schema, table.name.table)
+        target = resolve(lake, table.name, WriteMode.APPEND, pa.schema, seen=seen)
         if (target.table.uuid, target.table.schema_id) != (table.uuid, table.schema_id):
             raise CommitConflict(
                 f"the columns of table '{table.name}' were changed by another writer at the same time; "
                 "nothing was stored",
                 "send the rows again",
             )
-        staged = stage_for(lake, target, rows.schema, rows.to_batches(), lambda: False)
-        commit_or_discard(lake, staged)
+        uploads = Uploads()
+        staged = stage_for(lake, target, rows.schema, rows.to_batches(), lambda: False, uploads)
+        commit_or_discard(lake, staged, uploads)

@@ -12,6 +12,7 @@ from lakehouse.errors import InvalidRequest, StatementCancelled
 from lakehouse.ingest.arrow_types import storable_schema
 from lakehouse.ingest.conversion import Conversion
 from lakehouse.ingest.data_writer import FileWriter
+from lakehouse.storage import Uploads
 from lakehouse.types import TableName
 
 # What a row group may take in memory before it is encoded; two of them are held at a time.
@@ -62,11 +63,15 @@ def stage_for(
     schema: pa.Schema,
     batches: Iterable[pa.RecordBatch],
     cancelled: Callable[[], bool],
+    uploads: Uploads | None = None,
 ) -> StagedWrite:
-    """Write rows as files for what has been decided already. See ``stage``."""
+    """Write rows as files for what has been decided already. See ``stage``.
+
+    With ``uploads`` the last of them may be on their way still; a commit has to wait for them.
+    """
     lake = writable(catalog)
     conversion = Conversion(schema, where.file_schema, str(where.table.name))
-    with FileWriter(lake, where) as writer:
+    with FileWriter(lake, where, uploads) as writer:
         for group in _groups(_converted(batches, schema, conversion, cancelled), lake.limits.rows_per_group):
             writer.write(group)
         files = writer.finish()

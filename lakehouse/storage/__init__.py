@@ -2,5 +2,6 @@
 
 from lakehouse.storage.bucket import Bucket, ObjectWriter, StoredObject
 from lakehouse.storage.local import open_local_bucket
+from lakehouse.storage.uploads import Uploads
 
-__all__ = ["Bucket", "ObjectWriter", "StoredObject", "open_local_bucket"]
+__all__ = ["Bucket", "ObjectWriter", "StoredObject", "Uploads", "open_local_bucket"]
