@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -44,6 +44,7 @@ from lakehouse.clock import Clock
 from lakehouse.config import CatalogSettings, Settings
 from lakehouse.errors import (
     ConfigError,
+    LakehouseError,
     NotSupported,
     SchemaAlreadyExists,
     SchemaNotEmpty,
@@ -475,19 +476,19 @@ class IcebergCatalog:
         return known.head if known is not None and self.clock.monotonic() < known.fresh_until else None
 
     def catch_up(self, schema: str, table: str) -> None:
-        """Take over what the store saw while it committed, so that the next look does not have to ask."""
+        """Take over what the store saw while it committed, so that the next look does not have to ask.
+
+        Never fails: the commit has taken place, and the next look asks where this could not.
+        """
         asked = self._ask()
         head = self.objects.last_head(schema, table)
         if head is None:
             return
-        found = _Known(
-            head,
-            self._view_of(schema, table, head),
-            self._fresh_until(asked),
-            self._sql_view_of(schema, table, head),
-        )
-        with self._lock:
-            self._learn((fold(schema), fold(table)), found)
+        with suppress(LakehouseError):
+            seen, named = self._view_of(schema, table, head), self._sql_view_of(schema, table, head)
+            found = _Known(head, seen, self._fresh_until(asked), named)
+            with self._lock:
+                self._learn((fold(schema), fold(table)), found)
 
     def view(self, name: TableName, metadata: TableMetadata) -> Table:
         """A table as one version of its metadata describes it."""
