@@ -24,8 +24,10 @@ import re
 import threading
 import time
 import uuid
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, NoReturn
 
 from pyiceberg.catalog import MetastoreCatalog, PropertiesUpdateSummary
@@ -53,7 +55,7 @@ from pyiceberg.view.metadata import ViewMetadata
 from lakehouse.catalog.file_io import BucketFileIO
 from lakehouse.catalog.metadata_update import updated_metadata
 from lakehouse.catalog.names import name_of, segment_of
-from lakehouse.catalog.slots import NAME_PROPERTY, Head, read_slot, tombstone
+from lakehouse.catalog.slots import NAME_PROPERTY, PRUNED, Head, read_slot, tombstone
 from lakehouse.catalog.table_store import Capabilities, check_requirement
 from lakehouse.errors import ObjectAlreadyExists, ObjectNotFound, StorageError
 from lakehouse.storage.bucket import Bucket
@@ -67,6 +69,7 @@ _DECISIONS = "_transactions"
 _COMMIT, _ABORT = b"commit", b"abort"
 # How long a joint commit may stay undecided before somebody who waits for it aborts it.
 _PATIENCE_S = 5.0
+_KEPT_VERSIONS_PROPERTY, _KEPT_VERSIONS = "write.metadata.previous-versions-max", 100
 _PUT_ATTEMPTS = 3
 _ATTEMPTS = 20
 _PUT_PAUSE_S = 0.05
@@ -179,6 +182,28 @@ class ObjectCatalog(MetastoreCatalog):
     def file_io(self) -> BucketFileIO:
         """How metadata files are read and written."""
         return self._io
+
+    def prune_versions(self, schema: str, table: str, before: datetime) -> int:
+        """Give up the content of old versions. See ``TableStore``.
+
+        Their slots stay taken, by a few bytes: a writer that was asleep must not find one of them free, and
+        take it for the next version.
+        """
+        key = self._table_key(schema, table)
+        head = self._head(key)
+        if head.metadata is None:
+            return 0
+        most = int(head.metadata.properties.get(_KEPT_VERSIONS_PROPERTY, _KEPT_VERSIONS))
+        # The current version can stand below slots that joint commits took which did not take place.
+        end = self._read_slot(key, head.version).written_at - max(most, 1)
+        first = (
+            bisect_left(range(1, end), 1, key=lambda v: self._bucket.size(_slot(key, v)) != len(PRUNED)) + 1
+        )
+        for version in range(first, end):
+            if self._bucket.look_up(_slot(key, version)).modified_at >= before:
+                return version - first
+            self._bucket.put(_slot(key, version), PRUNED, durable=False)
+        return max(end - first, 0)
 
     def delete_file(self, uri: str) -> bool:
         """Delete a file that a table referred to; gives whether it was there."""
@@ -501,14 +526,23 @@ class ObjectCatalog(MetastoreCatalog):
 
     def _head(self, key: str) -> Head:
         known = self._heads.get(key) or self._discover(key)
-        version = known.version
-        while self._bucket.exists(_slot(key, version + 1)):
-            version += 1
+        version = self._newest(key, known.version)
         if version == known.version and not known.undecided:
             return known
         found = self._remember(key, self._read_slot(key, version))
         # What was decided in between may have been followed by another version already.
         return self._head(key) if found.undecided and self._bucket.exists(_slot(key, version + 1)) else found
+
+    def _newest(self, key: str, version: int) -> int:
+        """The highest slot that is taken, from one that is; none in between is free."""
+        step = 1
+        while self._bucket.exists(_slot(key, version + step)):
+            version, step = version + step, step * 2
+        while step > 1:
+            step //= 2
+            if self._bucket.exists(_slot(key, version + step)):
+                version += step
+        return version
 
     def _settled(self, key: str) -> Head:
         """The current version, to commit on top of.
@@ -660,7 +694,9 @@ class ObjectCatalog(MetastoreCatalog):
         prefix = f"{key}/metadata"
         try:
             version = int(self._bucket.get(f"{prefix}/{_HINT_OBJECT}"))
-            return self._remember(key, self._read_slot(key, version))
+            found = self._read_slot(key, version)
+            if not found.pruned:
+                return self._remember(key, found)
         except (ObjectNotFound, ValueError):
             pass
         slots = (_SLOT.fullmatch(name) for name in self._bucket.names(prefix))
@@ -673,15 +709,21 @@ class ObjectCatalog(MetastoreCatalog):
         content = self._bucket.get(_slot(key, version))
         if not content.strip(b"\0"):
             # A power failure can leave an empty file of a commit that was not confirmed to anybody.
-            return replace(self._read_slot(key, version - 1), version=version)
+            return self._as_below(key, version)
         if content.startswith(_PROMISE_START):
             promise = json.loads(content)
             decision = self._decision(promise[_PROMISE])
             if decision != _COMMIT:
                 undecided = promise[_PROMISE] if decision is None else ""
-                return replace(self._read_slot(key, version - 1), version=version, undecided=undecided)
+                return self._as_below(key, version, undecided)
             content = promise["then"].encode()
+        if content == PRUNED:
+            return Head(version, pruned=True)
         return read_slot(version, content)
+
+    def _as_below(self, key: str, version: int, undecided: str = "") -> Head:
+        found = self._read_slot(key, version - 1)
+        return replace(found, version=version, undecided=undecided, below=found.below + 1)
 
     def _remember(self, key: str, head: Head) -> Head:
         with self._lock:

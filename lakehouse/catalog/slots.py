@@ -14,6 +14,7 @@ from pyiceberg.table.metadata import TableMetadata, TableMetadataUtil
 from pyiceberg.view.metadata import ViewMetadata
 
 NAME_PROPERTY = "lakehouse.name"
+PRUNED = b'{"pruned":true}'
 _DROPPED, _VIEW = "dropped", "view-uuid"
 
 
@@ -30,6 +31,8 @@ class Head:
         moved: Whether what was there has another name now.
         shared: Whether the directory of the name may hold data of a table that has another name.
         name: How the name is spelled, where that does not stand in the table's own metadata.
+        pruned: Whether what was there has been given up, being old.
+        below: How many slots below this one what it says was written; those in between changed nothing.
     """
 
     version: int
@@ -39,6 +42,13 @@ class Head:
     moved: bool = False
     shared: bool = False
     name: str = ""
+    pruned: bool = False
+    below: int = 0
+
+    @property
+    def written_at(self) -> int:
+        """The slot that holds what this version says."""
+        return self.version - self.below
 
     @property
     def is_free(self) -> bool:

@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, NoReturn
 
 from pyiceberg.catalog.sql import IcebergNamespaceProperties, IcebergTables, SqlCatalog
@@ -202,6 +203,10 @@ class SqlTableCatalog(SqlCatalog):
     def last_table(self, schema: str, table: str) -> TableMetadata | None:
         """None: a dropped table leaves no row."""
         return None
+
+    def prune_versions(self, schema: str, table: str, before: datetime) -> int:
+        """None are."""
+        return 0
 
     def delete_file(self, uri: str) -> bool:
         """Delete a file that a table referred to; gives whether it was there."""

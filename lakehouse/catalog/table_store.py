@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 from pyiceberg.exceptions import CommitFailedException, NoSuchTableError, ValidationException
@@ -189,6 +190,21 @@ class TableStore(Protocol):
 
     def last_table(self, schema: str, table: str, /) -> TableMetadata | None:
         """What a dropped table was; None where there was none, where it is there or has another name."""
+
+    def prune_versions(self, schema: str, table: str, before: datetime, /) -> int:
+        """Give up the content of versions that nothing needs any more; gives how many these were.
+
+        As many versions of the table before the current one stay as its property
+        ``write.metadata.previous-versions-max`` says.
+
+        Args:
+            schema: Its schema.
+            table: Its name.
+            before: Versions that were written later stay, by the clock of the storage.
+
+        Raises:
+            StorageError: It failed; the rest can be given up later.
+        """
 
     def delete_file(self, uri: str, /) -> bool:
         """Delete a file that a table referred to; gives whether it was there."""

@@ -142,7 +142,7 @@ class Cleaner:
         return ExpiryResult((), (), removed, pending)
 
     def sweep(self, schema: str, name: str) -> tuple[int, int]:
-        """Delete the files of expired snapshots whose grace time is over.
+        """Delete the files of expired snapshots whose grace time is over, and give up old versions.
 
         Returns:
             How many were deleted, and how many are still waiting for it.
@@ -166,6 +166,7 @@ class Cleaner:
             pending += len(waiting)
             if not waiting:
                 self._delete([f"{prefix}/{listed}"])
+        self._catalog.objects.prune_versions(schema, name, self._catalog.clock.now() - self._grace)
         return removed, pending
 
     def _forget(self, table: Table, choice: Expendable) -> None:

@@ -184,8 +184,17 @@ class Bucket:
         Raises:
             ObjectNotFound: There is none.
         """
+        return self.look_up(key).size_bytes
+
+    def look_up(self, key: str) -> StoredObject:
+        """What the store knows of an object.
+
+        Raises:
+            ObjectNotFound: There is none.
+        """
         with self.operation("head", key, "looked up"):
-            return int(obstore.head(self._store, key)["size"])
+            found = obstore.head(self._store, key)
+        return StoredObject(key, int(found["size"]), found["last_modified"])
 
     def directories(self, prefix: str) -> list[str]:
         """The names of the segments that follow ``prefix`` and have something below them, sorted."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import duckdb
@@ -353,6 +354,67 @@ def test_a_late_hint_or_none_does_not_lead_to_an_old_version(catalog: IcebergCat
         assert count(opened(tmp_path, FixedClock()).load("main", "t")) == 6
     hint.unlink()
     assert count(opened(tmp_path, FixedClock()).load("main", "t")) == 6
+
+
+def keep_versions(catalog: IcebergCatalog, most: int) -> None:
+    with catalog.objects.load_table(("main", "t")).transaction() as transaction:
+        transaction.set_properties({"write.metadata.previous-versions-max": str(most)})
+
+
+def whole_versions(root: Path) -> list[int]:
+    slots = (root / "warehouse/main/t/metadata").glob("v*.metadata.json")
+    return sorted(int(slot.name[1:].split(".")[0]) for slot in slots if slot.stat().st_size > 100)
+
+
+def test_old_versions_are_given_up_and_nobody_takes_their_places(
+    catalog: IcebergCatalog, clock: FixedClock, tmp_path: Path
+) -> None:
+    write(catalog, "t")
+    asleep, idle = opened(tmp_path, clock), opened(tmp_path, clock)
+    late = stage(
+        asleep, TableName("lake", "main", "t"), WriteMode.APPEND, ROWS.schema, ROWS.to_batches(), bool
+    )
+    assert count(idle.load("main", "t")) == 2
+    keep_versions(catalog, 5)
+    for _ in range(17):
+        write(catalog, "t", WriteMode.APPEND)
+    future, past = datetime.now(UTC) + timedelta(hours=1), datetime.now(UTC) - timedelta(hours=1)
+    assert catalog.objects.prune_versions("main", "t", past) == 0, "all of them are young"
+    assert catalog.objects.prune_versions("main", "t", future) == 13
+    assert catalog.objects.prune_versions("main", "t", future) == 0
+    assert whole_versions(tmp_path) == [*range(14, 20)]
+    commit(asleep, late)
+    assert [count(c.load("main", "t")) for c in (asleep, opened(tmp_path, clock))] == [38, 38]
+    clock.elapsed_s += 1
+    assert count(idle.load("main", "t")) == 38, "it had seen version 1 only"
+    (tmp_path / "warehouse/main/t/metadata/version-hint.text").write_text("3")
+    afresh = opened(tmp_path, clock)
+    assert count(afresh.load("main", "t")) == 38
+    assert len(afresh.load("main", "t").snapshots()) == 19
+    head = afresh.objects.head("main", "t")
+    oldest = afresh.objects.version_at("main", "t", head, 0)
+    assert oldest is not None
+    assert len(oldest.snapshots) == 13, "the first version that is there"
+    catalog.drop_table("main", "t")
+    assert catalog.objects.prune_versions("main", "t", future) == 0
+    assert catalog.objects.last_table("main", "t") is not None
+
+
+def test_the_current_version_is_never_given_up_however_many_joint_commits_failed(
+    catalog: IcebergCatalog, tmp_path: Path
+) -> None:
+    write(catalog, "t")
+    keep_versions(catalog, 2)
+    for number in range(6):
+        catalog.objects.promise_drop("main", "t", f"promise-{number}")
+        catalog.objects.decide(f"promise-{number}", commit=False)
+    assert catalog.objects.prune_versions("main", "t", datetime.now(UTC) + timedelta(hours=1)) == 0
+    afresh = opened(tmp_path, FixedClock())
+    assert afresh.objects.head("main", "t").version == 8
+    assert count(afresh.load("main", "t")) == 2
+    write(afresh, "t", WriteMode.APPEND)
+    assert afresh.objects.prune_versions("main", "t", datetime.now(UTC) + timedelta(hours=1)) == 6
+    assert count(opened(tmp_path, FixedClock()).load("main", "t")) == 4
 
 
 def test_snapshots_are_found_by_id_and_by_time(catalog: IcebergCatalog) -> None:
