@@ -20,7 +20,7 @@ from lakehouse.engine.system_statements import sessions_table, statements_table
 from lakehouse.engine.table_reader import TableReader
 from lakehouse.journal import AuditJournal
 from lakehouse.maintenance.policy import Maintenance
-from lakehouse.storage import Bucket, open_local_bucket
+from lakehouse.storage import Bucket, open_bucket
 
 
 class Lakehouse:
@@ -39,12 +39,11 @@ class Lakehouse:
         self.settings = settings
         self.clock = clock or SystemClock()
         self._started_s = self.clock.monotonic()
-        where = settings.buckets[0]
-        self.bucket = bucket or open_local_bucket(where.name, where.path)
+        self.bucket = bucket or open_bucket(settings.buckets[0])
         self.catalog: Catalog = open_catalog(settings, self.clock, self.bucket)
         default = settings.catalog.default_schema
         self.catalog.create_schema(default, if_not_exists=True)
-        readable = [Path(bucket.path).absolute() for bucket in settings.buckets]
+        readable = [Path(bucket.path).absolute() for bucket in settings.buckets if bucket.kind == "local"]
         self.policy = AccessPolicy(settings)
         self.anonymous = Principal(ANONYMOUS, frozenset({settings.auth.anonymous_role}))
         self.journal = AuditJournal(self.bucket, settings.audit, self.clock, statement_text)

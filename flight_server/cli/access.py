@@ -144,12 +144,11 @@ def _offline(config: Path | None) -> Iterator[ApiKeys]:
     from lakehouse.access.api_keys import ApiKeys  # noqa: PLC0415
     from lakehouse.clock import SystemClock  # noqa: PLC0415
     from lakehouse.config.access import BUILT_IN_ROLES  # noqa: PLC0415
-    from lakehouse.storage import open_local_bucket  # noqa: PLC0415
+    from lakehouse.storage import open_bucket  # noqa: PLC0415
 
     settings = settings_of(config)
-    where = settings.buckets[0]
     roles = [*BUILT_IN_ROLES, *(role.name for role in settings.roles)]
-    yield ApiKeys(open_local_bucket(where.name, where.path), SystemClock(), roles)
+    yield ApiKeys(open_bucket(settings.buckets[0]), SystemClock(), roles)
     if not settings.auth.api_keys:
         stderr().print("servers with this configuration accept no API keys: auth.api_keys = false")
 

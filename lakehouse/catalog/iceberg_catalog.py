@@ -52,7 +52,7 @@ from lakehouse.errors import (
     TableAlreadyExists,
     TableNotFound,
 )
-from lakehouse.storage import Bucket, open_local_bucket
+from lakehouse.storage import Bucket, open_bucket
 from lakehouse.types import ForeignKey, TableName
 
 _REMEMBERED_TABLES = 10_000
@@ -658,8 +658,7 @@ def open_catalog(settings: Settings, clock: Clock, bucket: Bucket | None = None)
     Raises:
         ConfigError: The bucket or the database of the catalog cannot be used.
     """
-    where = settings.buckets[0]
-    bucket = bucket or open_local_bucket(where.name, where.path)
+    bucket = bucket or open_bucket(settings.buckets[0])
     catalog = IcebergCatalog(
         settings.catalog.name,
         bucket,

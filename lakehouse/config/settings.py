@@ -257,6 +257,15 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _named_stores(self) -> Self:
+        for bucket in self.buckets:
+            try:
+                bucket.check_endpoint(self.server.allow_ip_literals)
+            except ValueError as error:
+                raise ValueError(f"buckets: endpoint = {bucket.endpoint!r} {error}") from None
+        return self
+
+    @model_validator(mode="after")
     def _known_roles(self) -> Self:
         named = [role.name for role in self.roles]
         twice = next((name for name in named if named.count(name) > 1), None)

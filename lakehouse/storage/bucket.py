@@ -6,7 +6,7 @@ import errno
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,7 +15,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError, PermissionDeniedError
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
 
 from lakehouse import telemetry
 from lakehouse.errors import InvalidRequest, ObjectAlreadyExists, ObjectNotFound, StorageError
@@ -26,6 +32,16 @@ if TYPE_CHECKING:
 
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 _UPLOAD_PART_BYTES = 10 * 1024 * 1024
+_UPLOADED_PARTS = 4
+# What the messages of obstore say of a request, which hold endpoints, and what clients are told of it.
+_REQUEST = "Error performing"
+_REASONS = (
+    (re.compile("NoSuchBucket"), "the object store has no such bucket"),
+    (re.compile("status code: 40[13]"), "the object store does not accept the credentials for that"),
+    (re.compile("status code: 5"), "the object store is not working"),
+    (re.compile("timed out|TimedOut"), "the object store did not answer in time"),
+    (re.compile("sending request|onnect"), "the object store cannot be reached"),
+)
 
 StorageObserver = Callable[[str, str, float], None]
 """Told of the operation, its outcome (``ok``, ``not_found``, ``already_exists``, ``failed``) and seconds."""
@@ -49,6 +65,7 @@ class Bucket:
         uri: Prefix of the objects' URIs, without a slash at the end.
         root: The directory that holds the objects, where the bucket is one of this machine.
         persist: Makes an object that was written survive a power failure; None where the store does that.
+        aliases: What the URIs of the same objects may begin with as well.
 
     Attributes:
         observers: Told of every request to the store.
@@ -61,9 +78,11 @@ class Bucket:
         uri: str,
         root: Path | None = None,
         persist: Callable[[str], None] | None = None,
+        aliases: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.uri = uri
+        self._prefixes = tuple(f"{prefix}/" for prefix in (uri, *aliases))
         self._store = store
         self._root = root
         self._persist = persist
@@ -107,9 +126,9 @@ class Bucket:
         Raises:
             StorageError: The URI lies outside of this bucket.
         """
-        for prefix in (self.uri, str(self._root) if self._root else self.uri):
-            if uri.startswith(prefix + "/"):
-                return uri[len(prefix) + 1 :]
+        for prefix in self._prefixes:
+            if uri.startswith(prefix):
+                return uri[len(prefix) :]
         raise StorageError(
             f"an object that a table refers to is not in bucket '{self.name}'",
             "tables can be read only where all of their files are in the configured bucket",
@@ -206,7 +225,9 @@ class Bucket:
         """The last segments of the objects directly under ``prefix``, sorted."""
         with self.operation("list", prefix, "listed"):
             listed = obstore.list_with_delimiter(self._store, prefix)
-        return sorted(found["path"].rsplit("/", 1)[-1] for found in listed["objects"])
+        # Some stores list a directory that has become empty as an object of its own.
+        paths = [found["path"] for found in listed["objects"] if found["path"] != prefix]
+        return sorted(path.rsplit("/", 1)[-1] for path in paths)
 
     def objects(self, prefix: str) -> Iterator[StoredObject]:
         """Every object below ``prefix``, at any depth; listed a thousand at a time."""
@@ -239,7 +260,9 @@ class Bucket:
     def open_writer(self, key: str) -> ObjectWriter:
         """A file to write an object through; the object appears, whole, when the file is closed."""
         with storage_errors(self.name, key, "written"):
-            target = obstore.open_writer(self._store, key, buffer_size=_UPLOAD_PART_BYTES)
+            target = obstore.open_writer(
+                self._store, key, buffer_size=_UPLOAD_PART_BYTES, max_concurrency=_UPLOADED_PARTS
+            )
         return ObjectWriter(self, key, target, self._persist)
 
 
@@ -336,7 +359,13 @@ def storage_errors(bucket: str, key: str, done: str) -> Iterator[None]:
     except AlreadyExistsError as error:
         raise ObjectAlreadyExists(f"{subject} exists already") from error
     except (NotFoundError, FileNotFoundError) as error:
+        if "NoSuchBucket" in str(error):
+            raise StorageError(f"{subject} could not be {done}: {_reason(error)}") from error
         raise ObjectNotFound(f"{subject} does not exist") from error
+    except UnauthenticatedError as error:
+        raise StorageError(
+            f"{subject} could not be {done}: the credentials cannot be read or are not accepted"
+        ) from error
     except (PermissionDeniedError, PermissionError) as error:
         raise StorageError(f"{subject} could not be {done}: permission denied") from error
     except ValueError as error:
@@ -353,6 +382,10 @@ def _os_error(error: BaseException) -> int | None:
 
 
 def _reason(error: BaseException) -> str:
+    text = str(error)
+    if _REQUEST in text:
+        told = (told for pattern, told in _REASONS if pattern.search(text))
+        return next(told, "the object store reported an error")
     number = _os_error(error)
     return os.strerror(number).lower() if number is not None else "the object store reported an error"
 

@@ -36,7 +36,7 @@ def open_local_bucket(name: str, path: Path | str) -> Bucket:
         raise ConfigError(f"the directory of bucket '{name}' cannot be used: {reason}") from error
     if not os.access(root, os.R_OK | os.W_OK | os.X_OK):
         raise ConfigError(f"the directory of bucket '{name}' cannot be written to by this user")
-    return Bucket(name, store, f"file://{root}", root, _Persistence(root))
+    return Bucket(name, store, f"file://{root}", root, _Persistence(root), aliases=(str(root),))
 
 
 class _Persistence:

@@ -1,0 +1,81 @@
+"""A bucket of an S3-compatible object store."""
+
+from __future__ import annotations
+
+import tomllib
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from obstore.store import S3Store
+
+from lakehouse.config import BucketSettings, SecretRef
+from lakehouse.errors import ConfigError
+from lakehouse.storage.bucket import Bucket, storage_errors
+
+if TYPE_CHECKING:
+    from obstore.store import S3Credential
+
+_REREAD = timedelta(seconds=60)
+_FIRST_PAUSE, _LONGEST_PAUSE = timedelta(milliseconds=100), timedelta(seconds=3)
+
+
+def open_s3_bucket(settings: BucketSettings) -> Bucket:
+    """Open a bucket of an S3-compatible store, and see whether it can be listed.
+
+    Raises:
+        ConfigError: The credentials cannot be read, or there is no such bucket.
+        StorageError: The store cannot be reached, or does not accept the credentials.
+    """
+    options: dict[str, Any] = {"endpoint": settings.endpoint} if settings.endpoint else {}
+    if settings.secret_ref is not None:
+        options["credential_provider"] = _Credentials(settings.name, settings.secret_ref)
+        options["credential_provider"]()
+    with storage_errors(settings.name, "", "opened"):
+        store = S3Store(
+            settings.bucket,
+            prefix=settings.prefix or None,
+            region=settings.region,
+            client_options={
+                "allow_http": settings.endpoint.startswith("http:"),
+                "connect_timeout": timedelta(seconds=settings.connect_timeout_seconds),
+                "timeout": timedelta(seconds=settings.request_timeout_seconds),
+            },
+            retry_config={
+                "max_retries": settings.max_retries,
+                "retry_timeout": timedelta(seconds=settings.retry_seconds),
+                "backoff": {"init_backoff": _FIRST_PAUSE, "max_backoff": _LONGEST_PAUSE, "base": 2},
+            },
+            **options,
+        )
+    place = "/".join(filter(None, (settings.bucket, settings.prefix)))
+    return Bucket(settings.name, store, f"s3://{place}", aliases=(f"s3a://{place}", f"s3n://{place}"))
+
+
+class _Credentials:
+    """Reads the credentials whenever the store wants them, so that they can be changed meanwhile."""
+
+    refresh_threshold = timedelta(0)
+
+    def __init__(self, bucket: str, reference: SecretRef) -> None:
+        self._bucket = bucket
+        self._reference = reference
+
+    def __call__(self) -> S3Credential:
+        text = self._reference.resolve().get_secret_value()
+        try:
+            found = tomllib.loads(text)
+        except tomllib.TOMLDecodeError:
+            found = dict(zip(("access_key_id", "secret_access_key", "session_token"), text.split(":", 2)))  # noqa: B905
+        wanted = {key: found.get(key) for key in ("access_key_id", "secret_access_key")}
+        token = found.get("session_token")
+        if not all(value and isinstance(value, str) for value in (*wanted.values(), token or "none")):
+            raise ConfigError(
+                f"the credentials of bucket '{self._bucket}' are not in the secret that secret_ref names",
+                "expected access_key_id and secret_access_key as TOML, or ID:SECRET in one line",
+            )
+        return {
+            "access_key_id": wanted["access_key_id"] or "",
+            "secret_access_key": wanted["secret_access_key"] or "",
+            "token": token,
+            "expires_at": datetime.now(UTC) + _REREAD,
+        }
