@@ -20,7 +20,7 @@ from lakehouse.engine.system_statements import sessions_table, statements_table
 from lakehouse.engine.table_reader import TableReader
 from lakehouse.journal import AuditJournal
 from lakehouse.maintenance.policy import Maintenance
-from lakehouse.storage import Bucket, open_bucket
+from lakehouse.storage import Bucket, ObjectCache, open_bucket
 
 
 class Lakehouse:
@@ -39,17 +39,23 @@ class Lakehouse:
         self.settings = settings
         self.clock = clock or SystemClock()
         self._started_s = self.clock.monotonic()
-        self.bucket = bucket or open_bucket(settings.buckets[0])
+        where = settings.cache
+        self.cache = ObjectCache(
+            Path(where.directory) if where.directory else None, where.max_bytes, where.concurrent_requests
+        )
+        self.bucket = bucket or open_bucket(settings.buckets[0], self.cache)
         self.catalog: Catalog = open_catalog(settings, self.clock, self.bucket)
         default = settings.catalog.default_schema
         self.catalog.create_schema(default, if_not_exists=True)
         readable = [Path(bucket.path).absolute() for bucket in settings.buckets if bucket.kind == "local"]
+        if self.cache.directory is not None:
+            readable.append(self.cache.directory)
         self.policy = AccessPolicy(settings)
         self.anonymous = Principal(ANONYMOUS, frozenset({settings.auth.anonymous_role}))
         self.journal = AuditJournal(self.bucket, settings.audit, self.clock, statement_text)
         self.attempt_observers: list[OnAttempt] = [self.journal.authentication]
         self.authenticator = Authenticator(settings, self.bucket, self.clock, self._attempted)
-        self.engine = Engine(settings, self.catalog, self.policy, readable, self.clock)
+        self.engine = Engine(settings, self.catalog, self.policy, readable, self.clock, self.cache)
         if self.journal.is_enabled:
             self.engine.running.observers.append(self.journal.statement)
         self.sessions = SessionRegistry(self.engine.new_session, self.clock, settings.session)
@@ -81,6 +87,7 @@ class Lakehouse:
         self.engine.close()
         self.journal.close()
         writable(self.catalog).close()
+        self.cache.close()
 
     def _attempted(self, principal: str, peer: str, method: str, outcome: str) -> None:
         for observer in self.attempt_observers:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import zlib
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +36,8 @@ from lakehouse.catalog.partitioning import row_codes, sortable
 from lakehouse.errors import NotSupported, StorageError
 from lakehouse.storage.bucket import Bucket
 from lakehouse.types import DataFileRef, DeleteFileRef
+
+Held = Callable[[Iterable[str]], AbstractContextManager[None]]
 
 _PATH_FIELD = 2147483546
 _POSITIONS = {_PATH_FIELD: "file_path", 2147483545: "pos"}
@@ -143,14 +145,30 @@ def partition_key(file: DataFile) -> Hashable:
     return (file.spec_id, *(repr(value) for value in values))
 
 
-def deleted_rows(files: Sequence[DataFileRef]) -> Iterator[tuple[DataFileRef, np.ndarray]]:
+def deleted_rows(files: Sequence[DataFileRef], held: Held) -> Iterator[tuple[DataFileRef, np.ndarray]]:
     """The positions of the deleted rows of each data file that has delete files, sorted.
+
+    Args:
+        files: The data files.
+        held: Makes files readable for the length of a ``with``.
 
     Raises:
         NotSupported: A delete file is not as the specification wants it.
         StorageError: A file could not be read.
     """
     files = [file for file in files if file.deletes]
+    with held(_needed(files)):
+        yield from _deleted_rows(files)
+
+
+def _needed(files: Sequence[DataFileRef]) -> Iterator[str]:
+    for file in files:
+        yield from (delete.path for delete in file.deletes)
+        if any(delete.equality_ids for delete in file.deletes):
+            yield file.path
+
+
+def _deleted_rows(files: Sequence[DataFileRef]) -> Iterator[tuple[DataFileRef, np.ndarray]]:
     by_position = _by_position(files)
     equal: dict[tuple[DeleteFileRef, ...], pa.Table] = {}
     for file in files:

@@ -8,6 +8,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import Generic, TypeVar
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from pyiceberg.manifest import DataFile, DataFileContent, FileFormat, ManifestContent, ManifestFile
 from pyiceberg.table.metadata import TableMetadata
@@ -16,7 +17,7 @@ from lakehouse.catalog.delete_files import DeleteIndex, deleted_rows, partition_
 from lakehouse.catalog.file_io import BucketFileIO
 from lakehouse.catalog.file_statistics import FileStatistics, ManifestStatistics
 from lakehouse.catalog.iceberg_types import FIELD_ID
-from lakehouse.errors import NotSupported, SnapshotNotFound
+from lakehouse.errors import NotSupported, SnapshotNotFound, StorageError
 from lakehouse.storage.bucket import Bucket
 from lakehouse.types import DataFileRef
 
@@ -27,6 +28,7 @@ _CACHED_CELLS = 20_000_000
 _CACHED_STATISTICS = 256
 # The statistics of so many files are kept at once when they are read for another reason.
 _LARGE_MANIFEST = 32
+_FOOTER_BYTES = 65_536
 T = TypeVar("T")
 # The number of the commit that brought a file, the file, and its partition.
 _Entry = tuple[int, DataFileRef, Hashable]
@@ -38,6 +40,7 @@ class SnapshotFiles:
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
         self.io = self._io = BucketFileIO(bucket)
+        self.held = bucket.held
         self._snapshots: _FilesCache[DataFileRef] = _FilesCache(_CACHED_FILES)
         self._manifests: _FilesCache[_Entry] = _FilesCache(_CACHED_FILES)
         self._told: _FilesCache[ManifestStatistics] = _FilesCache(_CACHED_CELLS)
@@ -68,7 +71,7 @@ class SnapshotFiles:
         Raises:
             NotSupported, StorageError: A delete file cannot be read.
         """
-        gone = sum(len(positions) for _, positions in deleted_rows(files))
+        gone = sum(len(positions) for _, positions in deleted_rows(files, self.held))
         return sum(file.rows for file in files) - gone
 
     def statistics(self, table: str, metadata: TableMetadata, snapshot_id: int) -> FileStatistics:
@@ -151,7 +154,7 @@ class SnapshotFiles:
                 for entry in entries
             )
             if doubtful:
-                _check_field_ids(table, [file for _, file, _ in found])
+                self._check_field_ids(table, [file for _, file, _ in found])
             if len(entries) > _LARGE_MANIFEST:
                 self._keep(manifest, [entry.data_file for entry in entries])
             self._manifests.put(key, found)
@@ -164,15 +167,25 @@ class SnapshotFiles:
             )
         return self.reference(file)
 
+    def _check_field_ids(self, table: str, files: Sequence[DataFileRef]) -> None:
+        for file in files:
+            schema = self._schema(self._bucket.key_of(file.uri), file.size_bytes)
+            if not all(FIELD_ID in (field.metadata or {}) for field in schema):
+                raise NotSupported(
+                    f"table '{table}' has data files without field ids, whose columns would be read as NULL",
+                    "rewrite the table's data files, or write the rows into a new table",
+                )
 
-def _check_field_ids(table: str, files: Sequence[DataFileRef]) -> None:
-    for file in files:
-        schema = pq.read_schema(file.path)
-        if not all(FIELD_ID in (field.metadata or {}) for field in schema):
-            raise NotSupported(
-                f"table '{table}' has data files without field ids, whose columns would be read as NULL",
-                "rewrite the table's data files, or write the rows into a new table",
-            )
+    def _schema(self, key: str, size: int) -> pa.Schema:
+        """The columns of a Parquet file, of which no more is read than its end."""
+        end = self._bucket.get_end(key, _FOOTER_BYTES)
+        length = int.from_bytes(end[-8:-4], "little") + 8
+        if len(end) < length <= size:
+            end = self._bucket.get_end(key, length)
+        try:
+            return pq.read_schema(pa.BufferReader(end))
+        except pa.ArrowException as error:
+            raise StorageError(f"object '{key}' of bucket '{self._bucket.name}' is not Parquet") from error
 
 
 def _sequence_number(entry: _Entry) -> int:

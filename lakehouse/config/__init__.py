@@ -23,12 +23,13 @@ from lakehouse.config.settings import (
     Settings,
     TelemetrySettings,
 )
-from lakehouse.config.storage import BucketSettings
+from lakehouse.config.storage import BucketSettings, CacheSettings
 
 __all__ = [
     "AuditSettings",
     "AuthSettings",
     "BucketSettings",
+    "CacheSettings",
     "CatalogConnection",
     "CatalogSettings",
     "EngineSettings",

@@ -12,7 +12,7 @@ from lakehouse.config.access import BUILT_IN_ROLES, AuditSettings, AuthSettings,
 from lakehouse.config.catalog import CatalogSettings
 from lakehouse.config.hosts import check_host
 from lakehouse.config.section import Anchored, Section
-from lakehouse.config.storage import BucketSettings
+from lakehouse.config.storage import BucketSettings, CacheSettings
 from lakehouse.config.values import ByteSize, MemorySize
 
 ENV_PREFIX = "LAKEHOUSE__"
@@ -234,6 +234,7 @@ class Settings(BaseSettings):
     server: ServerSettings = ServerSettings()
     log: LogSettings = LogSettings()
     buckets: tuple[BucketSettings, ...] = (BucketSettings(),)
+    cache: CacheSettings = CacheSettings()
     catalog: CatalogSettings = CatalogSettings()
     engine: EngineSettings = EngineSettings()
     ingest: IngestSettings = IngestSettings()

@@ -93,3 +93,22 @@ class BucketSettings(Section):
         host = urlsplit(self.endpoint).hostname
         if host:
             check_host(host, allow_ip_literals)
+
+
+class CacheSettings(Section):
+    """Local copies of the data files of remote buckets. Nothing is lost when they are deleted."""
+
+    directory: Annotated[str, Anchored()] = Field(
+        "",
+        description="Where they are kept; relative to this file. Empty takes lakehouse in CACHE_DIRECTORY, "
+        "XDG_CACHE_HOME or ~/.cache.",
+    )
+    max_bytes: int = Field(
+        10_000_000_000,
+        ge=0,
+        description="Above that the files go that were not used for longest. What running statements and "
+        "open transactions read stays, even if it is more.",
+    )
+    concurrent_requests: int = Field(
+        16, ge=1, le=256, description="How many parts of files, of 8 MiB at most, are fetched at once."
+    )

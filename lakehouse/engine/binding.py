@@ -123,7 +123,7 @@ class Binder:
         self.database = database
         self.system = system
         self.evaluate = evaluate
-        self.positions = PositionFiles(database.positions_directory, clock)
+        self.positions = PositionFiles(database.positions_directory, clock, database.cache.held)
 
     def bind(
         self,

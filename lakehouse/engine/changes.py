@@ -240,7 +240,7 @@ class Changes:
         with self._engine.cursor(session.state(), transaction) as cursor:
             connection = cursor.connection
             with self._engine.running.working(scope.watch, session.id) as statement:
-                statement.attach(connection.interrupt)
+                statement.attach(cursor.interrupt)
                 try:
                     with self._engine.errors(), cursor.supplied(inputs, statement.record.check_stop):
                         cursor.bind(bindings, self._database.empty_file)
@@ -357,7 +357,7 @@ class Changes:
             running.working(scope.watch, session.id) as statement,
             self._engine.errors(),
         ):
-            statement.attach(cursor.connection.interrupt)
+            statement.attach(cursor.interrupt)
             reader = pa.RecordBatchReader.from_batches(schema, running.arriving(statement, batches))
             cursor.connection.register("incoming", reader)
             try:

@@ -23,6 +23,7 @@ from lakehouse.engine.bounded_functions import macros
 from lakehouse.engine.errors import duckdb_errors
 from lakehouse.engine.system_tables import SystemTable
 from lakehouse.errors import ConfigError
+from lakehouse.storage import Lease, ObjectCache
 from lakehouse.types import TableName, quote
 
 SESSION_SETTINGS: dict[str, str] = {
@@ -48,6 +49,7 @@ REQUIRED_COLUMNS = "required_columns"
 """Variable with the columns that are never NULL, as ``schema.table.column``, each name quoted."""
 PRINCIPAL = "principal"
 """Variable with the name that ``current_user`` gives, as a list of one."""
+_NAMES = frozenset({VISIBLE_TABLES, REQUIRED_COLUMNS, PRINCIPAL})
 _SESSION_CATALOG = "~session"
 _STATEMENT_MEMORY = "operator_memory_limit"
 _PROFILING = "enable_profiling"
@@ -115,6 +117,8 @@ class PooledCursor:
 
     connection: duckdb.DuckDBPyConnection
     state: CursorState
+    cache: ObjectCache
+    leases: list[Lease] = field(default_factory=list)
     bound: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     relations: dict[tuple[Any, ...], duckdb.DuckDBPyRelation] = field(default_factory=dict)
 
@@ -128,8 +132,36 @@ class PooledCursor:
             found = self.relations[key] = self.connection.sql(sql)
         return found
 
+    def interrupt(self) -> None:
+        """Stop what goes on, from any thread: DuckDB, or waiting for files."""
+        self.connection.interrupt()
+        for lease in self.leases[-1:]:
+            lease.cancel()
+
+    def bind_columns(self, bindings: Sequence[Binding], empty_file: str) -> None:
+        """The same as ``bind`` for who asks for columns only: of remote files none is fetched, or read."""
+        self.bind(
+            [
+                replace(binding, key=(), files=())
+                if any(map(self.cache.holds, binding.files[:1]))
+                else binding
+                for binding in bindings
+            ],
+            empty_file,
+        )
+
     def bind(self, bindings: Sequence[Binding], empty_file: str) -> None:
-        """Make the views read the files of these bindings on this cursor."""
+        """Make the views read the files of these bindings on this cursor, until it is released.
+
+        Raises:
+            StorageError: A file of a remote bucket could not be fetched.
+            StatementCancelled: ``interrupt`` was called while that went on.
+        """
+        if self.cache.directory is not None:
+            files = [path for binding in bindings if binding.variable not in _NAMES for path in binding.files]
+            lease = self.cache.lease(files)
+            self.leases.append(lease)
+            lease.wait()
         for binding in bindings:
             if not binding.key:
                 if self.bound.pop(binding.variable, None) is not None:
@@ -160,6 +192,17 @@ class PooledCursor:
         """Forget the inputs."""
         for each in inputs:
             self.connection.unregister(each.name)
+
+    def release_files(self) -> None:
+        """Let go of the files that were bound: nothing reads them any more on this cursor."""
+        leases, self.leases = self.leases, []
+        for lease in leases:
+            lease.release()
+
+    def close(self) -> None:
+        """Give everything free."""
+        self.connection.close()
+        self.release_files()
 
     def _forget(self, keep: set[str]) -> None:
         for variable in [v for v in self.bound if v not in keep]:
@@ -204,11 +247,18 @@ class DuckDatabase:
         catalog: The name under which lake tables are queried.
         readable: Directories whose files DuckDB may open.
         statement_memory: Memory of one statement's sorts and hash tables before they spill, or empty.
+        cache: Where the files of remote buckets are read.
     """
 
     def __init__(
-        self, settings: EngineSettings, catalog: str, readable: Sequence[Path], statement_memory: str = ""
+        self,
+        settings: EngineSettings,
+        catalog: str,
+        readable: Sequence[Path],
+        statement_memory: str = "",
+        cache: ObjectCache | None = None,
     ) -> None:
+        self.cache = cache or ObjectCache()
         self._statement_memory = statement_memory
         self._directory = _private_directory(settings.spill_directory)
         self.catalog = catalog
@@ -383,10 +433,11 @@ class DuckDatabase:
                 connection.execute("SET VARIABLE session_database = ?", [state.temporary]).fetchall()
             for name, value in state.settings:
                 connection.execute(f"SET SESSION {SESSION_SETTINGS[name]} = ?", [value]).fetchall()
-        return PooledCursor(connection, state)
+        return PooledCursor(connection, state, self.cache)
 
     def release(self, cursor: PooledCursor) -> None:
         """Take back a cursor whose result has been closed."""
+        cursor.release_files()
         stale = [cursor]
         with self._lock:
             waiting = self._pool.setdefault(cursor.state, [])
@@ -396,7 +447,7 @@ class DuckDatabase:
             if len(self._pool) > _POOL_STATES:
                 stale += self._pool.popitem(last=False)[1]
         for each in stale:
-            each.connection.close()
+            each.close()
 
     def forget(self, temporary: str) -> None:
         """Drop a session's own database and the cursors that know it."""
@@ -404,7 +455,7 @@ class DuckDatabase:
             stale = [s for s in self._pool if s.temporary == temporary]
             cursors = [c for s in stale for c in self._pool.pop(s)]
         for cursor in cursors:
-            cursor.connection.close()
+            cursor.close()
         with duckdb_errors():
             self._root.cursor().execute(f"DETACH DATABASE IF EXISTS {quote(temporary)}")
 
@@ -511,6 +562,6 @@ class DuckDatabase:
             cursors = [c for waiting in self._pool.values() for c in waiting]
             self._pool.clear()
         for cursor in cursors:
-            cursor.connection.close()
+            cursor.close()
         self._root.close()
         shutil.rmtree(self._directory, ignore_errors=True)

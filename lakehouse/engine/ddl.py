@@ -209,7 +209,7 @@ class TableDdl:
         engine = self._engine
         owner = scope.transaction if bound.temporary else None
         with engine.cursor(scope.session.state(), owner) as cursor, engine.errors():
-            statement.attach(cursor.connection.interrupt)
+            statement.attach(cursor.interrupt)
             cursor.bind(bound.bindings, self._database.empty_file)
             with cursor.supplied(bound.inputs):
                 yield cursor.connection.sql(bound.sql, params=values)

@@ -131,6 +131,6 @@ def _sql(old: str, new: str, change: str, key: Sequence[str]) -> str:
 
 def _plan(engine: Engine, session: Session, sql: str, bindings: tuple[Binding, ...], table: Table) -> Plan:
     with engine.cursor(session.state(), None) as cursor, engine.errors():
-        cursor.bind(bindings, engine.database.empty_file)
+        cursor.bind_columns(bindings, engine.database.empty_file)
         schema = relation_schema(cursor.connection.sql(sql))
     return Plan(sql, session.state(), bindings, schema, names=(table.name,))

@@ -164,7 +164,7 @@ class _Change:
             running.working(self.watch, self.session.id) as statement,
             self.engine.cursor(self.session.state(), owner) as cursor,
         ):
-            statement.attach(cursor.connection.interrupt)
+            statement.attach(cursor.interrupt)
             with self.engine.errors(), cursor.supplied(self.bound.inputs):
                 cursor.bind(self.bound.bindings, self.engine.database.empty_file)
                 try:

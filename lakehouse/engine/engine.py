@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -64,11 +65,14 @@ from lakehouse.errors import (
     TableNotFound,
     TransactionStateError,
 )
+from lakehouse.storage import ObjectCache
 from lakehouse.telemetry import span
 from lakehouse.types import TableName
 
 _EXPLAIN_SCHEMA = pa.schema([("explain_key", pa.string()), ("explain_value", pa.string())])
 _PLAN_CACHE_ENTRIES = 2048
+# Its columns may depend on the rows.
+_PIVOT = re.compile(r"\bpivot", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +105,7 @@ class Engine:
         policy: Who may do what.
         readable: Directories that hold the bucket's files.
         clock: Source of time and ids.
+        cache: Where the files of remote buckets are read.
     """
 
     def __init__(
@@ -110,12 +115,13 @@ class Engine:
         policy: AccessPolicy,
         readable: Sequence[Path],
         clock: Clock,
+        cache: ObjectCache | None = None,
     ) -> None:
         self.settings = settings
         self.catalog = catalog
         self.clock = clock
         self.database = DuckDatabase(
-            settings.engine, catalog.name, readable, settings.limits.statement_memory
+            settings.engine, catalog.name, readable, settings.limits.statement_memory, cache
         )
         self._directories = [*map(str, readable), str(Path(self.database.empty_file).parent)]
         self._directories.append(str(self.database.positions_directory))
@@ -280,10 +286,11 @@ class Engine:
             raise NotSupported(f"{analysis.kind.value} gives no rows")
         with (
             self.cursor(session.state(), transaction) as cursor,
-            self.running.planning(watch, session.id, cursor.connection.interrupt),
+            self.running.planning(watch, session.id, cursor.interrupt),
             self.errors(),
         ):
-            cursor.bind(bound.bindings, self.database.empty_file)
+            bind = cursor.bind if _PIVOT.search(bound.sql) else cursor.bind_columns
+            bind(bound.bindings, self.database.empty_file)
             with cursor.supplied(bound.inputs):
                 return relation_schema(cursor.connection.sql(bound.sql, params=values))
 
@@ -387,7 +394,7 @@ class Engine:
 
         with span("execute"):
             try:
-                statement.attach(connection.interrupt)
+                statement.attach(cursor.interrupt)
                 with self.errors():
                     cursor.bind(plan.bindings, self.database.empty_file)
                     cursor.supply(plan.inputs, statement.record.check_stop)
@@ -485,7 +492,7 @@ class Engine:
         """Close the cursor of a transaction that has ended."""
         cursor, transaction.cursor = transaction.cursor, None
         if cursor is not None:
-            cursor.connection.close()
+            cursor.close()
 
     def close(self) -> None:
         """Interrupt what runs and close DuckDB."""

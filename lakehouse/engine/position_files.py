@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lakehouse.catalog.delete_files import deleted_rows
+from lakehouse.catalog.delete_files import Held, deleted_rows
 from lakehouse.clock import Clock
 from lakehouse.errors import StorageError
 from lakehouse.types import DataFileRef
@@ -29,12 +29,14 @@ class PositionFiles:
     Args:
         directory: Where they are kept; DuckDB may read it.
         clock: Tells how long ago one was asked for.
+        held: Makes files readable for the length of a ``with``.
 
     Attributes:
         none: A file without positions.
     """
 
-    def __init__(self, directory: Path, clock: Clock) -> None:
+    def __init__(self, directory: Path, clock: Clock, held: Held) -> None:
+        self._held = held
         self._directory = directory
         self._clock = clock
         self._lock = threading.Lock()
@@ -51,7 +53,7 @@ class PositionFiles:
         names = {_name(file): file for file in files if file.deletes}
         with self._lock:
             missing = [name for name in names if name not in self._used and name not in self._without]
-        for file, positions in deleted_rows([names[name] for name in missing]):
+        for file, positions in deleted_rows([names[name] for name in missing], self._held):
             name = _name(file)
             if len(positions):
                 self._write(name, file.path, positions)

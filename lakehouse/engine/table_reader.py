@@ -55,7 +55,7 @@ class TableReader:
         try:
             connection = cursor.connection
             watch = CallWatch(cancelled)
-            with engine.running.planning(watch, "", connection.interrupt), engine.errors():
+            with engine.running.planning(watch, "", cursor.interrupt), engine.errors():
                 binder = engine.binder
                 view, variable = binder.view(table, slot=1, merges=has_deletes(files))
                 key, empty = (

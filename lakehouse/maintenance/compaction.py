@@ -20,7 +20,7 @@ import structlog
 
 from lakehouse.catalog import IcebergCatalog, Table
 from lakehouse.catalog.commit import StagedWrite, commit, discard, rewriting
-from lakehouse.catalog.delete_files import deleted_rows
+from lakehouse.catalog.delete_files import Held, deleted_rows
 from lakehouse.catalog.history import FileRecord, file_records
 from lakehouse.catalog.references import latest
 from lakehouse.catalog.table import SortColumn
@@ -221,7 +221,7 @@ def groups_of(table: Table, options: CompactionOptions) -> list[_Group]:
     )
     by_partition: dict[tuple[int, str], list[DataFileRef]] = {}
     files = table.files()
-    worn = _worn(files, options)
+    worn = _worn(files, options, table.planner.held)
     for file in files:
         spec_id, partition = partitions.get(table.planner.shown(file.uri), (0, ""))
         small = file.size_bytes < options.target_bytes * _LARGE_ENOUGH
@@ -235,13 +235,13 @@ def groups_of(table: Table, options: CompactionOptions) -> list[_Group]:
     ]
 
 
-def _worn(files: Sequence[DataFileRef], options: CompactionOptions) -> set[str]:
+def _worn(files: Sequence[DataFileRef], options: CompactionOptions, held: Held) -> set[str]:
     """Which files have so many deleted rows that they are worth being written anew by themselves."""
     if options.min_files <= 1:
         return {file.uri for file in files if file.deletes}
     return {
         file.uri
-        for file, gone in deleted_rows(files)
+        for file, gone in deleted_rows(files, held)
         if len(gone) > file.rows * _DELETED_SHARE or (len(gone) and len(file.deletes) >= _MANY_DELETES)
     }
 

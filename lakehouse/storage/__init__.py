@@ -3,14 +3,30 @@
 from lakehouse.config import BucketSettings
 from lakehouse.storage.bucket import Bucket, ObjectWriter, StoredObject
 from lakehouse.storage.local import open_local_bucket
+from lakehouse.storage.object_cache import CacheStatistics, Lease, ObjectCache
 from lakehouse.storage.s3 import open_s3_bucket
 from lakehouse.storage.uploads import Uploads
 
-__all__ = ["Bucket", "ObjectWriter", "StoredObject", "Uploads", "open_bucket", "open_local_bucket"]
+__all__ = [
+    "Bucket",
+    "CacheStatistics",
+    "Lease",
+    "ObjectCache",
+    "ObjectWriter",
+    "StoredObject",
+    "Uploads",
+    "open_bucket",
+    "open_local_bucket",
+]
 
 
-def open_bucket(settings: BucketSettings) -> Bucket:
+def open_bucket(settings: BucketSettings, cache: ObjectCache | None = None) -> Bucket:
     """Open a bucket as it is configured.
+
+    Args:
+        settings: The configuration.
+        cache: Where the objects of remote buckets are kept for reading; without one, only their metadata
+            can be read.
 
     Raises:
         ConfigError: The configuration does not lead to a bucket.
@@ -18,6 +34,6 @@ def open_bucket(settings: BucketSettings) -> Bucket:
     """
     if settings.kind == "local":
         return open_local_bucket(settings.name, settings.path)
-    bucket = open_s3_bucket(settings)
+    bucket = open_s3_bucket(settings, cache)
     bucket.check()
     return bucket

@@ -6,8 +6,8 @@ import errno
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -25,9 +25,10 @@ from obstore.exceptions import (
 
 from lakehouse import telemetry
 from lakehouse.errors import InvalidRequest, ObjectAlreadyExists, ObjectNotFound, StorageError
+from lakehouse.storage.object_cache import ObjectCache
 
 if TYPE_CHECKING:
-    from obstore import WritableFile
+    from obstore import GetOptions, WritableFile
     from obstore.store import ObjectStore
 
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
@@ -56,6 +57,15 @@ class StoredObject:
     modified_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Part of an object, and size and version of the whole. An answer that broke off has no bytes."""
+
+    content: memoryview
+    size: int
+    e_tag: str
+
+
 class Bucket:
     """Objects under string keys: ``a/b/c``, segments parted by ``/``, no empty, ``.`` or ``..`` segment.
 
@@ -66,6 +76,7 @@ class Bucket:
         root: The directory that holds the objects, where the bucket is one of this machine.
         persist: Makes an object that was written survive a power failure; None where the store does that.
         aliases: What the URIs of the same objects may begin with as well.
+        cache: Where copies of objects are read, where the bucket is elsewhere.
 
     Attributes:
         observers: Told of every request to the store.
@@ -79,10 +90,12 @@ class Bucket:
         root: Path | None = None,
         persist: Callable[[str], None] | None = None,
         aliases: Sequence[str] = (),
+        cache: ObjectCache | None = None,
     ) -> None:
         self.name = name
         self.uri = uri
-        self._prefixes = tuple(f"{prefix}/" for prefix in (uri, *aliases))
+        self._prefixes = tuple(f"{prefix}/" for prefix in (uri, *([str(root)] if root else ()), *aliases))
+        self._cache = cache
         self._store = store
         self._root = root
         self._persist = persist
@@ -146,14 +159,24 @@ class Bucket:
         return key if self._root is not None else uri
 
     def local_path(self, key: str) -> str:
-        """The absolute path of an object on this machine.
+        """The absolute path at which an object can be read on this machine, while it is ``held``.
 
         Raises:
-            StorageError: The bucket is not a directory of this machine.
+            StorageError: The bucket is elsewhere and has no cache, or the key cannot be that of a file.
         """
-        if self._root is None:
+        if self._root is not None:
+            return f"{self._root}/{key}"
+        if self._cache is None:
             raise StorageError(f"bucket '{self.name}' is not a directory of this machine")
-        return f"{self._root}/{key}"
+        return self._cache.path(self, key)
+
+    def held(self, paths: Iterable[str]) -> AbstractContextManager[None]:
+        """For the length of a ``with``, objects can be read at the paths that ``local_path`` gave.
+
+        Raises:
+            StorageError: An object could not be fetched.
+        """
+        return nullcontext() if self._cache is None else self._cache.held(paths)
 
     def get(self, key: str) -> bytes:
         """The content of an object.
@@ -163,6 +186,42 @@ class Bucket:
         """
         with self.operation("get", key, "read"):
             return bytes(obstore.get(self._store, key).bytes())
+
+    def get_end(self, key: str, length: int) -> bytes:
+        """The last bytes of an object: ``length`` of them, or all there are.
+
+        Raises:
+            ObjectNotFound: There is none.
+        """
+        with self.operation("get", key, "read"):
+            size = int(obstore.head(self._store, key)["size"])
+            start = max(size - length, 0)
+            return bytes(obstore.get_range(self._store, key, start=start, end=size)) if size else b""
+
+    async def get_range(self, key: str, start: int, end: int, e_tag: str = "") -> Range:
+        """Some bytes of an object, as far as it has them.
+
+        Args:
+            key: The object's key.
+            start: The first byte.
+            end: The one after the last.
+            e_tag: The version that it has to be; empty if any will do.
+
+        Raises:
+            ObjectNotFound: There is none.
+            StorageError: It cannot be read, or is another version by now.
+        """
+        options: GetOptions = {"range": (start, end)}
+        if e_tag:
+            options["if_match"] = e_tag
+        with storage_errors(self.name, key, "read"):
+            answer = await obstore.get_async(self._store, key, options=options)
+            meta = answer.meta
+            try:
+                content = memoryview(await answer.bytes_async())
+            except BaseError:
+                content = memoryview(b"")  # the request is repeated by the store, the body by the caller
+        return Range(content, int(meta["size"]), meta["e_tag"] or "")
 
     def put(self, key: str, content: bytes, durable: bool = True) -> None:
         """Write an object whole, replacing what is there.

@@ -11,6 +11,7 @@ from obstore.store import S3Store
 from lakehouse.config import BucketSettings, SecretRef
 from lakehouse.errors import ConfigError
 from lakehouse.storage.bucket import Bucket, storage_errors
+from lakehouse.storage.object_cache import ObjectCache
 
 if TYPE_CHECKING:
     from obstore.store import S3Credential
@@ -19,12 +20,15 @@ _REREAD = timedelta(seconds=60)
 _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(milliseconds=100), timedelta(seconds=3)
 
 
-def open_s3_bucket(settings: BucketSettings) -> Bucket:
-    """Open a bucket of an S3-compatible store, and see whether it can be listed.
+def open_s3_bucket(settings: BucketSettings, cache: ObjectCache | None = None) -> Bucket:
+    """Open a bucket of an S3-compatible store; nothing is asked of the store yet.
+
+    Args:
+        settings: Where it is.
+        cache: Where its objects are kept for reading; without one, data files cannot be read.
 
     Raises:
-        ConfigError: The credentials cannot be read, or there is no such bucket.
-        StorageError: The store cannot be reached, or does not accept the credentials.
+        ConfigError: The credentials or the cache cannot be used.
     """
     options: dict[str, Any] = {"endpoint": settings.endpoint} if settings.endpoint else {}
     if settings.secret_ref is not None:
@@ -48,7 +52,11 @@ def open_s3_bucket(settings: BucketSettings) -> Bucket:
             **options,
         )
     place = "/".join(filter(None, (settings.bucket, settings.prefix)))
-    return Bucket(settings.name, store, f"s3://{place}", aliases=(f"s3a://{place}", f"s3n://{place}"))
+    aliases = (f"s3a://{place}", f"s3n://{place}")
+    bucket = Bucket(settings.name, store, f"s3://{place}", aliases=aliases, cache=cache)
+    if cache is not None:
+        cache.attach(bucket, f"{settings.endpoint} {place}")
+    return bucket
 
 
 class _Credentials:
