@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 from prometheus_client import CollectorRegistry, Counter, GCCollector, Histogram, Metric, ProcessCollector
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
@@ -190,6 +190,7 @@ class _State(Collector):
         yield _gauge("transactions", "Open transactions.", open_transactions)
         yield _gauge("arrow_memory_bytes", "Memory that Arrow holds.", pa.total_allocated_bytes())
         yield from self._limits()
+        yield from self._cache()
         yield from self._engine()
         yield from self._health()
 
@@ -199,6 +200,21 @@ class _State(Collector):
             "statements_limit", "Setting limits.concurrent_statements.", settings.limits.concurrent_statements
         )
         yield _gauge("sessions_limit", "Setting session.max_sessions.", settings.session.max_sessions)
+
+    def _cache(self) -> Iterator[Metric]:
+        if self._lakehouse.cache.directory is None:
+            return  # no bucket is remote
+        found = self._lakehouse.cache.statistics()
+        yield _gauge("cache_bytes", "Size of the object cache.", found.bytes)
+        yield _gauge("cache_limit_bytes", "Setting cache.max_bytes.", found.max_bytes)
+        yield _gauge("cache_in_use_bytes", "Part of the object cache that cannot go.", found.in_use_bytes)
+        for name, text, value in (
+            ("hits", "Reads of data files that were in the object cache.", found.hits + found.shared),
+            ("misses", "Reads of data files that had to be fetched.", found.misses),
+            ("fetched_bytes", "Bytes fetched into the object cache.", found.fetched_bytes),
+            ("evictions", "Data files removed from the object cache.", found.evicted),
+        ):
+            yield CounterMetricFamily(f"lakehouse_cache_{name}", text, value=value)
 
     def _engine(self) -> Iterator[Metric]:
         used = self._used if self._usage.finding().ok else None

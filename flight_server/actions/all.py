@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flight_server.actions import admin, audit, auth, catalog, maintenance, samples, server, tables
+from flight_server.actions import admin, audit, auth, cache, catalog, maintenance, samples, server, tables
 from flight_server.actions.registry import ActionRegistry
 
 
@@ -13,6 +13,7 @@ def all_actions() -> ActionRegistry:
         *auth.ACTIONS,
         *admin.ACTIONS,
         *audit.ACTIONS,
+        *cache.ACTIONS,
         *catalog.ACTIONS,
         *samples.ACTIONS,
         *tables.ACTIONS,

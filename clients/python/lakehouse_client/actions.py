@@ -236,6 +236,40 @@ class WhoamiResponse:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheClearRequest:
+    """Nothing to say."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheClearResponse:
+    """What was removed."""
+
+    objects: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStatsRequest:
+    """Nothing to say."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStatsResponse:
+    """What is in the object cache, and what happened since the server was started."""
+
+    max_bytes: int
+    bytes: int
+    objects: int
+    in_use_bytes: int
+    hits: int
+    misses: int
+    shared: int
+    fetched_bytes: int
+    evicted: int
+    damaged: int
+
+
+@dataclass(frozen=True, slots=True)
 class ForeignKeyItem:
     """A reference to the key of another table of the same catalog. Declared, not enforced."""
 
@@ -732,6 +766,33 @@ class AuthActions:
         return self._call("auth.whoami", WhoamiRequest(), WhoamiResponse)
 
 
+class CacheActions:
+    """Actions of the family ``cache``."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    def clear(self) -> CacheClearResponse:
+        """Remove the local copies that nothing reads at the moment.
+
+        Needs the permission ``admin``.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call("cache.clear", CacheClearRequest(), CacheClearResponse)
+
+    def stats(self) -> CacheStatsResponse:
+        """How large the object cache is, and how often it was of use.
+
+        Needs the permission ``admin``.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call("cache.stats", CacheStatsRequest(), CacheStatsResponse)
+
+
 class CatalogActions:
     """Actions of the family ``catalog``."""
 
@@ -1160,6 +1221,7 @@ class Actions:
         self.admin = AdminActions(call)
         self.audit = AuditActions(call)
         self.auth = AuthActions(call)
+        self.cache = CacheActions(call)
         self.catalog = CatalogActions(call)
         self.samples = SamplesActions(call)
         self.server = ServerActions(call)
