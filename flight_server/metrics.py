@@ -202,8 +202,6 @@ class _State(Collector):
         yield _gauge("sessions_limit", "Setting session.max_sessions.", settings.session.max_sessions)
 
     def _cache(self) -> Iterator[Metric]:
-        if self._lakehouse.cache.directory is None:
-            return  # no bucket is remote
         found = self._lakehouse.cache.statistics()
         yield _gauge("cache_bytes", "Size of the object cache.", found.bytes)
         yield _gauge("cache_limit_bytes", "Setting cache.max_bytes.", found.max_bytes)
