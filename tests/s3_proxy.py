@@ -22,8 +22,10 @@ class Answer:
     status: int
     body: bytes
     length: int
+    headers: tuple[tuple[str, str], ...]
 
 
+_OWN_HEADERS = ("content-length", "transfer-encoding", "connection")
 Fault = Callable[[Answer], Answer | None]
 """Gives what is answered instead; None closes the connection without an answer."""
 
@@ -72,9 +74,9 @@ def start_proxy(endpoint: str) -> S3Proxy:
             found = connection.getresponse()
             content = found.read()
             length = int(found.getheader("Content-Length") or len(content))
-            told = Answer(
-                self.command, self.path, self.headers.get("Range", ""), found.status, content, length
-            )
+            asked = self.headers.get("Range", "")
+            headers = tuple(h for h in found.getheaders() if h[0].lower() not in _OWN_HEADERS)
+            told = Answer(self.command, self.path, asked, found.status, content, length, headers)
             connection.close()
             proxy.seen.append(told)
             answer = proxy.fault(told)
@@ -82,9 +84,8 @@ def start_proxy(endpoint: str) -> S3Proxy:
                 self.close_connection = True
                 return
             self.send_response_only(answer.status)
-            for name, value in found.getheaders():
-                if name.lower() not in ("content-length", "transfer-encoding", "connection"):
-                    self.send_header(name, value)
+            for name, value in answer.headers:
+                self.send_header(name, value)
             self.send_header("Content-Length", str(answer.length))
             self.end_headers()
             if self.command != "HEAD":

@@ -4,7 +4,7 @@ from lakehouse.config import BucketSettings
 from lakehouse.storage.bucket import Bucket, ObjectWriter, StoredObject
 from lakehouse.storage.local import open_local_bucket
 from lakehouse.storage.object_cache import CacheStatistics, Lease, ObjectCache
-from lakehouse.storage.s3 import open_s3_bucket
+from lakehouse.storage.s3 import check_create_only, open_s3_bucket
 from lakehouse.storage.uploads import Uploads
 
 __all__ = [
@@ -29,11 +29,13 @@ def open_bucket(settings: BucketSettings, cache: ObjectCache | None = None) -> B
             can be read.
 
     Raises:
-        ConfigError: The configuration does not lead to a bucket.
+        ConfigError: The configuration does not lead to a bucket, or to one in which two writers could both
+            take place.
         StorageError: Its store cannot be reached, or does not let this server in.
     """
     if settings.kind == "local":
         return open_local_bucket(settings.name, settings.path)
     bucket = open_s3_bucket(settings, cache)
     bucket.check()
+    check_create_only(bucket)
     return bucket

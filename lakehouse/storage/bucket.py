@@ -426,7 +426,8 @@ def storage_errors(bucket: str, key: str, done: str) -> Iterator[None]:
             f"{subject} could not be {done}: the credentials cannot be read or are not accepted"
         ) from error
     except (PermissionDeniedError, PermissionError) as error:
-        raise StorageError(f"{subject} could not be {done}: permission denied") from error
+        reason = _reason(error) if _REQUEST in str(error) else "permission denied"
+        raise StorageError(f"{subject} could not be {done}: {reason}") from error
     except ValueError as error:
         raise InvalidRequest(f"{subject} could not be {done}: the key is not valid") from error
     except (BaseError, OSError) as error:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import secrets
 import tomllib
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from obstore.store import S3Store
 
 from lakehouse.config import BucketSettings, SecretRef
-from lakehouse.errors import ConfigError
+from lakehouse.errors import ConfigError, ObjectAlreadyExists, StorageError
 from lakehouse.storage.bucket import Bucket, storage_errors
 from lakehouse.storage.object_cache import ObjectCache
 
@@ -57,6 +59,29 @@ def open_s3_bucket(settings: BucketSettings, cache: ObjectCache | None = None) -
     if cache is not None:
         cache.attach(bucket, f"{settings.endpoint} {place}")
     return bucket
+
+
+def check_create_only(bucket: Bucket) -> None:
+    """See whether the store keeps the second of two writers from replacing what the first one wrote.
+
+    Raises:
+        ConfigError: It does not: there, commits of two servers would replace each other.
+        StorageError: It cannot be reached, or does not let this server write.
+    """
+    key = f"_probe/{secrets.token_hex(16)}"
+    try:
+        bucket.put_new(key, b"first")
+        bucket.put_new(key, b"second")
+    except ObjectAlreadyExists:
+        return
+    finally:
+        with suppress(StorageError):
+            bucket.delete(key)
+    raise ConfigError(
+        f"the object store of bucket '{bucket.name}' ignores create-only writes (If-None-Match), without "
+        "which commits get lost",
+        "use a store that honours them, or a newer version of this one",
+    )
 
 
 class _Credentials:

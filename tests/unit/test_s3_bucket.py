@@ -7,11 +7,13 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 from s3 import S3, start_s3
+from s3_proxy import start_proxy
 
 from lakehouse.config import BucketSettings, SecretRef, Settings
 from lakehouse.errors import ConfigError, LakehouseError, ObjectAlreadyExists, ObjectNotFound, StorageError
@@ -115,6 +117,24 @@ def test_opening_tells_what_is_wrong_and_no_secret(
     assert "cannot be reached" in str(_failure(nowhere, s3))
     none = settings.model_copy(update={"bucket": "no-such-bucket"})
     assert "no such bucket" in str(_failure(none, s3))
+
+
+def test_a_store_that_ignores_create_only_writes_is_refused(s3: S3) -> None:
+    settings = s3.settings()
+    proxy = start_proxy(s3.endpoint)
+    try:
+        through = settings.model_copy(update={"endpoint": proxy.endpoint})
+        open_bucket(through)
+        done = {"status": 200, "headers": (("ETag", '"0"'),)}
+        proxy.fault = lambda answer: replace(answer, **done) if answer.status == 412 else answer
+        refused = _failure(through, s3)
+        assert isinstance(refused, ConfigError)
+        assert "ignores create-only writes" in str(refused)
+        proxy.fault = lambda answer: replace(answer, status=403) if answer.method == "PUT" else answer
+        assert "does not accept the credentials" in str(_failure(through, s3))
+    finally:
+        proxy.stop()
+    assert list(open_bucket(settings).objects("")) == []
 
 
 def test_credentials_come_from_a_file_that_may_change_and_from_the_environment(
