@@ -10,9 +10,11 @@ from lakehouse.errors import StatementCancelled
 
 if TYPE_CHECKING:
     from lakehouse.access.guarded_catalog import GuardedCatalog
+    from lakehouse.access.guarded_catalogs import GuardedCatalogs
     from lakehouse.access.principal import Principal
     from lakehouse.engine.session import Session
     from lakehouse.runtime import Lakehouse
+    from lakehouse.types import TableName
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +50,17 @@ class CallContext:
         return self.session.principal
 
     @property
-    def catalog(self) -> GuardedCatalog:
-        """The catalog as the caller sees it. Handlers and actions know no other."""
-        return self.session.lake
+    def lakes(self) -> GuardedCatalogs:
+        """The catalogs as the caller sees them. Handlers and actions know no others."""
+        return self.session.lakes
+
+    def lake(self, name: TableName) -> GuardedCatalog:
+        """The catalog of a table as the caller sees it.
+
+        Raises:
+            CatalogNotFound: There is none for the caller.
+        """
+        return self.session.lakes.of(name.catalog)
 
     def check_cancelled(self) -> None:
         """Raise ``StatementCancelled`` when the client went away or asked to stop."""

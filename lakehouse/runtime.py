@@ -7,8 +7,7 @@ from pathlib import Path
 from lakehouse.access.authenticator import Authenticator, OnAttempt
 from lakehouse.access.policy import AccessPolicy
 from lakehouse.access.principal import ANONYMOUS, Principal
-from lakehouse.catalog import Catalog, open_catalog
-from lakehouse.catalog.commit import writable
+from lakehouse.catalog import Catalog, Catalogs, open_catalogs
 from lakehouse.clock import Clock, SystemClock
 from lakehouse.config import Settings
 from lakehouse.engine.engine import Engine
@@ -24,8 +23,9 @@ from lakehouse.storage import Bucket, ObjectCache, open_bucket
 
 
 class Lakehouse:
-    """The whole domain of one server: catalog, engine and sessions.
+    """The whole domain of one server: catalogs, engine and sessions.
 
+    ``catalog`` is the default one of the ``catalogs``, ``bucket`` the first of the ``buckets``.
     ``anonymous`` is who callers are while nobody has to say who they are. ``attempt_observers`` are told of
     attempts to authenticate.
 
@@ -43,10 +43,11 @@ class Lakehouse:
         self.cache = ObjectCache(
             Path(where.directory) if where.directory else None, where.max_bytes, where.concurrent_requests
         )
-        self.bucket = bucket or open_bucket(settings.buckets[0], self.cache)
-        self.catalog: Catalog = open_catalog(settings, self.clock, self.bucket)
-        default = settings.catalog.default_schema
-        self.catalog.create_schema(default, if_not_exists=True)
+        self.buckets = _open_buckets(settings, bucket, self.cache)
+        self.bucket = self.buckets[settings.buckets[0].name]
+        self._opened = open_catalogs(settings, self.clock, self.buckets)
+        self.catalogs = Catalogs(self._opened, settings.catalog.default_schema)
+        self.catalog: Catalog = self.catalogs.default
         readable = [Path(bucket.path).absolute() for bucket in settings.buckets if bucket.kind == "local"]
         if self.cache.directory is not None:
             readable.append(self.cache.directory)
@@ -55,12 +56,12 @@ class Lakehouse:
         self.journal = AuditJournal(self.bucket, settings.audit, self.clock, statement_text)
         self.attempt_observers: list[OnAttempt] = [self.journal.authentication]
         self.authenticator = Authenticator(settings, self.bucket, self.clock, self._attempted)
-        self.engine = Engine(settings, self.catalog, self.policy, readable, self.clock, self.cache)
+        self.engine = Engine(settings, self.catalogs, self.policy, readable, self.clock, self.cache)
         if self.journal.is_enabled:
             self.engine.running.observers.append(self.journal.statement)
         self.sessions = SessionRegistry(self.engine.new_session, self.clock, settings.session)
         self.maintenance = Maintenance(
-            writable(self.catalog),
+            self._opened,
             TableReader(self.engine),
             self.engine.files_in_use,
             settings.maintenance,
@@ -86,9 +87,21 @@ class Lakehouse:
         self.sessions.close_all()
         self.engine.close()
         self.journal.close()
-        writable(self.catalog).close()
+        for catalog in self._opened:
+            catalog.close()
         self.cache.close()
 
     def _attempted(self, principal: str, peer: str, method: str, outcome: str) -> None:
         for observer in self.attempt_observers:
             observer(principal, peer, method, outcome)
+
+
+def _open_buckets(settings: Settings, first: Bucket | None, cache: ObjectCache) -> dict[str, Bucket]:
+    """The buckets that something is kept in, by name: the first one, and those of the catalogs."""
+    primary = settings.buckets[0].name
+    wanted = {primary, *(settings.bucket_of(c) for c in (settings.catalog, *settings.catalogs))}
+    found = {} if first is None else {primary: first}
+    for each in settings.buckets:
+        if each.name in wanted and each.name not in found:
+            found[each.name] = open_bucket(each, cache)
+    return found

@@ -8,15 +8,13 @@ from datetime import datetime
 from pydantic import Field
 
 from flight_server.actions.registry import ActionSpec, Permission, Request, Response
+from flight_server.actions.table_request import OfTable, located
 from flight_server.context import CallContext
 from lakehouse.types import ForeignKey
 
 
-class TableRequest(Request):
+class TableRequest(OfTable):
     """A table by name."""
-
-    table: str = Field(description="name of the table", min_length=1)
-    db_schema: str | None = Field(default=None, description="its schema; the session's own when left out")
 
 
 class SnapshotItem(Response):
@@ -58,7 +56,8 @@ class DeclareKeysResponse(Response):
 
 
 def _snapshots(ctx: CallContext, request: TableRequest) -> Iterator[Response]:
-    table = ctx.catalog.load(request.db_schema or ctx.session.schema, request.table)
+    name = located(ctx, request)
+    table = ctx.lake(name).load(name.schema, name.table)
     yield SnapshotsResponse(
         snapshots=[
             SnapshotItem(
@@ -70,14 +69,14 @@ def _snapshots(ctx: CallContext, request: TableRequest) -> Iterator[Response]:
 
 
 def _declare_keys(ctx: CallContext, request: DeclareKeysRequest) -> Iterator[Response]:
-    schema = request.db_schema or ctx.session.schema
+    name = located(ctx, request)
     foreign_keys = [
-        ForeignKey(k.name, tuple(k.columns), k.ref_schema or schema, k.ref_table, tuple(k.ref_columns))
+        ForeignKey(k.name, tuple(k.columns), k.ref_schema or name.schema, k.ref_table, tuple(k.ref_columns))
         for k in request.foreign_keys
     ]
-    catalog = ctx.catalog
-    catalog.declare_keys(schema, request.table, request.primary_key, foreign_keys)
-    table = catalog.load(schema, request.table)
+    lake = ctx.lake(name)
+    lake.declare_keys(name.schema, name.table, request.primary_key, foreign_keys)
+    table = lake.load(name.schema, name.table)
     yield DeclareKeysResponse(
         primary_key=list(table.primary_key), foreign_keys=[key.name for key in table.foreign_keys]
     )

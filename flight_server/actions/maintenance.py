@@ -12,21 +12,20 @@ from flight_server.actions.registry import (
     ActionSpec,
     Permission,
     Progress,
-    Request,
     Response,
     in_a_thread,
 )
+from flight_server.actions.table_request import OfTable, located
 from flight_server.context import CallContext
 from lakehouse.maintenance.compaction import CompactionOptions
+from lakehouse.maintenance.policy import CatalogMaintenance
+from lakehouse.types import TableName
 
 Report = Callable[[float, str], None]
 
 
-class MaintenanceRequest(Request):
+class MaintenanceRequest(OfTable):
     """A table by name."""
-
-    table: str = Field(description="name of the table", min_length=1)
-    db_schema: str | None = Field(default=None, description="its schema; the session's own when left out")
 
 
 class CompactRequest(MaintenanceRequest):
@@ -108,31 +107,32 @@ class PurgeResponse(Response):
     files: int = Field(description="how many files were deleted; those that another table refers to stay")
 
 
-def _checked(ctx: CallContext, request: MaintenanceRequest) -> str:
-    """The table's schema, if the caller may change the table as a whole."""
-    schema = request.db_schema or ctx.session.schema
-    ctx.catalog.check_change(schema, request.table)
-    ctx.catalog.load(schema, request.table)
-    return schema
+def _checked(ctx: CallContext, request: MaintenanceRequest) -> tuple[TableName, CatalogMaintenance]:
+    """The table, if the caller may change it as a whole, and what looks after it."""
+    name = located(ctx, request)
+    lake = ctx.lake(name)
+    lake.check_change(name.schema, name.table)
+    lake.load(name.schema, name.table)
+    return name, ctx.lakehouse.maintenance.of(name.catalog)
 
 
 def _compact(ctx: CallContext, request: CompactRequest) -> Iterator[Progress | Response]:
-    schema, maintenance = _checked(ctx, request), ctx.lakehouse.maintenance
-    target = request.target_bytes or maintenance.target_bytes
+    name, maintenance = _checked(ctx, request)
+    target = request.target_bytes or ctx.lakehouse.maintenance.target_bytes
     options = CompactionOptions(target, request.min_files, request.partition)
 
     def work(report: Report) -> Response:
-        done = maintenance.compactor.compact(schema, request.table, options, report, ctx.cancelled)
+        done = maintenance.compactor.compact(name.schema, name.table, options, report, ctx.cancelled)
         return CompactResponse(**asdict(done))
 
     return in_a_thread("table.compact", work)
 
 
 def _expire(ctx: CallContext, request: ExpireRequest) -> Iterator[Progress | Response]:
-    schema, lakehouse = _checked(ctx, request), ctx.lakehouse
-    asked = request.older_than or lakehouse.clock.now()
+    name, maintenance = _checked(ctx, request)
+    asked = request.older_than or ctx.lakehouse.clock.now()
     older_than = asked.replace(tzinfo=UTC) if asked.tzinfo is None else asked
-    done = lakehouse.maintenance.cleaner.expire(schema, request.table, older_than, request.keep_last)
+    done = maintenance.cleaner.expire(name.schema, name.table, older_than, request.keep_last)
     yield ExpireResponse(
         snapshots=list(done.snapshots),
         references=list(done.references),
@@ -142,14 +142,14 @@ def _expire(ctx: CallContext, request: ExpireRequest) -> Iterator[Progress | Res
 
 
 def _remove_orphans(ctx: CallContext, request: OrphansRequest) -> Iterator[Progress | Response]:
-    schema, lakehouse = _checked(ctx, request), ctx.lakehouse
+    name, maintenance = _checked(ctx, request)
     hours = request.older_than_hours
-    days = lakehouse.settings.maintenance.orphan_days
+    days = ctx.lakehouse.settings.maintenance.orphan_days
     age = timedelta(days=days) if hours is None else timedelta(hours=hours)
 
     def work(report: Report) -> Response:
-        found = lakehouse.maintenance.cleaner.remove_orphans(
-            schema, request.table, age, report, ctx.cancelled, dry_run=request.dry_run
+        found = maintenance.cleaner.remove_orphans(
+            name.schema, name.table, age, report, ctx.cancelled, dry_run=request.dry_run
         )
         return OrphansResponse(
             files=found.files, size_bytes=found.size_bytes, dry_run=request.dry_run, keys=list(found.keys)
@@ -159,9 +159,10 @@ def _remove_orphans(ctx: CallContext, request: OrphansRequest) -> Iterator[Progr
 
 
 def _purge(ctx: CallContext, request: PurgeRequest) -> Iterator[Progress | Response]:
-    schema = request.db_schema or ctx.session.schema
-    ctx.catalog.check_change(schema, request.table)
-    yield PurgeResponse(files=ctx.lakehouse.maintenance.cleaner.purge(schema, request.table))
+    name = located(ctx, request)
+    ctx.lake(name).check_change(name.schema, name.table)
+    cleaner = ctx.lakehouse.maintenance.of(name.catalog).cleaner
+    yield PurgeResponse(files=cleaner.purge(name.schema, name.table))
 
 
 ACTIONS: tuple[ActionSpec, ...] = (

@@ -33,7 +33,7 @@ class LoadResponse(Response):
 
 
 def _load(ctx: CallContext, request: LoadRequest) -> Iterator[Progress | Response]:
-    ctx.catalog.check_schema(NYC)
+    ctx.lakes.default.check_schema(NYC)
     lakehouse = ctx.lakehouse
 
     def work(report: Callable[[float, str], None]) -> Response:

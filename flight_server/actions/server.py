@@ -21,8 +21,9 @@ class StatusResponse(Response):
     """How the server is doing."""
 
     version: str = Field(description="version of the server")
-    catalog: str = Field(description="name of the catalog")
-    schemas: int = Field(description="number of schemas")
+    catalog: str = Field(description="name of the default catalog")
+    catalogs: list[str] = Field(description="names of all catalogs that are there for the caller")
+    schemas: int = Field(description="number of schemas, of all catalogs")
     sessions: int = Field(description="open sessions")
     running_statements: int = Field(description="statements at work now")
     uptime_seconds: float = Field(description="seconds since the server was built")
@@ -56,7 +57,8 @@ def _status(ctx: CallContext, _: StatusRequest) -> Iterator[Response]:
     yield StatusResponse(
         version=__version__,
         catalog=lakehouse.catalog.name,
-        schemas=len(ctx.catalog.schemas()),
+        catalogs=list(ctx.lakes.names),
+        schemas=sum(len(lake.schemas()) for lake in ctx.lakes),
         sessions=len(lakehouse.sessions.sessions()),
         running_statements=lakehouse.engine.running.count(),
         uptime_seconds=lakehouse.uptime_seconds(),

@@ -10,10 +10,11 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from flight_server.actions.registry import ActionSpec, Permission, Request, Response
+from flight_server.actions.table_request import OfTable, located
 from flight_server.context import CallContext
 from flight_server.execution import Recording
 from flight_server.protocol.codec import encode_statement_ticket
-from lakehouse.catalog import Snapshot, Table
+from lakehouse.catalog import IcebergCatalog, Snapshot, Table
 from lakehouse.catalog.commit import writable
 from lakehouse.catalog.history import SnapshotRecord, snapshot_records
 from lakehouse.catalog.references import (
@@ -26,13 +27,11 @@ from lakehouse.catalog.references import (
 from lakehouse.catalog.table import Reference
 from lakehouse.engine.diff import Diff, count_changes, plan_diff
 from lakehouse.engine.session import StatementHandle
+from lakehouse.types import TableName
 
 
-class HistoryRequest(Request):
+class HistoryRequest(OfTable):
     """A table by name."""
-
-    table: str = Field(description="name of the table", min_length=1)
-    db_schema: str | None = Field(default=None, description="its schema; the session's own when left out")
 
 
 class SnapshotChoice(Request):
@@ -158,21 +157,22 @@ class DiffResponse(Response):
     expires_at: datetime = Field(description="until when the ticket can be used")
 
 
-def _schema(ctx: CallContext, request: HistoryRequest) -> str:
-    return request.db_schema or ctx.session.schema
-
-
 def _seen(ctx: CallContext, request: HistoryRequest) -> Table:
     """The table, asked from storage, if it is there for the caller."""
-    schema = _schema(ctx, request)
-    ctx.catalog.load(schema, request.table)
-    return latest(writable(ctx.lakehouse.catalog), schema, request.table)
+    name = located(ctx, request)
+    ctx.lake(name).load(name.schema, name.table)
+    return latest(_writable(ctx, name), name.schema, name.table)
 
 
 def _changed(ctx: CallContext, request: HistoryRequest) -> Table:
     """The table, asked from storage, if the caller may change it as a whole."""
-    ctx.catalog.check_change(_schema(ctx, request), request.table)
+    name = located(ctx, request)
+    ctx.lake(name).check_change(name.schema, name.table)
     return _seen(ctx, request)
+
+
+def _writable(ctx: CallContext, name: TableName) -> IcebergCatalog:
+    return writable(ctx.lakehouse.catalogs.of(name.catalog))
 
 
 def _chosen(table: Table, choice: SnapshotChoice) -> Snapshot:
@@ -181,7 +181,7 @@ def _chosen(table: Table, choice: SnapshotChoice) -> Snapshot:
 
 def _snapshots(ctx: CallContext, request: HistoryRequest) -> Iterator[Response]:
     table = _seen(ctx, request)
-    in_part = bool(ctx.catalog.access.table(table.name).restrictions)
+    in_part = bool(ctx.session.access.table(table.name).restrictions)
     yield TableSnapshotsResponse(snapshots=[_snapshot(r, in_part) for r in snapshot_records(table)])
 
 
@@ -211,7 +211,7 @@ def _create(ctx: CallContext, request: CreateTagRequest | CreateBranchRequest, k
     table = _changed(ctx, request)
     reference = Reference(request.name, kind, _chosen(table, request).snapshot_id)
     retain = None if request.retain_days is None else timedelta(days=request.retain_days)
-    create_reference(writable(ctx.lakehouse.catalog), table, reference, retain, replace=request.replace)
+    create_reference(_writable(ctx, table.name), table, reference, retain, replace=request.replace)
     return ReferenceResponse(name=request.name, snapshot_id=reference.snapshot_id)
 
 
@@ -225,7 +225,7 @@ def _drop_branch(ctx: CallContext, request: DropReferenceRequest) -> Iterator[Re
 
 def _drop(ctx: CallContext, request: DropReferenceRequest, kind: str) -> Response:
     table = _changed(ctx, request)
-    dropped = drop_reference(writable(ctx.lakehouse.catalog), table, request.name, kind)
+    dropped = drop_reference(_writable(ctx, table.name), table, request.name, kind)
     return ReferenceResponse(name=request.name, snapshot_id=dropped)
 
 
@@ -233,7 +233,7 @@ def _rollback(ctx: CallContext, request: RollbackRequest) -> Iterator[Response]:
     table = _changed(ctx, request)
     chosen = _chosen(table, request).snapshot_id
     roll_back(
-        writable(ctx.lakehouse.catalog),
+        _writable(ctx, table.name),
         table,
         chosen,
         request.expected_snapshot_id,

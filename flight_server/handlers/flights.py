@@ -123,18 +123,19 @@ def listing(ctx: CallContext, criteria: bytes) -> Iterator[Listing]:
         pattern = criteria.decode().strip().lower().replace("%", "*") or "*"
     except UnicodeDecodeError as error:
         raise InvalidRequest("the criteria of ListFlights are a pattern in UTF-8", "nyc.*") from error
-    catalog = ctx.catalog
-    for schema_name in catalog.schemas():
-        for table_name in catalog.tables(schema_name):
-            short = f"{schema_name}.{table_name}".lower()
-            if not any(fnmatch.fnmatchcase(n, pattern) for n in (short, f"{catalog.name}.{short}".lower())):
-                continue
-            try:
-                table = catalog.load(schema_name, table_name)
-                found = _flight(ctx, table, _seen(ctx, table))
-            except LakehouseError:
-                continue
-            yield Listing(_full(table), found)
+    for catalog in ctx.lakes:
+        for schema_name in catalog.schemas():
+            for table_name in catalog.tables(schema_name):
+                short = f"{schema_name}.{table_name}".lower()
+                names = (short, f"{catalog.name}.{short}".lower())
+                if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+                    continue
+                try:
+                    table = catalog.load(schema_name, table_name)
+                    found = _flight(ctx, table, _seen(ctx, table))
+                except LakehouseError:
+                    continue
+                yield Listing(_full(table), found)
 
 
 def nullable(table_schema: pa.Schema) -> pa.Schema:
@@ -158,7 +159,7 @@ def _view(ctx: CallContext, path: tuple[str, ...]) -> TableName | None:
     if not 1 <= len(path) <= 3 or not all(path):
         return None
     name: TableName = ctx.lakehouse.engine.binder.locate(path, ctx.session)
-    found = ctx.catalog.find_view(name.schema, name.table)
+    found = ctx.lake(name).find_view(name.schema, name.table)
     return found.name if found else None
 
 
@@ -167,10 +168,11 @@ def _load(ctx: CallContext, path: tuple[str, ...]) -> Table:
         raise InvalidRequest(
             "the path of a dataset is catalog, schema, table", "the first two may be left out"
         )
-    binder, catalog = ctx.lakehouse.engine.binder, ctx.catalog
+    binder = ctx.lakehouse.engine.binder
     name: TableName = binder.locate(path, ctx.session)
+    catalog = ctx.lake(name)
     if not catalog.table_exists(name.schema, name.table):
-        raise binder.missing(name, catalog)
+        raise binder.missing(name, ctx.lakes)
     return catalog.load(name.schema, name.table)
 
 

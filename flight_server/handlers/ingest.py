@@ -15,6 +15,7 @@ from lakehouse.engine.changes import Scope
 from lakehouse.engine.running import StatementRecord
 from lakehouse.errors import InvalidRequest
 from lakehouse.ingest import WriteMode
+from lakehouse.types import TableName
 
 _MODES = {
     (IfNotExist.CREATE, IfExists.FAIL): WriteMode.CREATE,
@@ -56,8 +57,9 @@ def _load(
         if command.catalog or command.schema:
             raise InvalidRequest("a temporary table has no catalog or schema", "leave them out")
         return engine.changes.ingest_temporary(scope, command.table, mode, upload.schema, batches)
-    path = tuple(p for p in (command.catalog, command.schema or session.schema, command.table) if p)
-    target = engine.binder.locate(path, session)
+    catalog = session.lakes.of(command.catalog or session.catalog).name
+    home = session.schema if catalog == session.catalog else engine.catalogs.home_schema(catalog)
+    target = TableName(catalog, command.schema or home, command.table)
     scope.watch.note_tables([target])
     return engine.changes.ingest(scope, target, mode, upload.schema, batches)
 

@@ -18,6 +18,7 @@ from flight_server.protocol.commands import (
     GetPrimaryKeys,
 )
 from flight_server.protocol.result_schemas import GET_KEYS, GET_PRIMARY_KEYS
+from lakehouse.access.guarded_catalog import GuardedCatalog
 from lakehouse.catalog import Table
 from lakehouse.catalog.names import fold
 from lakehouse.errors import InvalidRequest, SchemaNotFound, TableNotFound
@@ -52,8 +53,8 @@ def exported_keys(ctx: CallContext, command: GetExportedKeys) -> list[Row]:
         row
         for table in (_all(ctx) if targets else ())
         for key in table.foreign_keys
-        if _reference(key) in targets
-        for row in _key_rows(table, key, targets[_reference(key)])
+        if _reference(table, key) in targets
+        for row in _key_rows(table, key, targets[_reference(table, key)])
     ]
     return _sorted(rows, "fk_catalog_name", "fk_db_schema_name", "fk_table_name", "fk_key_name")
 
@@ -64,8 +65,8 @@ def imported_keys(ctx: CallContext, command: GetImportedKeys) -> list[Row]:
         row
         for table in _named(ctx, command.catalog, command.schema, command.table)
         for key in table.foreign_keys
-        if ctx.session.access.table(TableName(ctx.catalog.name, key.ref_schema, key.ref_table)).read
-        for row in _key_rows(table, key, _load(ctx, key.ref_schema, key.ref_table))
+        if ctx.session.access.table(TableName(table.name.catalog, key.ref_schema, key.ref_table)).read
+        for row in _key_rows(table, key, _load(ctx.lake(table.name), key.ref_schema, key.ref_table))
     ]
     return _sorted(rows, "pk_catalog_name", "pk_db_schema_name", "pk_table_name", "pk_key_name")
 
@@ -80,8 +81,8 @@ def cross_reference(ctx: CallContext, command: GetCrossReference) -> list[Row]:
         row
         for table in _named(ctx, command.fk_catalog, command.fk_schema, command.fk_table)
         for key in table.foreign_keys
-        if _reference(key) in targets
-        for row in _key_rows(table, key, targets[_reference(key)])
+        if _reference(table, key) in targets
+        for row in _key_rows(table, key, targets[_reference(table, key)])
     ]
     return _sorted(rows, "pk_catalog_name", "pk_db_schema_name", "pk_table_name", "pk_key_name")
 
@@ -118,42 +119,43 @@ def _referenced_key_name(key: ForeignKey, target: Table | None) -> str | None:
 
 
 def _named(ctx: CallContext, catalog: str | None, schema: str | None, table: str) -> Iterator[Table]:
-    """The tables of that name: at most one, or one in each schema where none is given."""
-    if catalog is not None and fold(catalog) != fold(ctx.catalog.name):
-        return
-    for name in ctx.catalog.schemas() if schema is None else (schema,):
-        found = _load(ctx, name, table)
-        if found is not None:
-            yield found
-
-
-def _all(ctx: CallContext) -> Iterator[Table]:
-    catalog = ctx.catalog
-    for schema in catalog.schemas():
-        try:
-            names = catalog.tables(schema)
-        except SchemaNotFound:
+    """The tables of that name: at most one, or one in each schema and catalog where none is given."""
+    for lake in ctx.lakes:
+        if catalog is not None and fold(catalog) != fold(lake.name):
             continue
-        for name in names:
-            found = _load(ctx, schema, name)
+        for name in lake.schemas() if schema is None else (schema,):
+            found = _load(lake, name, table)
             if found is not None:
                 yield found
 
 
-def _load(ctx: CallContext, schema: str, table: str) -> Table | None:
+def _all(ctx: CallContext) -> Iterator[Table]:
+    for lake in ctx.lakes:
+        for schema in lake.schemas():
+            try:
+                names = lake.tables(schema)
+            except SchemaNotFound:
+                continue
+            for name in names:
+                found = _load(lake, schema, name)
+                if found is not None:
+                    yield found
+
+
+def _load(lake: GuardedCatalog, schema: str, table: str) -> Table | None:
     """A table; None where there is none, or could be none of that name."""
     try:
-        return ctx.catalog.load(schema, table)
+        return lake.load(schema, table)
     except (SchemaNotFound, TableNotFound, InvalidRequest):
         return None
 
 
-def _identity(table: Table) -> tuple[str, str]:
-    return fold(table.name.schema), fold(table.name.table)
+def _identity(table: Table) -> tuple[str, str, str]:
+    return table.name.catalog, fold(table.name.schema), fold(table.name.table)
 
 
-def _reference(key: ForeignKey) -> tuple[str, str]:
-    return fold(key.ref_schema), fold(key.ref_table)
+def _reference(table: Table, key: ForeignKey) -> tuple[str, str, str]:
+    return table.name.catalog, fold(key.ref_schema), fold(key.ref_table)
 
 
 def _sorted(rows: list[dict[str, Any]], *columns: str) -> list[Row]:

@@ -24,6 +24,7 @@ from flight_server.protocol.result_schemas import (
     GET_TABLES,
     GET_TABLES_WITH_SCHEMA,
 )
+from lakehouse.access.guarded_catalog import GuardedCatalog
 from lakehouse.access.policy import SYSTEM_SCHEMA
 from lakehouse.catalog import Table
 from lakehouse.catalog.iceberg_types import duckdb_type
@@ -95,15 +96,19 @@ def _like(name: str, tokens: Sequence[str | _Wildcard]) -> bool:
 
 
 def catalogs(ctx: CallContext, command: GetCatalogs) -> list[Row]:
-    """The one catalog."""
-    return [{"catalog_name": ctx.catalog.name}]
+    """The catalogs, sorted."""
+    return [{"catalog_name": name} for name in sorted(ctx.lakes.names)]
 
 
 def db_schemas(ctx: CallContext, command: GetDbSchemas) -> list[Row]:
     """Schemas that fit; the session's temporary tables make one more."""
     fits = matcher(command.schema_pattern)
-    names = [name for name in _schemas(ctx) if fits(name)] if _has_catalog(ctx, command.catalog) else []
-    return [{"catalog_name": ctx.catalog.name, "db_schema_name": name} for name in names]
+    return [
+        {"catalog_name": lake.name, "db_schema_name": name}
+        for lake in sorted(_lakes(ctx, command.catalog), key=lambda lake: lake.name)
+        for name in _schemas(ctx, lake)
+        if fits(name)
+    ]
 
 
 def table_types(ctx: CallContext, command: GetTableTypes) -> list[Row]:
@@ -119,90 +124,99 @@ def tables_schema(command: GetTables) -> pa.Schema:
 def tables(ctx: CallContext, command: GetTables) -> pa.Table:
     """Tables that fit, sorted."""
     rows: list[Row] = []
-    if _has_catalog(ctx, command.catalog):
-        wanted = {_SYNONYMS.get(kind.upper(), kind.upper()) for kind in command.table_types}
+    wanted = {_SYNONYMS.get(kind.upper(), kind.upper()) for kind in command.table_types}
+    for lake in _lakes(ctx, command.catalog):
         if not wanted or _TABLE in wanted:
-            rows += _lake_tables(ctx, command)
+            rows += _lake_tables(ctx, lake, command)
         if not wanted or _VIEW in wanted:
-            rows += _lake_views(ctx, command)
+            rows += _lake_views(ctx, lake, command)
+        if lake is not ctx.lakes.default:
+            continue
         if not wanted or _TEMPORARY in wanted:
             rows += _temporary_tables(ctx, command)
         if not wanted or _SYSTEM in wanted:
             rows += _system_tables(ctx, command)
-    rows.sort(key=lambda row: (row["db_schema_name"], row["table_name"], row["table_type"]))
+    order = ("catalog_name", "db_schema_name", "table_name", "table_type")
+    rows.sort(key=lambda row: tuple(row[column] for column in order))
     return to_table(tables_schema(command), rows)
 
 
-def _has_catalog(ctx: CallContext, catalog: str | None) -> bool:
-    return catalog is None or fold(catalog) == fold(ctx.catalog.name)
+def _lakes(ctx: CallContext, catalog: str | None) -> list[GuardedCatalog]:
+    """The catalog of that name, if there is one for the caller; all of them where no name is given."""
+    return [lake for lake in ctx.lakes if catalog is None or fold(catalog) == fold(lake.name)]
 
 
-def _schemas(ctx: CallContext) -> list[str]:
-    names = [*ctx.catalog.schemas(), SYSTEM_SCHEMA]
+def _schemas(ctx: CallContext, lake: GuardedCatalog) -> list[str]:
+    """The schemas of a catalog; the server's own are in the default one."""
+    if lake is not ctx.lakes.default:
+        return lake.schemas()
+    names = [*lake.schemas(), SYSTEM_SCHEMA]
     return sorted([*names, TEMPORARY_SCHEMA] if ctx.session.temp_objects() else names)
 
 
-def _lake_tables(ctx: CallContext, command: GetTables) -> Iterator[Row]:
+def _lake_tables(ctx: CallContext, lake: GuardedCatalog, command: GetTables) -> Iterator[Row]:
     schema_fits, table_fits = matcher(command.schema_pattern), matcher(command.table_pattern)
     transaction = ctx.session.only_transaction()
-    for schema in filter(schema_fits, ctx.catalog.schemas()):
-        for name in _names(ctx, schema, transaction):
+    for schema in filter(schema_fits, lake.schemas()):
+        for name in _names(lake, schema, transaction):
             if not table_fits(name):
                 continue
-            row = _row(ctx, schema, name, _TABLE)
+            row = _row(lake, schema, name, _TABLE)
             if command.include_schema:
-                table = _load(ctx, schema, name, transaction)
+                table = _load(lake, schema, name, transaction)
                 if table is None:
                     continue
                 row["table_schema"] = _serialised(_columns(ctx, table))
             yield row
 
 
-def _lake_views(ctx: CallContext, command: GetTables) -> Iterator[Row]:
+def _lake_views(ctx: CallContext, lake: GuardedCatalog, command: GetTables) -> Iterator[Row]:
     schema_fits, view_fits = matcher(command.schema_pattern), matcher(command.table_pattern)
-    for schema in filter(schema_fits, ctx.catalog.schemas()):
+    for schema in filter(schema_fits, lake.schemas()):
         try:
-            names = ctx.catalog.views(schema)
+            names = lake.views(schema)
         except SchemaNotFound:
             continue
         for name in filter(view_fits, names):
-            row = _row(ctx, schema, name, _VIEW)
+            row = _row(lake, schema, name, _VIEW)
             if command.include_schema:
-                path = (ctx.catalog.name, schema, name)
+                path = (lake.name, schema, name)
                 # None: a view over a table that is gone, or is not there for the principal.
                 columns = ctx.lakehouse.engine.columns_of(path, ctx.session, None) or ()
                 row["table_schema"] = _serialised(pa.schema([described(f, *path) for f in columns]))
             yield row
 
 
-def _names(ctx: CallContext, schema: str, transaction: Transaction | None) -> list[str]:
+def _names(lake: GuardedCatalog, schema: str, transaction: Transaction | None) -> list[str]:
     """The tables of a schema, as the session's open transaction sees them."""
     try:
-        names = {fold(name): name for name in ctx.catalog.tables(schema)}
+        names = {fold(name): name for name in lake.tables(schema)}
     except SchemaNotFound:
         return []
     if transaction is not None:
-        names = {key: name for key, name in names.items() if not _dropped(transaction, schema, name)}
+        names = {key: name for key, name in names.items() if not _dropped(transaction, lake, schema, name)}
         created = [
-            written.table for written in list(transaction.writes) if fold(written.schema) == fold(schema)
+            written.table
+            for written in list(transaction.writes)
+            if written.catalog == lake.name and fold(written.schema) == fold(schema)
         ]
         names = {**{fold(name): name for name in created}, **names}
     return list(names.values())
 
 
-def _dropped(transaction: Transaction, schema: str, name: str) -> bool:
-    known: TableName = transaction.known(schema, name)
+def _dropped(transaction: Transaction, lake: GuardedCatalog, schema: str, name: str) -> bool:
+    known: TableName = transaction.known(TableName(lake.name, schema, name))
     return known in transaction.drops and known not in transaction.writes
 
 
-def _load(ctx: CallContext, schema: str, name: str, transaction: Transaction | None) -> Table | None:
+def _load(lake: GuardedCatalog, schema: str, name: str, transaction: Transaction | None) -> Table | None:
     """A table; None where it has gone since it was listed."""
     if transaction is not None:
-        staged = transaction.writes.get(transaction.known(schema, name))
+        staged = transaction.writes.get(transaction.known(TableName(lake.name, schema, name)))
         if staged is not None:
             return staged.table
     try:
-        return ctx.catalog.load(schema, name)
+        return lake.load(schema, name)
     except (SchemaNotFound, TableNotFound):
         return None
 
@@ -236,10 +250,10 @@ def _columns(ctx: CallContext, table: Table) -> pa.Schema:
 def _temporary_tables(ctx: CallContext, command: GetTables) -> Iterator[Row]:
     if not matcher(command.schema_pattern)(TEMPORARY_SCHEMA):
         return
-    fits, catalog = matcher(command.table_pattern), ctx.catalog.name
+    fits, catalog = matcher(command.table_pattern), ctx.lakes.default.name
     transaction = ctx.session.only_transaction()
     for name in filter(fits, ctx.session.temp_objects().values()):
-        row = _row(ctx, TEMPORARY_SCHEMA, name, _TEMPORARY)
+        row = _row(ctx.lakes.default, TEMPORARY_SCHEMA, name, _TEMPORARY)
         if command.include_schema:
             # None: a view over a table that is gone.
             columns = (
@@ -257,16 +271,16 @@ def _system_tables(ctx: CallContext, command: GetTables) -> Iterator[Row]:
     for table in ctx.lakehouse.engine.system.visible(ctx.session.access):
         if not fits(table.name):
             continue
-        row = _row(ctx, SYSTEM_SCHEMA, table.name, _SYSTEM)
+        row = _row(ctx.lakes.default, SYSTEM_SCHEMA, table.name, _SYSTEM)
         if command.include_schema:
-            fields = [described(f, ctx.catalog.name, SYSTEM_SCHEMA, table.name) for f in table.schema]
+            fields = [described(f, ctx.lakes.default.name, SYSTEM_SCHEMA, table.name) for f in table.schema]
             row["table_schema"] = _serialised(pa.schema(fields))
         yield row
 
 
-def _row(ctx: CallContext, schema: str, name: str, kind: str) -> dict[str, str | bytes]:
+def _row(lake: GuardedCatalog, schema: str, name: str, kind: str) -> dict[str, str | bytes]:
     return {
-        "catalog_name": ctx.catalog.name,
+        "catalog_name": lake.name,
         "db_schema_name": schema,
         "table_name": name,
         "table_type": kind,

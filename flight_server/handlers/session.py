@@ -26,7 +26,8 @@ from lakehouse.errors import LakehouseError
 def set_options(ctx: CallContext, command: SetSessionOptions) -> Iterator[bytes]:
     """Set what can be set; the reply lists only what failed."""
     errors = {}
-    for name, value in command.options.items():
+    # The schema is one of the catalog, and options come in any order.
+    for name, value in sorted(command.options.items(), key=lambda option: option[0].lower() != "catalog"):
         error = _set(ctx, name, value)
         if error is not None:
             errors[name] = error
@@ -43,10 +44,13 @@ def _set(ctx: CallContext, name: str, value: SessionOptionValue) -> SessionOptio
     text = None if value is None else str(value).lower() if isinstance(value, bool) else str(value)
     try:
         if key == "catalog":
-            if text and text.lower() != engine.catalog.name.lower():
-                return SessionOptionError.INVALID_VALUE
+            wanted = text or engine.catalogs.default.name
+            if wanted.lower() != session.catalog.lower():
+                engine.changes.set_catalog(session, wanted)
+        elif key == "schema" and text:
+            engine.changes.set_schema(session, (session.catalog, text))
         elif key == "schema":
-            engine.changes.set_schema(session, (text or ctx.lakehouse.settings.catalog.default_schema,))
+            engine.changes.set_catalog(session, session.catalog)
         else:
             engine.changes.set_option(session, key, text)
     except LakehouseError:

@@ -46,6 +46,7 @@ class _Pattern:
         self.exact = "*" not in text
         self._parts = tuple(map(_wildcard, parts))
         self.any_table = parts[-1] == "*"
+        self.any_schema = self.any_table and parts[1:2] == ["*"]
         self.schema_text = parts[1] if len(parts) == 3 else ""
         self.specificity = (sum("*" not in p for p in parts), len(text.replace("*", "")))
 
@@ -104,6 +105,16 @@ class _Role:
         """Whether there can be a table in a schema with which something may be done."""
         return bool(self.schema_privileges(catalog, schema)) or any(
             grant.privileges and not grant.pattern.any_table and grant.pattern.fits(catalog, schema)
+            for grant in self.grants
+        )
+
+    def sees_catalog(self, catalog: str) -> bool:
+        """Whether there can be a table in a catalog with which something may be done."""
+        whole = next(
+            (g for g in reversed(self.grants) if g.pattern.any_schema and g.pattern.fits(catalog)), None
+        )
+        return bool(whole is not None and whole.privileges) or any(
+            grant.privileges and not grant.pattern.any_schema and grant.pattern.fits(catalog)
             for grant in self.grants
         )
 
@@ -167,6 +178,10 @@ class Access:
         found = tuple(dict.fromkeys(grant.restriction for grant in readers))
         restrictions = () if None in found else tuple(r for r in found if r is not None)
         return TableAccess(bool(readers), write, restrictions)
+
+    def sees_catalog(self, catalog: str) -> bool:
+        """Whether a catalog is there for this principal."""
+        return any(role.sees_catalog(catalog) for role in self._roles)
 
     def sees_schema(self, catalog: str, schema: str) -> bool:
         """Whether a schema is there for this principal."""

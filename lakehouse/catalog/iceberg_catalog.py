@@ -41,7 +41,7 @@ from lakehouse.catalog.table_change import change_table
 from lakehouse.catalog.table_definition import Columns
 from lakehouse.catalog.table_store import SQL_EXTRA, TableStore
 from lakehouse.clock import Clock
-from lakehouse.config import CatalogSettings, Settings
+from lakehouse.config import CatalogConnection, Settings
 from lakehouse.errors import (
     ConfigError,
     LakehouseError,
@@ -648,35 +648,54 @@ class IcebergCatalog:
 
 
 def open_catalog(settings: Settings, clock: Clock, bucket: Bucket | None = None) -> IcebergCatalog:
-    """The catalog that a configuration describes; its default schema is made if it is missing.
+    """The default catalog of a configuration; its default schema is made if it is missing.
 
     Args:
         settings: The configuration.
         clock: Source of time and ids.
-        bucket: The first bucket of the configuration, where it is open already.
+        bucket: The bucket of the catalog, where it is open already.
 
     Raises:
         ConfigError: The bucket or the database of the catalog cannot be used.
     """
-    bucket = bucket or open_bucket(settings.buckets[0])
-    catalog = IcebergCatalog(
-        settings.catalog.name,
+    if bucket is None:
+        where = next(b for b in settings.buckets if b.name == settings.bucket_of(settings.catalog))
+        bucket = open_bucket(where)
+    catalog = open_mounted(settings.catalog, settings, clock, bucket)
+    catalog.create_schema(settings.catalog.default_schema, if_not_exists=True)
+    return catalog
+
+
+def open_mounted(
+    connection: CatalogConnection, settings: Settings, clock: Clock, bucket: Bucket
+) -> IcebergCatalog:
+    """The catalog that one section of a configuration describes, as it is.
+
+    Args:
+        connection: The section.
+        settings: The whole configuration.
+        clock: Source of time and ids.
+        bucket: The bucket of the catalog.
+
+    Raises:
+        ConfigError: The database of the catalog cannot be used.
+    """
+    return IcebergCatalog(
+        connection.name,
         bucket,
-        settings.catalog.warehouse,
+        connection.warehouse,
         clock,
-        settings.catalog.refresh_ms / 1000,
+        connection.refresh_ms / 1000,
         FileLimits(
             settings.ingest.target_file_bytes,
             settings.ingest.max_rows_per_group,
             settings.engine.spill_directory,
         ),
-        open_store(settings.catalog, bucket),
+        open_store(connection, bucket),
     )
-    catalog.create_schema(settings.catalog.default_schema, if_not_exists=True)
-    return catalog
 
 
-def open_store(settings: CatalogSettings, bucket: Bucket) -> TableStore:
+def open_store(settings: CatalogConnection, bucket: Bucket) -> TableStore:
     """What keeps the current versions of the tables, by the type of the catalog.
 
     Raises:

@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from lakehouse.config.secret_ref import SecretRef
 from lakehouse.config.section import Anchored, Section
-from lakehouse.config.values import Identifier, KeyPrefix, not_reserved
+from lakehouse.config.values import BucketName, Identifier, KeyPrefix, not_reserved
 from lakehouse.errors import ConfigError
 
 _RESERVED_CATALOGS = ("memory", "system", "temp")
@@ -43,7 +43,7 @@ def _not_a_database(expected: str) -> PydanticCustomError:
 
 
 class CatalogConnection(Section):
-    """What keeps the current versions of tables, and where their files are."""
+    """A further catalog beside the default one, under a name of its own. Repeat [[catalogs]] for more."""
 
     type: Literal["object", "sql"] = Field(
         "object",
@@ -57,6 +57,9 @@ class CatalogConnection(Section):
     )
     name: Annotated[Identifier, not_reserved(*_RESERVED_CATALOGS)] = Field(
         "lake", description="Catalog name that SQL clients see."
+    )
+    bucket: BucketName | Literal[""] = Field(
+        "", description="Name of the [[buckets]] entry that the tables are in. Empty takes the first."
     )
     refresh_ms: int = Field(
         500,
@@ -73,6 +76,11 @@ class CatalogConnection(Section):
         if self.type != "sql" and self.uri:
             raise ValueError(f'uri is for type = "sql", and type is "{self.type}"')
         return self
+
+    @property
+    def places_tables(self) -> bool:
+        """Whether the warehouse is where this server puts tables, rather than what a service calls it."""
+        return self.type in ("object", "sql")
 
     def database_uri(self) -> str:
         """The URL of the database, secrets included.

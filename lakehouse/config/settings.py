@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from lakehouse.config.access import BUILT_IN_ROLES, AuditSettings, AuthSettings, RoleSettings, TlsSettings
-from lakehouse.config.catalog import CatalogSettings
+from lakehouse.config.catalog import CatalogConnection, CatalogSettings
 from lakehouse.config.hosts import check_host
 from lakehouse.config.section import Anchored, Section
 from lakehouse.config.storage import BucketSettings, CacheSettings
@@ -236,6 +236,7 @@ class Settings(BaseSettings):
     buckets: tuple[BucketSettings, ...] = (BucketSettings(),)
     cache: CacheSettings = CacheSettings()
     catalog: CatalogSettings = CatalogSettings()
+    catalogs: tuple[CatalogConnection, ...] = ()
     engine: EngineSettings = EngineSettings()
     ingest: IngestSettings = IngestSettings()
     maintenance: MaintenanceSettings = MaintenanceSettings()
@@ -265,6 +266,39 @@ class Settings(BaseSettings):
             except ValueError as error:
                 raise ValueError(f"buckets: endpoint = {bucket.endpoint!r} {error}") from None
         return self
+
+    @model_validator(mode="after")
+    def _catalogs_apart(self) -> Self:
+        buckets = {bucket.name for bucket in self.buckets}
+        named: dict[str, str] = {}
+        places: list[tuple[str, str, str]] = []
+        for each in (self.catalog, *self.catalogs):
+            if each.name.lower() in named:
+                raise ValueError(
+                    f"the catalogs {named[each.name.lower()]!r} and {each.name!r} have one name, "
+                    "expected names that differ by more than case"
+                )
+            named[each.name.lower()] = each.name
+            if each.bucket and each.bucket not in buckets:
+                raise ValueError(
+                    f"the catalog {each.name!r} names the bucket {each.bucket!r}, expected one of "
+                    f"{', '.join(sorted(buckets))}"
+                )
+            if not each.places_tables:
+                continue
+            for name, bucket, warehouse in places:
+                if bucket == self.bucket_of(each) and _nested(warehouse, each.warehouse):
+                    raise ValueError(
+                        f"the catalogs {name!r} and {each.name!r} are both in the bucket {bucket!r}, with "
+                        f"the warehouses {warehouse!r} and {each.warehouse!r}: expected prefixes of which "
+                        "none is within the other"
+                    )
+            places.append((each.name, self.bucket_of(each), each.warehouse))
+        return self
+
+    def bucket_of(self, catalog: CatalogConnection) -> str:
+        """The name of the bucket that a catalog's tables are in."""
+        return catalog.bucket or self.buckets[0].name
 
     @model_validator(mode="after")
     def _known_roles(self) -> Self:
@@ -300,3 +334,8 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Keyword arguments only, so that tests and libraries get what they ask for."""
         return (init_settings,)
+
+
+def _nested(one: str, other: str) -> bool:
+    """Whether one key prefix is within the other, or the same."""
+    return f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")

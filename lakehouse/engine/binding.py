@@ -12,13 +12,15 @@ from hashlib import sha256
 from types import MappingProxyType
 from typing import Any
 
-from lakehouse.access.guarded_catalog import GuardedCatalog
+from lakehouse.access.guarded_catalogs import GuardedCatalogs
 from lakehouse.access.policy import SYSTEM_SCHEMA, Access
 from lakehouse.access.restriction import restricted_query
-from lakehouse.catalog import Catalog, Snapshot, Table
+from lakehouse.catalog import Catalog, Catalogs, Snapshot, Table
+from lakehouse.catalog.catalogs import HOME_SCHEMA
 from lakehouse.catalog.sql_view import SqlView
 from lakehouse.clock import Clock
 from lakehouse.engine.database import (
+    ABSENT_SCHEMAS,
     INTERNAL_CATALOG,
     PRINCIPAL,
     REQUIRED_COLUMNS,
@@ -74,7 +76,7 @@ class Bound:
 
     sql: str
     bindings: tuple[Binding, ...]
-    tables: tuple[tuple[str, str, Table], ...]
+    tables: tuple[tuple[TableName, Table], ...]
     fresh: bool
     temporary: bool
     inputs: tuple[Input, ...] = ()
@@ -101,7 +103,7 @@ class Binder:
     """Binds statements to snapshots.
 
     Args:
-        catalog: Where tables are looked up.
+        catalogs: Where tables are looked up.
         database: Where their views live.
         system: The tables about the server itself.
         evaluate: Gives the value of a constant SQL expression (for AT clauses).
@@ -111,7 +113,7 @@ class Binder:
 
     def __init__(
         self,
-        catalog: Catalog,
+        catalogs: Catalogs,
         database: DuckDatabase,
         system: SystemTables,
         evaluate: Callable[[str, Session], Any],
@@ -119,7 +121,8 @@ class Binder:
         clock: Clock,
     ) -> None:
         self.analyse = analyse
-        self.catalog = catalog
+        self.catalogs = catalogs
+        self._marks = {name: f"{number}_" if number else "" for number, name in enumerate(catalogs.names)}
         self.database = database
         self.system = system
         self.evaluate = evaluate
@@ -167,40 +170,59 @@ class Binder:
         return Binding(scan.variable, key, paths or (self.empty_file(table, scan.schema_id),))
 
     def define_all(self) -> None:
-        """Make DuckDB know every table of the catalog, for statements that list them."""
-        schemas = self.catalog.schemas()
-        self.database.sync_schemas(schemas)
-        present = set()
-        for schema in schemas:
-            for name in self.catalog.tables(schema):
-                try:
-                    table = self.catalog.load(schema, name)
-                    self.view(table)
-                except (TableNotFound, SchemaNotFound, NotSupported):
-                    continue
-                present.add(table.name)
-            for name in self.catalog.views(schema):
-                view = self.catalog.find_view(schema, name)
-                if view is not None:
-                    self.database.list_view(view.name, view.columns)
-                    present.add(view.name)
+        """Make DuckDB know every table of the catalogs, for statements that list them."""
+        present: set[TableName] = set()
+        for catalog in self.catalogs:
+            present |= self._define_all_of(catalog)
         for gone in set(self.database.main_views) - present:
             self.database.drop_view(gone)
         for gone in set(self.database.listed) - present:
             self.database.drop_listed(gone)
 
+    def _define_all_of(self, catalog: Catalog) -> set[TableName]:
+        schemas = catalog.schemas()
+        self.database.sync_schemas(catalog.name, schemas)
+        present = set()
+        for schema in schemas:
+            for name in catalog.tables(schema):
+                try:
+                    table = catalog.load(schema, name)
+                    self.view(table)
+                except (TableNotFound, SchemaNotFound, NotSupported):
+                    continue
+                present.add(table.name)
+            for name in catalog.views(schema):
+                view = catalog.find_view(schema, name)
+                if view is not None:
+                    self.database.list_view(view.name, view.columns)
+                    present.add(view.name)
+        return present
+
     def required_columns(self) -> tuple[str, ...]:
         """The columns of all tables that are never NULL, for ``information_schema.columns``."""
         found = []
-        for schema in self.catalog.schemas():
-            for name in self.catalog.tables(schema):
-                try:
-                    table = self.catalog.load(schema, name)
-                except (TableNotFound, SchemaNotFound):
-                    continue
-                place = f"{quote(table.name.schema)}.{quote(table.name.table)}"
-                found += [f"{place}.{quote(column)}" for column in sorted(table.required_columns)]
+        for catalog in self.catalogs:
+            for schema in catalog.schemas():
+                for name in catalog.tables(schema):
+                    try:
+                        table = catalog.load(schema, name)
+                    except (TableNotFound, SchemaNotFound):
+                        continue
+                    columns = sorted(table.required_columns)
+                    found += [f"{table.name.sql}.{quote(column)}" for column in columns]
         return tuple(found)
+
+    def absent_schemas(self) -> tuple[str, ...]:
+        """The schemas that every DuckDB database has, of those catalogs that have none of that name."""
+        return tuple(
+            f"{quote(catalog.name)}.{quote(HOME_SCHEMA)}"
+            for catalog in self.catalogs
+            if not catalog.schema_exists(HOME_SCHEMA)
+        )
+
+    def mark(self, table: Table) -> str:
+        """What a table is called in the names of variables: copies of it can be in several catalogs."""
+        return f"{self._marks[table.name.catalog]}{table.uuid}"
 
     def view(
         self, table: Table, schema_id: int | None = None, slot: int = 0, *, merges: bool = False
@@ -213,12 +235,12 @@ class Binder:
         schema_id = table.schema_id if schema_id is None else schema_id
         identity = ViewIdentity(table.uuid, schema_id, merges)
         if slot == 0:
-            variable = f"t_{table.uuid}"
+            variable = f"t_{self.mark(table)}"
             if not serves(self.database.main_views.get(table.name), identity):
                 body = self._body(table, schema_id, variable, merges=merges)
                 self.database.define_view(table.name, identity, body)
             return None, variable
-        variable = f"t_{table.uuid}_{schema_id}_{slot}"
+        variable = f"t_{self.mark(table)}_{schema_id}_{slot}"
         if not self.database.has_hidden_view(variable, identity):
             body = self._body(table, schema_id, variable, merges=merges)
             self.database.define_hidden_view(variable, body, identity)
@@ -235,7 +257,7 @@ class Binder:
             AccessPolicyError: A filter or mask does not fit the table.
         """
         viewer = sha256(access.key.encode()).hexdigest()[:16]
-        variable = f"r_{table.uuid}_{viewer}" + (f"_{schema_id}_{slot}" if slot else "")
+        variable = f"r_{self.mark(table)}_{viewer}" + (f"_{schema_id}_{slot}" if slot else "")
         identity = ViewIdentity(table.uuid, schema_id, merges)
         if not self.database.has_hidden_view(variable, identity):
             columns = table.arrow_schema(schema_id).names
@@ -256,7 +278,7 @@ class Binder:
         Only then do columns written with a schema, ``nyc.flights.origin``, lead somewhere.
         """
         try:
-            current = self.catalog.load(table.name.schema, table.name.table)
+            current = self.catalogs.load(table.name)
         except (TableNotFound, SchemaNotFound):
             return False
         return (
@@ -347,36 +369,62 @@ class Binder:
         """The full name that a written name stands for, not counting temporary tables.
 
         Raises:
-            CatalogNotFound: The name's catalog is not this server's.
+            CatalogNotFound: There is no such catalog for the session's principal.
         """
         if len(path) == 1:
             return TableName(session.catalog, session.schema, path[0])
+        lakes = session.lakes
         if len(path) == 2:
             first, table = path
-            if first.lower() == session.catalog.lower() and not self.catalog.schema_exists(first):
-                return TableName(session.catalog, "main", table)
+            named = lakes.find(first)
+            if named is not None and not lakes.of(session.catalog).schema_exists(first):
+                return TableName(named.name, HOME_SCHEMA, table)
             return TableName(session.catalog, first, table)
         catalog, schema, table = path[-3:]
-        if catalog.lower() != self.catalog.name.lower():
-            raise CatalogNotFound(f"catalog {catalog} does not exist", f"the catalog is {self.catalog.name}")
-        return TableName(self.catalog.name, schema, table)
+        return TableName(lakes.of(catalog).name, schema, table)
+
+    def locate_beside(self, path: tuple[str, ...], name: TableName, session: Session) -> TableName:
+        """The full name that a name stands for which is written to stand beside another.
+
+        What it leaves out is as in the other name.
+
+        Raises:
+            CatalogNotFound: There is no such catalog for the session's principal.
+        """
+        if len(path) == 1:
+            return TableName(name.catalog, name.schema, path[0])
+        if len(path) == 2 and name.catalog != session.catalog:
+            return TableName(name.catalog, *path)
+        return self.locate(path, session)
+
+    def locate_schema(self, path: tuple[str, ...], session: Session) -> tuple[str, str]:
+        """Catalog and schema that ``[catalog.]schema`` stands for.
+
+        Raises:
+            CatalogNotFound: There is no such catalog for the session's principal.
+            InvalidRequest: It is not of that form.
+        """
+        if not 1 <= len(path) <= 2:
+            raise InvalidRequest(f"expected a schema or catalog.schema, found {'.'.join(path) or 'nothing'}")
+        return (session.catalog if len(path) == 1 else session.lakes.of(path[0]).name), path[-1]
 
     def named_version(
-        self, name: TableName, source: Catalog | Transaction, lake: GuardedCatalog
+        self, name: TableName, source: Catalogs | Transaction, lakes: GuardedCatalogs
     ) -> tuple[TableName, str | None]:
         """``"table@tag"`` as table and tag or branch; a table that is called so comes first."""
         table, _, reference = name.table.rpartition("@")
         if not table or not reference:
             return name, None
         try:
-            lake.check_read(name.schema, name.table)
-            source.load(name.schema, name.table)
+            lakes.of(name.catalog).check_read(name.schema, name.table)
+            source.load(name)
         except (TableNotFound, SchemaNotFound):
             return replace(name, table=table), reference
         return name, None
 
-    def missing(self, name: TableName, catalog: Catalog) -> TableNotFound | SchemaNotFound:
-        """The error for a table that is not there, with the nearest name that is in ``catalog``."""
+    def missing(self, name: TableName, lakes: GuardedCatalogs) -> TableNotFound | SchemaNotFound:
+        """The error for a table that is not there, with the nearest name that is in its catalog."""
+        catalog = lakes.of(name.catalog)
         view = catalog.find_view(name.schema, name.table)
         if view is not None:
             return TableNotFound(f"{view.name} is a view, expected a table")
@@ -411,10 +459,6 @@ def _first(files: tuple[DataFileRef, ...], limit: int | None) -> tuple[DataFileR
     return files
 
 
-def _is_plain(name: str) -> bool:
-    return "/" not in name and "." not in name
-
-
 class _Binding:
     """The state of binding one statement."""
 
@@ -439,7 +483,7 @@ class _Binding:
         self._edits: list[tuple[int, int, str]] = []
         self._bindings: dict[str, Binding] = {}
         self._slots: dict[tuple[Any, ...], int] = {}
-        self._tables: list[tuple[str, str, Table]] = []
+        self._tables: list[tuple[TableName, Table]] = []
         self._fresh = True
         self._reads_temporary = False
         self._inputs: dict[str, Input] = {}
@@ -497,10 +541,10 @@ class _Binding:
             )
 
     def _is_system(self, path: tuple[str, ...]) -> bool:
+        default = self._binder.catalogs.default.name
         if len(path) == 1:
-            return self._session.schema.lower() == SYSTEM_SCHEMA
-        catalog = path[0].lower() if len(path) == 3 else self._session.catalog.lower()
-        return path[-2].lower() == SYSTEM_SCHEMA and catalog == self._session.catalog.lower()
+            return self._session.schema.lower() == SYSTEM_SCHEMA and self._session.catalog == default
+        return path[-2].lower() == SYSTEM_SCHEMA and (len(path) == 2 or path[0].lower() == default.lower())
 
     def _system(self, reference: TableReference) -> None:
         """Read a table about the server itself, as far as it concerns the principal."""
@@ -509,14 +553,15 @@ class _Binding:
         table = self._binder.system.get(reference.path[-1], self._session.access)
         if table is None:
             names = ", ".join(self._binder.system.names(self._session.access))
+            default = self._binder.catalogs.default.name
             raise TableNotFound(
-                f"table {self._session.catalog}.{SYSTEM_SCHEMA}.{reference.path[-1]} does not exist",
+                f"table {default}.{SYSTEM_SCHEMA}.{reference.path[-1]} does not exist",
                 f"there are {names}" if names else "",
             )
-        internal, lake = f"~system_{table.name}", self._session.lake
+        internal, lakes = f"~system_{table.name}", self._session.lakes
         wanted = wanted_values(self._analysis.sql, table.name) if table.scan is not None else {}
         self._inputs[internal] = Input(
-            internal, table.schema, lambda check: table.rows(Reading(lake, wanted, check))
+            internal, table.schema, lambda check: table.rows(Reading(lakes, wanted, check))
         )
         self._fresh = False
         self._rewrite(reference, f"temp.main.{quote(internal)}")
@@ -533,27 +578,27 @@ class _Binding:
 
     def _lake(self, reference: TableReference, nested: bool) -> None:
         name = self._binder.locate(reference.path, self._session)
-        source, lake = self._transaction or self._binder.catalog, self._session.lake
+        source, lakes = self._transaction or self._binder.catalogs, self._session.lakes
         if self._transaction is not None:
             self._fresh = False
         at, version = reference.at, None
         if at is None:
-            name, version = self._binder.named_version(name, source, lake)
+            name, version = self._binder.named_version(name, source, lakes)
         try:
-            lake.check_read(name.schema, name.table)
+            lakes.of(name.catalog).check_read(name.schema, name.table)
         except (TableNotFound, SchemaNotFound):
-            raise self._binder.missing(name, lake) from None
+            raise self._binder.missing(name, lakes) from None
         view = self._sql_view(name)
         if view is not None:
             self._use_view(reference, view)
             return
         try:
-            table = source.load(name.schema, name.table)
+            table = source.load(name)
         except (TableNotFound, SchemaNotFound) as error:
             self._binder.database.drop_view(name)
             if self._transaction is not None and "dropped in this transaction" in str(error):
                 raise
-            raise self._binder.missing(name, lake) from None
+            raise self._binder.missing(name, lakes) from None
         self._names[table.name] = None
         self._seen.append(table)
         schema_id, snapshot_id, latest = table.schema_id, table.snapshot_id, self._transaction is None
@@ -562,21 +607,21 @@ class _Binding:
             schema_id, snapshot_id = snapshot.schema_id, snapshot.snapshot_id
             self._fresh = latest = False
         named = latest or (at is None and version is None and self._binder.is_named(table))
-        if lake.access.table(table.name).restrictions:
+        if lakes.access.table(table.name).restrictions:
             self._use_part(reference, table, schema_id, snapshot_id, named, nested)
         else:
             self._use(reference, table, schema_id, snapshot_id, latest, named)
         if self._fresh:
-            self._tables.append((name.schema, name.table, table))
+            self._tables.append((name, table))
 
     def _sql_view(self, name: TableName) -> SqlView | None:
         """The view of a name, unless a transaction knows a table of that name."""
         transaction = self._transaction
         if transaction is not None:
-            known = transaction.known(name.schema, name.table)
+            known = transaction.known(name)
             if any(known in names for names in (transaction.writes, transaction.pins, transaction.drops)):
                 return None
-        return self._binder.catalog.find_view(name.schema, name.table)
+        return self._binder.catalogs.find_view(name)
 
     def _use_view(self, reference: TableReference, view: SqlView) -> None:
         """Read a view of the lake, with what this principal may read of the tables in it."""
@@ -584,7 +629,7 @@ class _Binding:
             raise NotSupported(
                 f"{view.name} is a view, which has no history", "travel in the tables it reads"
             )
-        if self._session.lake.access.table(view.name).restrictions:
+        if self._session.access.table(view.name).restrictions:
             raise PermissionDenied(
                 f"{view.name} is a view, of which no part can be shown",
                 "row filters and masks hold for the tables that it reads: grant the view without any",
@@ -605,7 +650,7 @@ class _Binding:
                     raise StatementForbidden(f"the text of {view.name} does not name tables in full")
                 inner.reference(each)
             found = inner.defined(view)
-        except (TableNotFound, SchemaNotFound) as error:
+        except (TableNotFound, SchemaNotFound, CatalogNotFound) as error:
             raise TableNotFound(f"view {view.name} cannot be read: {error.message}") from None
         except SqlBindError as error:
             hint = f"CREATE OR REPLACE VIEW {view.name} AS …"
@@ -659,10 +704,17 @@ class _Binding:
         view, variable = self._binder.view(table, schema_id, slot, merges=has_deletes(files))
         if view is not None:
             self._rewrite(reference, view, table.name)
-        elif reference.span is not None and (self._qualify or not _is_plain(reference.path[-1])):
+        elif reference.span is not None and (self._qualify or not self._is_plain(reference.path)):
             # A name without its catalog that looks like a file's could be taken for one.
             self._rewrite(reference, table.name.sql)
         self._bind_files(table, schema_id, variable, key, files)
+
+    def _is_plain(self, path: tuple[str, ...]) -> bool:
+        """Whether DuckDB takes a name for nothing else: a file, or a table of another catalog."""
+        name = path[-1]
+        return (
+            "/" not in name and "." not in name and not (len(path) == 2 and path[0] in self._binder.catalogs)
+        )
 
     def _use_some(
         self, reference: TableReference, table: Table, schema_id: int, snapshot_id: int | None, count: int
@@ -677,7 +729,7 @@ class _Binding:
             return False
         place = ("scan", self._places, reference.span)
         slot = self._slots.get(place) or len(self._slots) + 1
-        name = f"t_{table.uuid}_{schema_id}_{slot}"
+        name = f"t_{self._binder.mark(table)}_{schema_id}_{slot}"
         scan = Scan(name, table, schema_id, snapshot_id, wanted)
         binding = self._binder.needed(scan, values)
         if len(binding.files) >= count and not wanted.has_parameters:
@@ -776,12 +828,17 @@ class _Binding:
 
     def _show_visible(self) -> None:
         """Tell the views of information_schema which tables are there for the principal."""
-        lake = self._session.lake
-        names = [f"{schema}." for schema in lake.schemas()]
-        for schema in lake.schemas():
-            names += [f"{schema}.{table}" for table in (*lake.tables(schema), *lake.views(schema))]
-        system = self._binder.system.names(self._session.access)
-        names += [f"{SYSTEM_SCHEMA}.", *(f"{SYSTEM_SCHEMA}.{name}" for name in system)]
+        names = []
+        for lake in self._session.lakes:
+            names.append(quote(lake.name))
+            for schema in lake.schemas():
+                place = f"{quote(lake.name)}.{quote(schema)}"
+                names += [
+                    place,
+                    *(f"{place}.{quote(t)}" for t in (*lake.tables(schema), *lake.views(schema))),
+                ]
+        place = f"{quote(self._binder.catalogs.default.name)}.{quote(SYSTEM_SCHEMA)}"
+        names += [place, *(f"{place}.{quote(n)}" for n in self._binder.system.names(self._session.access))]
         self._bindings[VISIBLE_TABLES] = Binding(VISIBLE_TABLES, tuple(names), tuple(names))
 
     def _tell_principal(self) -> None:
@@ -804,6 +861,8 @@ class _Binding:
         if self._analysis.needs_all_tables:
             # Which tables there are is looked up by binding, so that has to happen every time.
             self._fresh = False
+            absent = self._binder.absent_schemas()
+            self._bindings[ABSENT_SCHEMAS] = Binding(ABSENT_SCHEMAS, absent, absent)
             if self._session.access.key:
                 self._show_visible()
         if _ASKS_WHO.search(self._analysis.sql) or self._session.temp_views:

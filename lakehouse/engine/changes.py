@@ -59,7 +59,7 @@ class Changes:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._catalog = engine.catalog
+        self._catalogs = engine.catalogs
         self._database = engine.database
         self._settings = engine.settings
         self._ddl = TableDdl(engine)
@@ -86,10 +86,7 @@ class Changes:
             self._create_schema(analysis, scope, detail["if_not_exists"])
         elif kind is StatementKind.DROP_SCHEMA:
             self._ddl.drop_schema(
-                _schema_name(analysis.target),
-                scope,
-                if_exists=detail["if_exists"],
-                cascade=detail["cascade"],
+                analysis.target, scope, if_exists=detail["if_exists"], cascade=detail["cascade"]
             )
         elif kind is StatementKind.DROP:
             self._drop(analysis, scope)
@@ -114,20 +111,20 @@ class Changes:
             return
         name, value = detail["name"], detail["value"]
         if name in ("schema", "search_path"):
-            default = self._settings.catalog.default_schema
-            self.set_schema(session, tuple(_unquoted(value).split(".")) if value else (default,))
+            self.set_schema(session, tuple(_unquoted(value).split(".")) if value else session.home)
         else:
             self.set_option(session, name, _unquoted(value) if value is not None else None)
 
     def _create_schema(self, analysis: Analysis, scope: Scope, if_not_exists: bool) -> None:
-        name = _schema_name(analysis.target)
+        catalog, name = self._engine.binder.locate_schema(analysis.target, scope.session)
         if name.lower() in RESERVED_SCHEMAS:
             raise InvalidRequest(f"a schema cannot be called {name}", "the name is the server's own")
-        existed = self._catalog.schema_exists(name)
-        scope.session.lake.create_schema(name, if_not_exists=if_not_exists)
-        self._database.sync_schemas(self._catalog.schemas())
+        lake = self._catalogs.of(catalog)
+        existed = lake.schema_exists(name)
+        scope.session.lakes.of(catalog).create_schema(name, if_not_exists=if_not_exists)
+        self._database.sync_schemas(catalog, lake.schemas())
         if scope.transaction is not None and not existed:
-            scope.transaction.created_schemas.append(name)
+            scope.transaction.created_schemas.append((catalog, name))
 
     def _drop(self, analysis: Analysis, scope: Scope) -> None:
         session, transaction = scope.session, scope.transaction
@@ -146,20 +143,21 @@ class Changes:
         if analysis.detail["view"]:
             self._views.drop(analysis, session, transaction)
             return
-        if session.lake.find_view(target.schema, target.table) is not None:
+        lake = session.lakes.of(target.catalog)
+        if lake.find_view(target.schema, target.table) is not None:
             raise InvalidRequest(f"{target} is a view, not a table", f"DROP VIEW {target}")
         try:
-            session.lake.check_change(target.schema, target.table)
+            lake.check_change(target.schema, target.table)
             if transaction is not None:
                 with transaction.lock:
                     transaction.drop(target, if_exists=if_exists)
                 return
-            known = self._catalog.load(target.schema, target.table).name
-            session.lake.drop_table(known.schema, known.table, if_exists=if_exists)
+            known = self._catalogs.load(target).name
+            lake.drop_table(known.schema, known.table, if_exists=if_exists)
             self._database.drop_view(known)
         except (TableNotFound, SchemaNotFound):
             if not if_exists:
-                raise self._engine.binder.missing(target, session.lake) from None
+                raise self._engine.binder.missing(target, session.lakes) from None
 
     def _create_temporary(
         self, analysis: Analysis, scope: Scope, rows: Iterable[Sequence[Any]] | None
@@ -193,7 +191,7 @@ class Changes:
             if not known and "information_schema" not in path:
                 name = self._engine.binder.locate(path, session)
                 path = (name.catalog, name.schema, name.table)
-                view = session.lake.find_view(name.schema, name.table)
+                view = session.lakes.of(name.catalog).find_view(name.schema, name.table)
                 if view is not None:
                     # What is kept is the text of that view as it is now, so its tables have to be bound.
                     found += self._located(self._engine.gate.analyse(view.sql), session)
@@ -258,26 +256,42 @@ class Changes:
     # -- settings of a session ----------------------------------------------------------------------
 
     def set_schema(self, session: Session, path: tuple[str, ...]) -> None:
-        """Make ``[catalog.]schema`` the session's default.
+        """Make ``[catalog.]schema``, or a catalog, the session's default.
+
+        The schema ``system`` is in the default catalog, from wherever it is named.
 
         Raises:
             CatalogNotFound, SchemaNotFound: There is none of that name.
         """
-        if len(path) > 2:
-            raise InvalidRequest(f"expected a schema or catalog.schema, found {'.'.join(path)}")
         if (
             len(path) == 1
-            and path[0].lower() == self._catalog.name.lower()
-            and not self._catalog.schema_exists(path[0])
+            and session.lakes.find(path[0]) is not None
+            and not session.lakes.of(session.catalog).schema_exists(path[0])
         ):
-            path = (path[0], self._settings.catalog.default_schema)
-        name = self._engine.binder.locate((*path, "x"), session) if len(path) == 2 else None
-        wanted = name.schema if name else path[0]
-        stored = {s.lower(): s for s in (*session.lake.schemas(), SYSTEM_SCHEMA)}.get(wanted.lower())
+            self.set_catalog(session, path[0])
+            return
+        catalog, wanted = self._engine.binder.locate_schema(path, session)
+        default = self._catalogs.default.name
+        if len(path) == 1 and wanted.lower() == SYSTEM_SCHEMA:
+            catalog = default
+        lake = session.lakes.of(catalog)
+        there = (*lake.schemas(), SYSTEM_SCHEMA) if catalog == default else lake.schemas()
+        stored = {s.lower(): s for s in there}.get(wanted.lower())
         if stored is None:
-            raise SchemaNotFound(f"schema {wanted} does not exist in catalog {self._catalog.name}")
-        self._database.sync_schemas(self._catalog.schemas())
-        session.schema = stored
+            raise SchemaNotFound(f"schema {wanted} does not exist in catalog {catalog}")
+        self._database.sync_schemas(catalog, self._catalogs.of(catalog).schemas())
+        session.catalog, session.schema = catalog, stored
+        session.changed()
+
+    def set_catalog(self, session: Session, catalog: str) -> None:
+        """Make a catalog the session's default, with the schema in which sessions begin there.
+
+        Raises:
+            CatalogNotFound: There is none of that name.
+        """
+        name = session.lakes.of(catalog).name
+        self._database.sync_schemas(name, self._catalogs.of(name).schemas())
+        session.catalog, session.schema = name, self._catalogs.home_schema(name)
         session.changed()
 
     def set_option(self, session: Session, name: str, value: str | None) -> None:
@@ -383,17 +397,19 @@ class Changes:
             LakehouseError: The load failed; nothing of it is visible.
         """
         transaction = scope.transaction
-        scope.session.lake.check_write(target.schema, target.table)
+        lake = scope.session.lakes.of(target.catalog)
+        lake.check_write(target.schema, target.table)
         if mode is WriteMode.REPLACE:
-            scope.session.lake.check_change(target.schema, target.table)
+            lake.check_change(target.schema, target.table)
         if mode is WriteMode.REPLACE and not self._exists(transaction, target):
             mode = WriteMode.CREATE
         if transaction is None:
             staged = self._stage(scope, target, mode, schema, batches)
-            commit_or_discard(self._catalog, staged)
+            commit_or_discard(self._catalogs.of(target.catalog), staged)
             return staged.rows
         with transaction.lock:
-            known = transaction.known(target.schema, target.table)
+            known = transaction.known(target)
+            transaction.check_change(known)
             earlier = transaction.writes.get(known)
             if earlier is None and known in transaction.drops:
                 if mode is WriteMode.APPEND:
@@ -421,15 +437,16 @@ class Changes:
                 return statement.reason is not None or scope.watch.cancelled()
 
             incoming = running.arriving(statement, batches)
-            return stage(self._catalog, target, mode, schema, incoming, cancelled, earlier, seen)
+            catalog = self._catalogs.of(target.catalog)
+            return stage(catalog, target, mode, schema, incoming, cancelled, earlier, seen)
 
     def _exists(self, transaction: Transaction | None, target: TableName) -> bool:
         if transaction is None:
-            return self._catalog.table_exists(target.schema, target.table)
+            return self._catalogs.of(target.catalog).table_exists(target.schema, target.table)
         try:
-            transaction.load(target.schema, target.table)
+            transaction.load(target)
         except (TableNotFound, SchemaNotFound):
-            return transaction.known(target.schema, target.table) in transaction.drops
+            return transaction.known(target) in transaction.drops
         return True
 
 
@@ -481,12 +498,6 @@ def _execute(
     answer = result.fetchall()
     is_count = len(answer) == 1 and len(answer[0]) == 1 and isinstance(answer[0][0], int)
     return (answer[0][0] if is_count else 0), None
-
-
-def _schema_name(path: tuple[str, ...]) -> str:
-    if not path:
-        raise InvalidRequest("expected the name of a schema")
-    return path[-1]
 
 
 def _unquoted(value: str) -> str:

@@ -44,12 +44,15 @@ SESSION_SETTINGS: dict[str, str] = {
 
 INTERNAL_CATALOG = "~lakehouse"
 VISIBLE_TABLES = "visible_tables"
-"""Variable with the tables that a principal may read, as ``schema.table``, and schemas as ``schema.``."""
+"""Variable with the tables that a principal may read, as ``catalog.schema.table``, each name quoted, with the
+schemas, ``catalog.schema``, and the catalogs."""
 REQUIRED_COLUMNS = "required_columns"
-"""Variable with the columns that are never NULL, as ``schema.table.column``, each name quoted."""
+"""Variable with the columns that are never NULL, as ``catalog.schema.table.column``, each name quoted."""
+ABSENT_SCHEMAS = "absent_schemas"
+"""Variable with the schemas that DuckDB has and the catalogs have not, as ``catalog.schema``, quoted."""
 PRINCIPAL = "principal"
 """Variable with the name that ``current_user`` gives, as a list of one."""
-_NAMES = frozenset({VISIBLE_TABLES, REQUIRED_COLUMNS, PRINCIPAL})
+_NAMES = frozenset({VISIBLE_TABLES, REQUIRED_COLUMNS, ABSENT_SCHEMAS, PRINCIPAL})
 _SESSION_CATALOG = "~session"
 _STATEMENT_MEMORY = "operator_memory_limit"
 _PROFILING = "enable_profiling"
@@ -228,6 +231,15 @@ def serves(there: ViewIdentity | None, wanted: ViewIdentity) -> bool:
     return there is not None and there in (wanted, replace(wanted, merges=True))
 
 
+def _folded(name: TableName) -> tuple[str, str, str]:
+    return (name.catalog.lower(), name.schema.lower(), name.table.lower())
+
+
+def _quoted(*columns: str) -> str:
+    """SQL for the quoted names that stand in some columns, with dots between them."""
+    return " || '.' || ".join(f"'\"' || replace({column}, '\"', '\"\"') || '\"'" for column in columns)
+
+
 def _private_directory(parent: str) -> Path:
     """A fresh directory of this process, within ``parent`` or else the system's temporary directory."""
     try:
@@ -244,7 +256,7 @@ class DuckDatabase:
 
     Args:
         settings: Threads, memory and where to spill.
-        catalog: The name under which lake tables are queried.
+        catalogs: The names under which lake tables are queried, that of the default catalog first.
         readable: Directories whose files DuckDB may open.
         statement_memory: Memory of one statement's sorts and hash tables before they spill, or empty.
         cache: Where the files of remote buckets are read.
@@ -253,7 +265,7 @@ class DuckDatabase:
     def __init__(
         self,
         settings: EngineSettings,
-        catalog: str,
+        catalogs: Sequence[str],
         readable: Sequence[Path],
         statement_memory: str = "",
         cache: ObjectCache | None = None,
@@ -261,7 +273,7 @@ class DuckDatabase:
         self.cache = cache or ObjectCache()
         self._statement_memory = statement_memory
         self._directory = _private_directory(settings.spill_directory)
-        self.catalog = catalog
+        self._catalogs = tuple(catalogs)
         self.empty_file = str(self._directory / "empty" / "empty.parquet")
         Path(self.empty_file).parent.mkdir()
         self.positions_directory = self._directory / "positions"
@@ -272,9 +284,9 @@ class DuckDatabase:
         self._pool: OrderedDict[CursorState, list[PooledCursor]] = OrderedDict()
         self._views: dict[str, ViewIdentity] = {}
         self._empty_files: dict[tuple[tuple[str, str], ...], str] = {}
-        self._schemas: set[str] = set()
+        self._schemas: set[tuple[str, str]] = set()
         self.main_views: dict[TableName, ViewIdentity] = {}
-        self._listed: dict[tuple[str, str], tuple[TableName, tuple[tuple[str, str], ...]]] = {}
+        self._listed: dict[tuple[str, str, str], tuple[TableName, tuple[tuple[str, str], ...]]] = {}
         self._settings = settings
         self._readable = [*readable, Path(self.empty_file).parent, self.positions_directory]
         self._root = self._connect(settings, self._readable)
@@ -294,9 +306,8 @@ class DuckDatabase:
         if settings.spill_limit:
             # As an option of connect() it would be ignored without a word.
             root.execute("SET max_temp_directory_size = ?", [settings.spill_limit])
-        root.execute(f"ATTACH ':memory:' AS {quote(self.catalog)}")
-        root.execute(f"ATTACH ':memory:' AS {quote(INTERNAL_CATALOG)}")
-        root.execute(f"ATTACH ':memory:' AS {quote(_SESSION_CATALOG)}")
+        for name in (*self._catalogs, INTERNAL_CATALOG, _SESSION_CATALOG):
+            root.execute(f"ATTACH ':memory:' AS {quote(name)}")
         for function in ("current_user", "session_user"):
             name = f"{quote(_SESSION_CATALOG)}.main.{function}"
             root.execute(f"CREATE MACRO {name}() AS getvariable('{PRINCIPAL}')[1]")
@@ -317,19 +328,21 @@ class DuckDatabase:
     def _define_internal_views(self, root: duckdb.DuckDBPyConnection) -> None:
         """What SHOW and information_schema give: lake tables and the session's own temporary ones."""
         own = "coalesce(getvariable('session_database'), '')"
-        lake = "'" + self.catalog.replace("'", "''") + "'"
+        names = ["'" + name.replace("'", "''") + "'" for name in self._catalogs]
+        lakes = ", ".join(names)
         schema = f"{quote(INTERNAL_CATALOG)}.main"
         temporary = f"table_catalog = {own}"
-        visible = (
-            f"({temporary} OR NOT coalesce(getvariable('restricted'), false) OR list_contains("
-            f"coalesce(getvariable('{VISIBLE_TABLES}'), []), table_schema || '.' || table_name))"
-        )
-        visible_schema = (
-            "(NOT coalesce(getvariable('restricted'), false) OR list_contains("
-            f"coalesce(getvariable('{VISIBLE_TABLES}'), []), schema_name || '.'))"
-        )
+
+        def shown(*columns: str) -> str:
+            """Whether the principal sees what these columns name."""
+            return (
+                "(NOT coalesce(getvariable('restricted'), false) OR list_contains("
+                f"coalesce(getvariable('{VISIBLE_TABLES}'), []), {_quoted(*columns)}))"
+            )
+
+        visible = f"({temporary} OR {shown('table_catalog', 'table_schema', 'table_name')})"
         place = f"CASE WHEN {temporary} THEN 'temp' ELSE table_schema END AS table_schema"
-        renamed = f"{lake} AS table_catalog, {place}"
+        renamed = f"CASE WHEN {temporary} THEN {names[0]} ELSE table_catalog END AS table_catalog, {place}"
         # Tables of the lake are views here, and views of the lake tables without rows.
         kind = (
             f"CASE WHEN {temporary} THEN 'LOCAL TEMPORARY' WHEN table_type = 'VIEW' "
@@ -340,10 +353,7 @@ class DuckDatabase:
             for column, name in (("column_name", "column_names"), ("data_type", "column_types"))
         )
         required = f"SELECT unnest(coalesce(getvariable('{REQUIRED_COLUMNS}'), []::VARCHAR[]))"
-        quoted = " || '.' || ".join(
-            f"'\"' || replace({part}, '\"', '\"\"') || '\"'"
-            for part in ("table_schema", "table_name", "column_name")
-        )
+        quoted = _quoted("table_catalog", "table_schema", "table_name", "column_name")
         # Lake tables are views to DuckDB, and a view's columns can always be NULL.
         nullable = (
             f"CASE WHEN NOT {temporary} AND {quoted} IN ({required}) THEN 'NO' ELSE is_nullable END "
@@ -351,15 +361,18 @@ class DuckDatabase:
         )
         views = {
             "tables": f"SELECT * REPLACE ({renamed}, {kind}) FROM information_schema.tables "
-            f"WHERE table_catalog IN ({lake}, {own}) AND {visible}",
+            f"WHERE table_catalog IN ({lakes}, {own}) AND {visible}",
             "columns": f"SELECT * REPLACE ({renamed}, {nullable}) FROM information_schema.columns "
-            f"WHERE table_catalog IN ({lake}, {own}) AND {visible}",
-            "schemata": f"SELECT * FROM information_schema.schemata WHERE catalog_name = {lake} "
-            f"AND schema_name NOT IN ('information_schema', 'pg_catalog') AND {visible_schema}",
+            f"WHERE table_catalog IN ({lakes}, {own}) AND {visible}",
+            "schemata": f"SELECT * FROM information_schema.schemata WHERE catalog_name IN ({lakes}) "
+            "AND schema_name NOT IN ('information_schema', 'pg_catalog') "
+            f"AND NOT list_contains(coalesce(getvariable('{ABSENT_SCHEMAS}'), []), "
+            f"{_quoted('catalog_name', 'schema_name')}) AND {shown('catalog_name', 'schema_name')}",
             "show_tables": f"SELECT table_name AS name FROM {schema}.tables "
-            "WHERE table_type = 'LOCAL TEMPORARY' OR table_schema = getvariable('session_schema') "
-            "ORDER BY name",
-            "show_databases": f"SELECT {lake} AS database_name",
+            "WHERE table_type = 'LOCAL TEMPORARY' OR (table_catalog = getvariable('session_catalog') "
+            "AND table_schema = getvariable('session_schema')) ORDER BY name",
+            "show_databases": f"SELECT database_name FROM (VALUES ({'), ('.join(names)})) v(database_name) "
+            f"WHERE {shown('database_name')} ORDER BY database_name",
             "show_schemas": "SELECT catalog_name AS database_name, schema_name "
             f"FROM {schema}.schemata ORDER BY ALL",
             "show_all_tables": "SELECT t.table_catalog AS database, t.table_schema AS schema, "
@@ -423,6 +436,7 @@ class DuckDatabase:
         path = f"{lake},{own}{quote(_SESSION_CATALOG)}.main"
         with duckdb_errors():
             connection.execute("SET search_path = ?", [path]).fetchall()
+            connection.execute("SET VARIABLE session_catalog = ?", [state.catalog]).fetchall()
             connection.execute("SET VARIABLE session_schema = ?", [state.schema]).fetchall()
             if state.access:
                 connection.execute("SET VARIABLE restricted = true").fetchall()
@@ -471,18 +485,18 @@ class DuckDatabase:
         with self._view_lock:
             if serves(self.main_views.get(name), identity):
                 return
-            self._ensure_schema(name.schema)
+            self._ensure_schema(name.catalog, name.schema)
             self.drop_listed(name)
             self._root.cursor().execute(f"CREATE OR REPLACE VIEW {name.sql} AS {body}")
             self.main_views[name] = identity
 
     def list_view(self, name: TableName, columns: Sequence[tuple[str, str]]) -> None:
         """Have a view of the lake listed, with columns of these names and types. It is read otherwise."""
-        key = (name.schema.lower(), name.table.lower())
+        key = _folded(name)
         if self._listed.get(key) == (name, tuple(columns)):
             return
         with self._view_lock:
-            self._ensure_schema(name.schema)
+            self._ensure_schema(name.catalog, name.schema)
             self.drop_view(name)
             self.drop_listed(name)
             body = ", ".join(f"{quote(column)} {kind}" for column, kind in columns)
@@ -492,7 +506,7 @@ class DuckDatabase:
     def drop_listed(self, name: TableName) -> None:
         """No longer have a view of the lake listed."""
         with self._view_lock:
-            if self._listed.pop((name.schema.lower(), name.table.lower()), None) is not None:
+            if self._listed.pop(_folded(name), None) is not None:
                 self._root.cursor().execute(f"DROP TABLE IF EXISTS {name.sql}")
 
     @property
@@ -502,8 +516,8 @@ class DuckDatabase:
 
     def has_view(self, name: TableName) -> bool:
         """Whether DuckDB knows a lake table of that name, in whatever case."""
-        wanted = (name.schema.lower(), name.table.lower())
-        return any((n.schema.lower(), n.table.lower()) == wanted for n in self.main_views)
+        wanted = _folded(name)
+        return any(_folded(n) == wanted for n in self.main_views)
 
     def has_hidden_view(self, name: str, identity: ViewIdentity) -> bool:
         """Whether an internal view of that name exists and reads what ``identity`` stands for."""
@@ -522,7 +536,7 @@ class DuckDatabase:
 
     def define_system(self, tables: Iterable[SystemTable]) -> None:
         """Make DuckDB know the tables about the server, so that they are listed; there they are empty."""
-        schema = f"{quote(self.catalog)}.{quote(SYSTEM_SCHEMA)}"
+        schema = f"{quote(self._catalogs[0])}.{quote(SYSTEM_SCHEMA)}"
         with self._view_lock:
             root = self._root.cursor()
             root.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
@@ -537,24 +551,25 @@ class DuckDatabase:
             if self.main_views.pop(name, None) is not None:
                 self._root.cursor().execute(f"DROP VIEW IF EXISTS {name.sql}")
 
-    def sync_schemas(self, schemas: Sequence[str]) -> None:
-        """Make DuckDB know exactly these schemas."""
+    def sync_schemas(self, catalog: str, schemas: Sequence[str]) -> None:
+        """Make DuckDB know exactly these schemas of a catalog."""
         with self._view_lock:
             for schema in schemas:
-                self._ensure_schema(schema)
-            for gone in self._schemas - set(schemas):
-                for name in [n for n in self.main_views if n.schema == gone]:
+                self._ensure_schema(catalog, schema)
+            known = {schema for owner, schema in self._schemas if owner == catalog}
+            for gone in known - set(schemas):
+                for name in [n for n in self.main_views if (n.catalog, n.schema) == (catalog, gone)]:
                     self.drop_view(name)
-                for name in [n for n in self.listed if n.schema == gone]:
+                for name in [n for n in self.listed if (n.catalog, n.schema) == (catalog, gone)]:
                     self.drop_listed(name)
-                self._root.cursor().execute(f"DROP SCHEMA IF EXISTS {quote(self.catalog)}.{quote(gone)}")
-                self._schemas.discard(gone)
+                self._root.cursor().execute(f"DROP SCHEMA IF EXISTS {quote(catalog)}.{quote(gone)}")
+                self._schemas.discard((catalog, gone))
 
-    def _ensure_schema(self, schema: str) -> None:
-        if schema not in self._schemas:
-            self._root.cursor().execute(f"CREATE SCHEMA IF NOT EXISTS {quote(self.catalog)}.{quote(schema)}")
+    def _ensure_schema(self, catalog: str, schema: str) -> None:
+        if (catalog, schema) not in self._schemas:
+            self._root.cursor().execute(f"CREATE SCHEMA IF NOT EXISTS {quote(catalog)}.{quote(schema)}")
             if schema != "main":
-                self._schemas.add(schema)
+                self._schemas.add((catalog, schema))
 
     def close(self) -> None:
         """Close every cursor and remove the spill directory."""

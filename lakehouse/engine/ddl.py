@@ -67,7 +67,7 @@ class TableDdl:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._catalog = engine.catalog
+        self._catalogs = engine.catalogs
         self._database = engine.database
 
     # -- CREATE TABLE -------------------------------------------------------------------------------
@@ -89,16 +89,18 @@ class TableDdl:
         if target.table.startswith("~"):
             raise StatementForbidden("names that begin with ~ are internal")
         scope.watch.note_tables([target])
-        session.lake.check_write(target.schema, target.table)
+        lake = session.lakes.of(target.catalog)
+        lake.check_write(target.schema, target.table)
         if create.replaces:
-            session.lake.check_change(target.schema, target.table)
+            lake.check_change(target.schema, target.table)
         if create.if_not_exists and self._known(transaction, target) is not None:
             return 0
         values = _single(analysis, rows)
         if transaction is None:
             return self._create(analysis, create, scope, target, values)
         with transaction.lock:
-            earlier = transaction.writes.get(transaction.known(target.schema, target.table))
+            transaction.check_change(transaction.known(target))
+            earlier = transaction.writes.get(transaction.known(target))
             staged = self._staged(analysis, create, scope, target, values, earlier)
             transaction.keep(staged)
         return staged.rows
@@ -109,7 +111,7 @@ class TableDdl:
         for left in reversed(range(_ATTEMPTS)):
             try:
                 staged = self._staged(analysis, create, scope, target, values, None)
-                commit_or_discard(self._catalog, staged)
+                commit_or_discard(self._catalogs.of(target.catalog), staged)
             except TableAlreadyExists:
                 # Somebody else was faster.
                 if create.if_not_exists:
@@ -140,7 +142,7 @@ class TableDdl:
                 definition: TableDefinition, schema: pa.Schema, batches: Iterable[pa.RecordBatch]
             ) -> StagedWrite:
                 where = self._target(target, mode, definition, earlier, transaction)
-                return stage_for(self._catalog, where, schema, batches, cancelled)
+                return stage_for(self._catalogs.of(target.catalog), where, schema, batches, cancelled)
 
             if create.query is None:
                 definition = self._definition(create, scope, target, statement)
@@ -190,14 +192,14 @@ class TableDdl:
         earlier: StagedWrite | None,
         transaction: Transaction | None,
     ) -> Target:
-        lake = writable(self._catalog)
-        known = None if transaction is None else transaction.known(target.schema, target.table)
+        lake = writable(self._catalogs.of(target.catalog))
+        known = None if transaction is None else transaction.known(target)
         seen = None if transaction is None or known is None else transaction.pinned(known)
         return resolve(lake, target, mode, lambda: definition.columns, earlier, seen, definition)
 
     def _known(self, transaction: Transaction | None, target: TableName) -> Table | None:
         try:
-            return (transaction or self._catalog).load(target.schema, target.table)
+            return (transaction or self._catalogs).load(target)
         except (TableNotFound, SchemaNotFound):
             return None
 
@@ -280,18 +282,19 @@ class TableDdl:
     ) -> ForeignKey:
         """A foreign key whose table and columns are there for the principal."""
         session = scope.session
-        path = reference.table if len(reference.table) > 1 else (target.schema, reference.table[0])
-        name = self._engine.binder.locate(path, session)
+        name = self._engine.binder.locate_beside(reference.table, target, session)
+        if name.catalog != target.catalog:
+            raise NotSupported(f"table {target} cannot refer to {name}, which is in another catalog")
         if own is not None and (fold(name.schema), fold(name.table)) == (
             fold(target.schema),
             fold(target.table),
         ):
             known, key, found = dict(spelled or {}), own.primary_key, target
         else:
-            session.lake.check_read(name.schema, name.table)
+            session.lakes.of(name.catalog).check_read(name.schema, name.table)
             table = self._known(scope.transaction, name)
             if table is None:
-                raise self._engine.binder.missing(name, session.lake)
+                raise self._engine.binder.missing(name, session.lakes)
             names = table.arrow_schema().names
             known, key, found = {fold(n): n for n in names}, table.primary_key, table.name
         wanted = reference.ref_columns or key
@@ -324,7 +327,7 @@ class TableDdl:
         for left in reversed(range(_ATTEMPTS)):
             change = self._change(statement.action, scope, target)
             try:
-                scope.session.lake.alter_table(target.schema, target.table, change)
+                scope.session.lakes.of(target.catalog).alter_table(target.schema, target.table, change)
                 break
             except CommitConflict:
                 # Rows came after they had been looked through for NULL.
@@ -345,7 +348,8 @@ class TableDdl:
         text = "" if comment.text is None else str(self._engine.binder.evaluate(comment.text, scope.session))
         docs = {} if comment.column is None else {comment.column: text}
         description = text if comment.column is None else None
-        scope.session.lake.describe_table(target.schema, target.table, description, docs)
+        lake = scope.session.lakes.of(target.catalog)
+        lake.describe_table(target.schema, target.table, description, docs)
 
     def _to_change(self, path: tuple[str, ...], scope: Scope, if_exists: bool) -> TableName | None:
         """The table that a statement changes; None where there is none and that is fine."""
@@ -357,20 +361,21 @@ class TableDdl:
         target = binder.locate(path, session)
         scope.watch.note_tables([target])
         try:
-            session.lake.check_change(target.schema, target.table)
-            known = session.lake.load(target.schema, target.table).name
+            lake = session.lakes.of(target.catalog)
+            lake.check_change(target.schema, target.table)
+            known = lake.load(target.schema, target.table).name
         except (TableNotFound, SchemaNotFound):
             if scope.transaction is not None and self._is_own(scope.transaction, target):
                 raise _not_within(target) from None
             if if_exists:
                 return None
-            raise binder.missing(target, session.lake) from None
+            raise binder.missing(target, session.lakes) from None
         if scope.transaction is not None:
             raise _not_within(known)
         return known
 
     def _is_own(self, transaction: Transaction, target: TableName) -> bool:
-        return transaction.known(target.schema, target.table) in transaction.writes
+        return transaction.known(target) in transaction.writes
 
     def _change(self, action: written.Action, scope: Scope, target: TableName) -> alteration.Alteration:
         match action:
@@ -415,11 +420,11 @@ class TableDdl:
         self, action: written.DefaultColumn, scope: Scope, target: TableName
     ) -> alteration.DefaultColumn:
         default = action.expression
-        columns = {fold(f.name): f for f in self._catalog.load(target.schema, target.table).arrow_schema()}
+        columns = {fold(f.name): f for f in self._catalogs.load(target).arrow_schema()}
         column = columns.get(fold(action.path[0]))
         if default is None or column is None or len(action.path) > 1:
             return alteration.DefaultColumn(action.path, default)
-        kinds = dict(self._catalog.load(target.schema, target.table).sql_columns())
+        kinds = dict(self._catalogs.load(target).sql_columns())
         declared = self._declared(f"{quote(column.name)} {kinds[column.name]} DEFAULT {default}", scope)
         return alteration.DefaultColumn(action.path, declared.defaults.get(column.name))
 
@@ -430,9 +435,7 @@ class TableDdl:
             SchemaMismatch: It has one.
         """
         engine, session = self._engine, scope.session
-        column = {
-            fold(f.name): f.name for f in self._catalog.load(target.schema, target.table).arrow_schema()
-        }
+        column = {fold(f.name): f.name for f in self._catalogs.load(target).arrow_schema()}
         name = column.get(fold(path[0]))
         if name is None or len(path) > 1:
             return None
@@ -448,7 +451,7 @@ class TableDdl:
                 f"column '{name}' of table {target} has {found} rows that are NULL",
                 f"UPDATE {target.table} SET {quote(name)} = … WHERE {quote(name)} IS NULL",
             )
-        return bound.tables[0][2].snapshot_id
+        return bound.tables[0][1].snapshot_id
 
     def _check_free(self, target: TableName, path: tuple[str, ...]) -> None:
         """Refuse to take away a name that access rules or the keys of other tables hold on to.
@@ -464,8 +467,9 @@ class TableDdl:
                 f"column '{path[0]}' of table {target} is named by a row filter or mask of the configuration",
                 "change the roles in the configuration first",
             )
-        for schema in self._catalog.schemas():
-            for table in self._catalog.tables(schema):
+        catalog = self._catalogs.of(target.catalog)
+        for schema in catalog.schemas():
+            for table in catalog.tables(schema):
                 if any(_refers(key, target, column) for key in self._keys_of(schema, table, target)):
                     raise SchemaMismatch(
                         f"a foreign key of another table refers to column '{path[0]}' of table {target}",
@@ -480,14 +484,15 @@ class TableDdl:
 
     # -- DROP SCHEMA --------------------------------------------------------------------------------
 
-    def drop_schema(self, schema: str, scope: Scope, *, if_exists: bool, cascade: bool) -> None:
+    def drop_schema(self, path: tuple[str, ...], scope: Scope, *, if_exists: bool, cascade: bool) -> None:
         """DROP SCHEMA, with CASCADE together with its views and tables, one after the other.
 
         Raises:
             SchemaNotEmpty: It holds tables or views.
             LakehouseError: A table or view, or the schema itself, could not be dropped.
         """
-        lake = scope.session.lake
+        name, schema = self._engine.binder.locate_schema(path, scope.session)
+        lake, catalog = scope.session.lakes.of(name), self._catalogs.of(name)
         if cascade and lake.schema_exists(schema):
             if scope.transaction is not None:
                 raise TransactionStateError(
@@ -495,9 +500,9 @@ class TableDdl:
                     "COMMIT or ROLLBACK first",
                 )
             tables, views = lake.tables(schema), lake.views(schema)
-            for name in (*tables, *views):
-                lake.check_change(schema, name)
-            there = len(self._catalog.tables(schema)) + len(self._catalog.views(schema))
+            for each in (*tables, *views):
+                lake.check_change(schema, each)
+            there = len(catalog.tables(schema)) + len(catalog.views(schema))
             if not lake.access.may_write_schema(lake.name, schema) or len(tables) + len(views) < there:
                 raise PermissionDenied(
                     f"{lake.access.principal.name} may not drop the schema {schema} with all that is in it"
@@ -509,7 +514,7 @@ class TableDdl:
                 lake.drop_table(schema, table, if_exists=True)
                 self._database.drop_view(known)
         lake.drop_schema(schema, if_exists=if_exists)
-        self._database.sync_schemas(self._catalog.schemas())
+        self._database.sync_schemas(name, catalog.schemas())
 
 
 def _columns_of(relation: duckdb.DuckDBPyRelation, names: Sequence[str] = ()) -> pa.Schema:
@@ -566,7 +571,7 @@ def _refers(key: ForeignKey, target: TableName, column: str) -> bool:
 
 
 def _is_dropped(transaction: Transaction, target: TableName) -> bool:
-    return transaction.known(target.schema, target.table) in transaction.drops
+    return transaction.known(target) in transaction.drops
 
 
 def _single(analysis: Analysis, rows: Iterable[Sequence[Any]] | None) -> Any:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import pyarrow as pa
 
-from lakehouse.catalog import Table
+from lakehouse.catalog import Catalog, Table
 from lakehouse.engine import binding
 from lakehouse.engine.binding import Bound, has_deletes
 from lakehouse.engine.database import PooledCursor
@@ -75,8 +75,7 @@ class LakeDml:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._catalog = engine.catalog
-        self._group = GroupCommit(engine.catalog)
+        self._groups = {catalog.name: GroupCommit(catalog) for catalog in engine.catalogs}
 
     def run(
         self,
@@ -109,9 +108,9 @@ class LakeDml:
                 return _Change(self._engine, analysis, session, transaction, watch, target, values).run()
         adds_only = verb_of(analysis.sql) == "INSERT"
         for attempt in range(_ATTEMPTS):
-            own = Transaction(self._engine.clock.token(), self._catalog)
+            own = Transaction(self._engine.clock.token(), self._engine.catalogs)
             if attempt or not adds_only:
-                self._catalog.refresh(target.schema, target.table)
+                self._engine.catalogs.of(target.catalog).refresh(target.schema, target.table)
             try:
                 change = _Change(self._engine, analysis, session, own, watch, target, values, alone=True)
                 outcome = change.run()
@@ -120,7 +119,7 @@ class LakeDml:
                 raise
             try:
                 if change.small is not None:
-                    self._group.add(change.table, change.small)
+                    self._groups[target.catalog].add(change.table, change.small)
                 own.commit()
             except CommitConflict:
                 if attempt + 1 == _ATTEMPTS:
@@ -174,18 +173,19 @@ class _Change:
                         cursor.connection.unregister("~parameters")
 
     def _check(self) -> None:
-        lake = self.session.lake
+        lake = self.session.lakes.of(self.target.catalog)
         adds_only = verb_of(self.analysis.sql) == "INSERT"
         check = lake.check_write if adds_only else lake.check_change
         check(self.target.schema, self.target.table)
+        self.transaction.check_change(self.transaction.known(self.target))
 
     def _load(self) -> Table:
         try:
-            return self.transaction.load(self.target.schema, self.target.table)
+            return self.transaction.load(self.target)
         except (TableNotFound, SchemaNotFound) as error:
             if "dropped in this transaction" in str(error):
                 raise
-            raise self.engine.binder.missing(self.target, self.session.lake) from None
+            raise self.engine.binder.missing(self.target, self.session.lakes) from None
 
     def _refuse(self) -> None:
         if self.text.extra:
@@ -282,7 +282,7 @@ class _Change:
     ) -> StagedWrite:
         name = self.table.name
         return stage(
-            self.engine.catalog,
+            self._catalog,
             name,
             WriteMode.APPEND,
             schema,
@@ -352,7 +352,7 @@ class _Change:
                 serializable=self.text.verb == "MERGE",
             )
             batches, cancelled = self._batches(reader), self._cancelled(statement)
-            self._keep(stage_for(self.engine.catalog, target, reader.schema, batches, cancelled))
+            self._keep(stage_for(self._catalog, target, reader.schema, batches, cancelled))
         finally:
             reader.close()
 
@@ -402,7 +402,7 @@ class _Change:
             return 0
         count = cursor.connection.execute(f"SELECT count(*) FROM ({self._body(cursor, files)})").fetchall()
         earlier = self.transaction.writes.get(self.table.name)
-        self._keep(drop_files(self.engine.catalog, rewriting(self.table, files, earlier)))
+        self._keep(drop_files(self._catalog, rewriting(self.table, files, earlier)))
         return int(count[0][0])
 
     def _body(
@@ -428,6 +428,10 @@ class _Change:
             return False
         cursor.connection.register("~parameters", pa.table(columns, names=list(self.analysis.parameters)))
         return True
+
+    @property
+    def _catalog(self) -> Catalog:
+        return self.engine.catalogs.of(self.target.catalog)
 
     def _batches(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
         with self.engine.errors():

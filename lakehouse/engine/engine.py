@@ -17,10 +17,10 @@ from weakref import WeakSet
 
 import pyarrow as pa
 
-from lakehouse.access.guarded_catalog import GuardedCatalog
+from lakehouse.access.guarded_catalogs import GuardedCatalogs
 from lakehouse.access.policy import AccessPolicy
 from lakehouse.access.principal import Principal
-from lakehouse.catalog import Catalog
+from lakehouse.catalog import Catalogs
 from lakehouse.catalog.sql_view import SqlView
 from lakehouse.clock import Clock
 from lakehouse.config import Settings
@@ -101,7 +101,7 @@ class Engine:
 
     Args:
         settings: The whole configuration.
-        catalog: The catalog of lake tables.
+        catalogs: The catalogs of lake tables.
         policy: Who may do what.
         readable: Directories that hold the bucket's files.
         clock: Source of time and ids.
@@ -111,17 +111,17 @@ class Engine:
     def __init__(
         self,
         settings: Settings,
-        catalog: Catalog,
+        catalogs: Catalogs,
         policy: AccessPolicy,
         readable: Sequence[Path],
         clock: Clock,
         cache: ObjectCache | None = None,
     ) -> None:
         self.settings = settings
-        self.catalog = catalog
+        self.catalogs = catalogs
         self.clock = clock
         self.database = DuckDatabase(
-            settings.engine, catalog.name, readable, settings.limits.statement_memory, cache
+            settings.engine, catalogs.names, readable, settings.limits.statement_memory, cache
         )
         self._directories = [*map(str, readable), str(Path(self.database.empty_file).parent)]
         self._directories.append(str(self.database.positions_directory))
@@ -131,8 +131,8 @@ class Engine:
         self.profiler = Profiler(settings.log.slow_statement_seconds)
         self.running = RunningStatements(clock, settings.limits, settings.session.idle_seconds)
         self.running.measure = partial(memory_used, self)
-        self.system = SystemTables(catalog.name)
-        self.binder = Binder(catalog, self.database, self.system, self._evaluate, self.gate.analyse, clock)
+        self.system = SystemTables(catalogs.default.name)
+        self.binder = Binder(catalogs, self.database, self.system, self._evaluate, self.gate.analyse, clock)
         self.changes = Changes(self)
         self._plans: OrderedDict[Any, Plan] = OrderedDict()
         self._parameter_schemas: OrderedDict[
@@ -140,7 +140,7 @@ class Engine:
         ] = OrderedDict()
         self._plans_lock = threading.Lock()
         self._sessions: WeakSet[Session] = WeakSet()
-        self.database.sync_schemas(catalog.schemas())
+        self.sync_schemas()
 
     # -- sessions -----------------------------------------------------------------------------------
 
@@ -169,7 +169,7 @@ class Engine:
             session_id,
             self,
             self.clock,
-            self.catalog.name,
+            self.catalogs.default.name,
             settings.catalog.default_schema,
             index,
             settings.session.max_prepared_per_session,
@@ -177,7 +177,7 @@ class Engine:
             created_at=self.clock.now(),
             created_s=self.clock.monotonic(),
             principal=principal,
-            lake=GuardedCatalog(self.catalog, access),
+            lakes=GuardedCatalogs(self.catalogs, access),
         )
         self._sessions.add(session)
         return session
@@ -263,11 +263,11 @@ class Engine:
         """Whether every table of a cached plan is still at the snapshot that was bound."""
         if transaction is not None and (plan.tables or plan.views):
             return False
-        find = self.catalog.find_view
-        if any(find(view.name.schema, view.name.table) is not view for view in plan.views):
+        find, load = self.catalogs.find_view, self.catalogs.load
+        if any(find(view.name) is not view for view in plan.views):
             return False
         try:
-            return all(self.catalog.load(schema, name) is table for schema, name, table in plan.tables)
+            return all(load(name) is table for name, table in plan.tables)
         except (TableNotFound, SchemaNotFound):
             return False
 
@@ -301,12 +301,13 @@ class Engine:
         try:
             if path[-1].lower() in session.temp_objects() and (len(path) == 1 or path[0].lower() == "temp"):
                 return self.changes.temporary_schema(session, session.temp_objects()[path[-1].lower()])
-            source = transaction or self.catalog
-            name, at = self.binder.named_version(self.binder.locate(path, session), source, session.lake)
-            session.lake.check_read(name.schema, name.table)
-            if session.lake.find_view(name.schema, name.table) is not None:
+            source, lakes = transaction or self.catalogs, session.lakes
+            name, at = self.binder.named_version(self.binder.locate(path, session), source, lakes)
+            lake = lakes.of(name.catalog)
+            lake.check_read(name.schema, name.table)
+            if lake.find_view(name.schema, name.table) is not None:
                 return self.columns_seen(name, session)
-            table = source.load(name.schema, name.table)
+            table = source.load(name)
             return table.arrow_schema(None if at is None else table.snapshot_for(at).schema_id)
         except LakehouseError:
             return None
@@ -467,7 +468,12 @@ class Engine:
             self._plans.clear()
             for session in list(self._sessions):
                 session.lose_temporary()
-        self.database.sync_schemas(self.catalog.schemas())
+        self.sync_schemas()
+
+    def sync_schemas(self) -> None:
+        """Make DuckDB know the schemas of every catalog."""
+        for catalog in self.catalogs:
+            self.database.sync_schemas(catalog.name, catalog.schemas())
 
     def cursor(self, state: CursorState, transaction: Transaction | None) -> CursorLease:
         """A cursor for a ``with``: the transaction's own where it has one, else from the pool."""

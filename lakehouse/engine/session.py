@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from lakehouse.access.guarded_catalog import GuardedCatalog
+from lakehouse.access.guarded_catalogs import GuardedCatalogs
 from lakehouse.access.policy import Access
 from lakehouse.access.principal import Principal
 from lakehouse.clock import Clock
@@ -72,7 +72,7 @@ class StatementHandle:
 class Session:
     """One client's session. All public methods may be called from any thread.
 
-    ``principal`` is whom it belongs to, ``lake`` the catalog as that principal sees it. ``tokens`` and
+    ``principal`` is whom it belongs to, ``lakes`` the catalogs as that principal sees them. ``tokens`` and
     ``aliases`` stand for it: what it was opened by, and cookies offered since; ``has_cookie`` says whether
     one of these has come back.
     """
@@ -86,7 +86,7 @@ class Session:
     max_handles: int = 1000
     max_transactions: int = 100
     principal: Principal = field(kw_only=True)
-    lake: GuardedCatalog = field(kw_only=True)
+    lakes: GuardedCatalogs = field(kw_only=True)
     settings: dict[str, str] = field(default_factory=dict)
     temporary: str = ""
     created_at: datetime = field(kw_only=True)
@@ -98,7 +98,7 @@ class Session:
     sql_transaction: Transaction | None = None
     temp_views: dict[str, tuple[TableReference, ...]] = field(default_factory=dict)
     closed: bool = False
-    home_schema: str = ""
+    home: tuple[str, str] = ("", "")
     tokens: list[str] = field(default_factory=list)
     has_cookie: bool = False
     aliases: deque[str] = field(default_factory=deque)
@@ -121,7 +121,7 @@ class Session:
     @property
     def access(self) -> Access:
         """What the session's principal may do."""
-        return self.lake.access
+        return self.lakes.access
 
     def changed(self) -> None:
         """Forget what was derived from settings and temporary objects."""
@@ -145,7 +145,7 @@ class Session:
         ]
 
     def __post_init__(self) -> None:
-        self.home_schema = self.schema
+        self.home = (self.catalog, self.schema)
 
     # -- prepared statements and handles ------------------------------------------------------------
 
@@ -239,7 +239,7 @@ class Session:
                     f"{self.max_transactions} transactions are open in this session",
                     "end some, or raise session.max_transactions_per_session",
                 )
-            transaction = Transaction(self.clock.token(), self.engine.catalog)
+            transaction = Transaction(self.clock.token(), self.engine.catalogs)
             self.transactions[transaction.id] = transaction
             self.index[transaction.id] = self
             return transaction
@@ -328,7 +328,7 @@ class Session:
     def is_disposable(self) -> bool:
         """Whether nothing would be lost by closing this session."""
         held = (self.temporary, self.settings, self.transactions, self._prepared)
-        return not any(held) and self.schema == self.home_schema and not self.is_running()
+        return not any(held) and (self.catalog, self.schema) == self.home and not self.is_running()
 
     def open_counts(self) -> tuple[int, int]:
         """How many transactions and prepared statements are open."""

@@ -14,11 +14,11 @@ from sqlglot.errors import SqlglotError
 
 from lakehouse.engine.gate_scope import fold
 
-_COLUMNS = ("schema_name", "table_name")
+_COLUMNS = ("catalog_name", "schema_name", "table_name")
 
 
 def wanted_values(sql: str, table: str) -> Mapping[str, frozenset[str]]:
-    """For the columns ``schema_name`` and ``table_name`` the only values that a query lets through.
+    """For the columns that name a table the only values that a query lets through.
 
     A column is missing in the answer where every value may matter.
 

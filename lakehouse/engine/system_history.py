@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from lakehouse.access.guarded_catalog import GuardedCatalog
 from lakehouse.catalog import Table
 from lakehouse.catalog.history import file_records, log_records, partition_records, snapshot_records
 from lakehouse.engine.system_tables import Reading, SystemTable
@@ -118,7 +119,7 @@ def _scan(reading: Reading, name: str, schema: pa.Schema, rows: Rows) -> pa.Tabl
             "schema_name": table.name.schema,
             "table_name": table.name.table,
         }
-        in_part = bool(reading.lake.access.table(table.name).restrictions)
+        in_part = bool(reading.lakes.access.table(table.name).restrictions)
         for row in rows(table, in_part):
             pending.append({**of, **row})
             if len(pending) >= _BATCH_ROWS:
@@ -130,7 +131,14 @@ def _scan(reading: Reading, name: str, schema: pa.Schema, rows: Rows) -> pa.Tabl
 
 def _tables(reading: Reading) -> Iterator[Table]:
     """The tables that the principal may read and the statement wants, one after the other."""
-    lake, wanted = reading.lake, reading.wanted
+    catalogs = reading.wanted.get("catalog_name")
+    for lake in reading.lakes:
+        if catalogs is None or lake.name in catalogs:
+            yield from _tables_of(lake, reading)
+
+
+def _tables_of(lake: GuardedCatalog, reading: Reading) -> Iterator[Table]:
+    wanted = reading.wanted
     schemas = wanted.get("schema_name")
     names = wanted.get("table_name")
     for schema in lake.schemas():

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
-from lakehouse.access.guarded_catalog import GuardedCatalog
+from lakehouse.access.guarded_catalogs import GuardedCatalogs
 from lakehouse.access.policy import Access
 
 
@@ -23,12 +23,12 @@ class Reading:
     """A statement that reads a system table.
 
     Attributes:
-        lake: The catalog as its principal sees it.
+        lakes: The catalogs as its principal sees them.
         wanted: Names of columns and the only values that the statement wants of them.
         check: Raises when the statement has to stop.
     """
 
-    lake: GuardedCatalog
+    lakes: GuardedCatalogs
     wanted: Mapping[str, frozenset[str]] = field(default_factory=dict)
     check: Callable[[], None] = _go_on
 
@@ -58,7 +58,7 @@ class SystemTable:
         """The rows that a principal may see."""
         if self.scan is not None:
             return self.scan(reading)
-        access = reading.lake.access
+        access = reading.lakes.access
         sees_all = access.sees_all_of(self.catalog, self.name)
         assert self.read is not None
         return self.read(None if sees_all else access.principal.name)

@@ -50,7 +50,7 @@ class TableReader:
         """
         engine = self._engine
         settings = engine.settings
-        state = CursorState(engine.catalog.name, settings.catalog.default_schema)
+        state = CursorState(engine.catalogs.default.name, settings.catalog.default_schema)
         cursor = engine.database.acquire(state)
         try:
             connection = cursor.connection

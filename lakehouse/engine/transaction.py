@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
-from lakehouse.catalog import Catalog, Table
+from lakehouse.catalog import Catalog, Catalogs, Table
 from lakehouse.catalog.commit import writable
 from lakehouse.errors import (
     CommitStateUnknown,
@@ -45,12 +45,12 @@ class Transaction:
     """
 
     id: str
-    catalog: Catalog
+    catalogs: Catalogs
     lock: threading.RLock = field(default_factory=threading.RLock)
     pins: dict[TableName, Table] = field(default_factory=dict)
     writes: dict[TableName, StagedWrite] = field(default_factory=dict)
     drops: dict[TableName, None] = field(default_factory=dict)
-    created_schemas: list[str] = field(default_factory=list)
+    created_schemas: list[tuple[str, str]] = field(default_factory=list)
     cursor: PooledCursor | None = None
     open: bool = True
 
@@ -67,32 +67,32 @@ class Transaction:
         for staged in list(self.writes.values()):
             yield from (file.path for file in staged.table.files())
 
-    def load(self, schema: str, table: str) -> Table:
+    def load(self, wanted: TableName) -> Table:
         """The table as this transaction sees it.
 
         Raises:
             TableNotFound: It does not exist, or this transaction dropped it.
         """
-        name = self.known(schema, table)
+        name = self.known(wanted)
         if name in self.writes:
             return self.writes[name].table
         if name in self.drops:
             raise TableNotFound(f"table {name} was dropped in this transaction")
         pinned = self.pins.get(name)
         if pinned is None:
-            pinned = self.catalog.load(schema, table)
+            pinned = self.catalogs.load(wanted)
             self.pins[name] = pinned
             self.pins[pinned.name] = pinned
         return pinned
 
-    def known(self, schema: str, table: str) -> TableName:
+    def known(self, wanted: TableName) -> TableName:
         """The name under which this transaction knows a table, whatever the case it is written in."""
-        wanted = (schema.lower(), table.lower())
+        schema, table = wanted.schema.lower(), wanted.table.lower()
         for names in (self.writes, self.drops, self.pins):
             for name in names:
-                if (name.schema.lower(), name.table.lower()) == wanted:
+                if (name.catalog, name.schema.lower(), name.table.lower()) == (wanted.catalog, schema, table):
                     return name
-        return TableName(self.catalog.name, schema, table)
+        return wanted
 
     def pinned(self, name: TableName) -> Table | None:
         """The version of a table that this transaction reads, if it has read any and not dropped it."""
@@ -102,13 +102,13 @@ class Transaction:
         """Make what was written part of the transaction.
 
         Raises:
-            NotSupported: The transaction changed another table, and the catalog cannot change two at once;
+            NotSupported: The transaction changed another table, and the two cannot be changed at once;
                 what was written is discarded.
         """
         try:
-            self._check_joint(staged.target)
+            self.check_change(staged.target)
         except NotSupported:
-            discard(self.catalog, staged)
+            discard(self._catalog_of(staged.target), staged)
             raise
         self.writes[staged.target] = staged
 
@@ -117,19 +117,19 @@ class Transaction:
 
         Raises:
             TableNotFound: There is none, and ``if_exists`` is false.
-            NotSupported: The transaction changed another table, and the catalog cannot change two at once.
+            NotSupported: The transaction changed another table, and the two cannot be changed at once.
         """
         try:
-            known = self.load(name.schema, name.table).name
+            known = self.load(name).name
         except TableNotFound:
             if if_exists:
                 return
             raise
-        self._check_joint(known)
-        staged = self.writes.pop(known, None)
+        self.check_change(known)
+        staged, catalog = self.writes.pop(known, None), self._catalog_of(known)
         if staged is not None:
-            discard(self.catalog, staged)
-        if self.catalog.table_exists(known.schema, known.table):
+            discard(catalog, staged)
+        if catalog.table_exists(known.schema, known.table):
             self.drops[known] = None
 
     def commit(self) -> None:
@@ -162,11 +162,13 @@ class Transaction:
         writes = list(self.writes.values())
         drops = [name for name in self.drops if name not in self.writes]
         if len(writes) + len(drops) > 1:
-            commit_together(self.catalog, writes, drops)
+            # All of one catalog, or they would not have been accepted.
+            commit_together(self._catalog_of([*self.writes, *drops][0]), writes, drops)
         elif writes:
-            commit(self.catalog, writes[0])
+            commit(self._catalog_of(writes[0].target), writes[0])
         elif drops:
-            self.catalog.drop_table(drops[0].schema, drops[0].table, if_exists=True)
+            catalog = self._catalog_of(drops[0])
+            catalog.drop_table(drops[0].schema, drops[0].table, if_exists=True)
         self.writes.clear()
 
     def rollback(self) -> None:
@@ -176,16 +178,32 @@ class Transaction:
         self._end()
         try:
             self._end_temporary("ROLLBACK")
-            for schema in self.created_schemas:
+            for catalog, schema in self.created_schemas:
                 # Somebody else may have put tables into it, or dropped it.
                 with suppress(SchemaNotFound, SchemaNotEmpty):
-                    self.catalog.drop_schema(schema, if_exists=True)
+                    self.catalogs.of(catalog).drop_schema(schema, if_exists=True)
         finally:
             self._discard_rest()
 
-    def _check_joint(self, name: TableName) -> None:
-        if {*self.writes, *self.drops} - {name}:
-            writable(self.catalog).check_joint()
+    def check_change(self, name: TableName) -> None:
+        """Refuse to change a table that could not be changed together with those changed already.
+
+        Raises:
+            NotSupported: It is in another catalog, or in one that changes one table at a time.
+        """
+        others = {*self.writes, *self.drops} - {name}
+        catalogs = {other.catalog for other in others} - {name.catalog}
+        if catalogs:
+            raise NotSupported(
+                f"the transaction changes tables of catalog '{min(catalogs)}', so {name} of catalog "
+                f"'{name.catalog}' cannot be changed in it: two catalogs cannot be changed at once",
+                "COMMIT or ROLLBACK before the other catalog is changed",
+            )
+        if others:
+            writable(self._catalog_of(name)).check_joint()
+
+    def _catalog_of(self, name: TableName) -> Catalog:
+        return self.catalogs.of(name.catalog)
 
     def _end(self) -> None:
         with self.lock:
@@ -195,5 +213,5 @@ class Transaction:
 
     def _discard_rest(self) -> None:
         for staged in self.writes.values():
-            discard(self.catalog, staged)
+            discard(self._catalog_of(staged.target), staged)
         self.writes.clear()

@@ -64,7 +64,7 @@ class ViewDdl:
             raise InvalidRequest(
                 f"a view cannot be in the schema {name.schema}", "the schema is the server's own"
             )
-        session.lake.check_write(name.schema, name.table)
+        session.lakes.of(name.catalog).check_write(name.schema, name.table)
         sql = self._qualified(analysis, session)
         if detail["columns"]:
             names = ", ".join(map(quote, detail["columns"]))
@@ -75,7 +75,7 @@ class ViewDdl:
             raise InvalidRequest(f"view {name} would have two columns of one name", "name them: (a, b, …)")
         if self._reads(sql, name, session):
             raise InvalidRequest(f"view {name} cannot read itself")
-        session.lake.create_view(
+        session.lakes.of(name.catalog).create_view(
             name.schema,
             name.table,
             sql,
@@ -93,15 +93,17 @@ class ViewDdl:
         """
         _refuse_in(transaction)
         name = self._engine.binder.locate(analysis.target, session)
-        if session.lake.table_exists(name.schema, name.table):
+        lake = session.lakes.of(name.catalog)
+        if lake.table_exists(name.schema, name.table):
             raise InvalidRequest(f"{name} is a table, not a view", f"DROP TABLE {name}")
-        session.lake.drop_view(name.schema, name.table, if_exists=bool(analysis.detail["if_exists"]))
+        lake.drop_view(name.schema, name.table, if_exists=bool(analysis.detail["if_exists"]))
         return name
 
     def comment(self, analysis: Analysis, session: Session) -> TableName:
         """Set or remove a view's description; gives its name."""
         name = self._engine.binder.locate(analysis.target, session)
-        session.lake.describe_view(name.schema, name.table, analysis.detail["text"])
+        lake = session.lakes.of(name.catalog)
+        lake.describe_view(name.schema, name.table, analysis.detail["text"])
         return name
 
     def rename(self, analysis: Analysis, session: Session, transaction: Transaction | None) -> TableName:
@@ -112,18 +114,22 @@ class ViewDdl:
         """
         _refuse_in(transaction)
         name = self._engine.binder.locate(analysis.target, session)
-        target, is_view = analysis.detail["to"], bool(analysis.detail["view"])
+        is_view = bool(analysis.detail["view"])
         # The new name stands alone where the schema stays, as SQL has it elsewhere.
-        new = self._engine.binder.locate(target, session) if len(target) > 1 else None
-        schema, table = (new.schema, new.table) if new else (name.schema, target[0])
-        lake = session.lake
+        new = self._engine.binder.locate_beside(analysis.detail["to"], name, session)
+        if new.catalog != name.catalog:
+            raise NotSupported(
+                f"{name} cannot be renamed to {new}: that is in another catalog",
+                f"CREATE TABLE {new} AS FROM {name}, and drop the old one",
+            )
+        lake = session.lakes.of(name.catalog)
         found = lake.find_view(name.schema, name.table)
         if is_view and found is None and lake.table_exists(name.schema, name.table):
             raise InvalidRequest(f"{name} is a table, not a view", f"ALTER TABLE {name} RENAME TO …")
         if found is not None and not is_view:
             raise InvalidRequest(f"{name} is a view, not a table", f"ALTER VIEW {name} RENAME TO …")
         try:
-            lake.rename(name.schema, name.table, schema, table, is_view=is_view)
+            lake.rename(name.schema, name.table, new.schema, new.table, is_view=is_view)
         except (TableNotFound, SchemaNotFound):
             if (
                 analysis.detail["if_exists"]
@@ -165,14 +171,14 @@ class ViewDdl:
     def _reads(self, sql: str, name: TableName, session: Session) -> bool:
         """Whether a query reads a name, through other views or by itself."""
         pending, seen = [sql], set()
-        wanted = (name.schema.lower(), name.table.lower())
+        wanted = (name.catalog, name.schema.lower(), name.table.lower())
         while pending:
             for reference in self._engine.gate.analyse(pending.pop()).references:
                 found = self._engine.binder.locate(reference.path, session)
-                place = (found.schema.lower(), found.table.lower())
+                place = (found.catalog, found.schema.lower(), found.table.lower())
                 if place == wanted:
                     return True
-                view = self._engine.catalog.find_view(*place) if place not in seen else None
+                view = self._engine.catalogs.find_view(found) if place not in seen else None
                 seen.add(place)
                 if view is not None:
                     pending.append(view.sql)

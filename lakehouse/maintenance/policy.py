@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 import structlog
@@ -22,12 +22,11 @@ _log = structlog.get_logger()
 _PRINCIPAL = "maintenance"
 
 
-class Maintenance:
+class CatalogMaintenance:
     """Compacts and cleans up the tables of one catalog.
 
-    Background work is done by one thread, one table after the other; at most one compaction of this process
-    goes on at a time. Each piece of work that did something is logged and journaled as the principal
-    ``maintenance``; a table on which it fails does not keep it from the others.
+    Each piece of work that did something is logged and journaled as the principal ``maintenance``; a table on
+    which it fails does not keep it from the others.
 
     Args:
         catalog: Where the tables are.
@@ -36,6 +35,7 @@ class Maintenance:
         settings: The section ``maintenance`` of the configuration.
         file_bytes: How large files are made by ingest.
         journal: Where it is recorded.
+        stop: Set when the work has to end.
 
     Attributes:
         cleaner: Expires snapshots and removes files.
@@ -50,31 +50,18 @@ class Maintenance:
         settings: MaintenanceSettings,
         file_bytes: int,
         journal: AuditJournal,
+        stop: threading.Event,
     ) -> None:
         self._catalog = catalog
         self._settings = settings
         self._journal = journal
-        self.target_bytes = settings.target_file_bytes or file_bytes
+        self._target_bytes = settings.target_file_bytes or file_bytes
         self.cleaner = Cleaner(catalog, in_use, timedelta(seconds=settings.grace_seconds))
         self.compactor = Compactor(catalog, reader)
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def start(self) -> None:
-        """Begin to look after the tables in the background, if the configuration says so."""
-        if self._settings.enabled and self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
-            self._thread.start()
-
-    def stop(self) -> None:
-        """Stop within a batch of rows; what was committed stays."""
-        self._stop.set()
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            thread.join()
+        self._stop = stop
 
     def run_once(self) -> None:
-        """Look at every table once."""
+        """Look at every table of the catalog once."""
         for schema in self._catalog.schemas():
             try:
                 names = self._catalog.tables(schema)
@@ -84,13 +71,6 @@ class Maintenance:
                 if self._stop.is_set():
                     return
                 self._look_after(schema, name)
-
-    def _run(self) -> None:
-        while not self._stop.wait(self._settings.interval_seconds):
-            try:
-                self.run_once()
-            except Exception:  # noqa: BLE001 - the next look may go better
-                _log.exception("maintenance failed")
 
     def _look_after(self, schema: str, name: str) -> None:
         for work in (self._compact, self._expire):
@@ -108,7 +88,7 @@ class Maintenance:
 
     def _compact(self, schema: str, name: str) -> None:
         began_s = self._catalog.clock.monotonic()
-        options = CompactionOptions(self.target_bytes, self._settings.min_small_files)
+        options = CompactionOptions(self._target_bytes, self._settings.min_small_files)
         result = self.compactor.compact(schema, name, options, _unheard, self._stop.is_set)
         if result != CompactionResult():
             seconds = self._catalog.clock.monotonic() - began_s
@@ -144,6 +124,82 @@ class Maintenance:
 
     def _record(self, what: str, code: str, seconds: float) -> None:
         self._journal.action(_PRINCIPAL, "", "", "", what, code, seconds)
+
+
+class Maintenance:
+    """Looks after the tables of every catalog.
+
+    Background work is done by one thread, one table after the other. A catalog that cannot be reached does
+    not keep it from the others.
+
+    Args:
+        catalogs: Where the tables are, the default catalog first.
+        reader: Gives the rows of files.
+        in_use: Gives the paths of the files that statements of this process read or may yet read.
+        settings: The section ``maintenance`` of the configuration.
+        file_bytes: How large files are made by ingest.
+        journal: Where it is recorded.
+    """
+
+    def __init__(
+        self,
+        catalogs: Sequence[IcebergCatalog],
+        reader: Reader,
+        in_use: Callable[[], set[str]],
+        settings: MaintenanceSettings,
+        file_bytes: int,
+        journal: AuditJournal,
+    ) -> None:
+        self._settings = settings
+        self.target_bytes = settings.target_file_bytes or file_bytes
+        self._stop = threading.Event()
+        self._by_catalog = {
+            catalog.name: CatalogMaintenance(
+                catalog, reader, in_use, settings, file_bytes, journal, self._stop
+            )
+            for catalog in catalogs
+        }
+        self._default = self._by_catalog[catalogs[0].name]
+        self._thread: threading.Thread | None = None
+
+    def of(self, catalog: str) -> CatalogMaintenance:
+        """What looks after the tables of a catalog, by its name as it is spelled."""
+        return self._by_catalog[catalog]
+
+    @property
+    def cleaner(self) -> Cleaner:
+        """Expires snapshots and removes files of the default catalog."""
+        return self._default.cleaner
+
+    @property
+    def compactor(self) -> Compactor:
+        """Puts small files of the default catalog together."""
+        return self._default.compactor
+
+    def start(self) -> None:
+        """Begin to look after the tables in the background, if the configuration says so."""
+        if self._settings.enabled and self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Stop within a batch of rows; what was committed stays."""
+        self._stop.set()
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.join()
+
+    def run_once(self) -> None:
+        """Look at every table once."""
+        for name, catalog in self._by_catalog.items():
+            try:
+                catalog.run_once()
+            except Exception:  # noqa: BLE001 - the next look may go better
+                _log.exception("maintenance failed", catalog=name)
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._settings.interval_seconds):
+            self.run_once()
 
 
 def _unheard(share: float, message: str) -> None:

@@ -223,13 +223,13 @@ def test_the_most_specific_pattern_of_a_role_holds(lakehouse: Lakehouse) -> None
     session = session_of(lakehouse, "broad")
     assert run(session, "SELECT count(*) FROM hr.public") == [(4,)]
     assert run(session, "SELECT count(*) FROM shop.people") == [(4,)]
-    assert session.lake.tables("hr") == ["public"]
-    assert session.lake.schemas() == ["hr", "main", "shop"]
+    assert session.lakes.default.tables("hr") == ["public"]
+    assert session.lakes.default.schemas() == ["hr", "main", "shop"]
 
 
 def test_without_a_role_there_is_nothing(lakehouse: Lakehouse) -> None:
     session = session_of(lakehouse)
-    assert session.lake.schemas() == []
+    assert session.lakes.default.schemas() == []
     with pytest.raises(SchemaNotFound):
         run(session, "FROM hr.people")
     assert run(session, "SELECT 1") == [(1,)]
@@ -237,7 +237,7 @@ def test_without_a_role_there_is_nothing(lakehouse: Lakehouse) -> None:
         run(session, "SELECT table_name FROM information_schema.tables WHERE table_schema <> 'system'") == []
     )
     unknown = session_of(lakehouse, "no such role")
-    assert unknown.lake.schemas() == []
+    assert unknown.lakes.default.schemas() == []
 
 
 def test_information_schema_lists_what_may_be_read(lakehouse: Lakehouse) -> None:
@@ -395,7 +395,7 @@ def test_a_grant_to_write_lets_rows_in_but_not_out(lakehouse: Lakehouse) -> None
     assert write(session, "people", WriteMode.APPEND) == 1
     with pytest.raises(TableNotFound):
         run(session, "FROM hr.people")
-    assert session.lake.tables("hr") == []
+    assert session.lakes.default.tables("hr") == []
     assert run(session_of(lakehouse, "reader"), "SELECT count(*) FROM hr.people") == [(before + 1,)]
     broad = session_of(lakehouse, "broad")
     assert write(broad, "published", WriteMode.CREATE) == 1

@@ -94,7 +94,7 @@ def run(session: Session, sql: str, parameters: list[Any] | None = None) -> Any:
 
 
 def load(session: Session, table: str) -> Table:
-    return session.engine.catalog.load(session.schema, table)
+    return session.engine.catalogs.default.load(session.schema, table)
 
 
 def ingest(session: Session, table: str, rows: pa.Table) -> int:

@@ -173,7 +173,9 @@ def ingest(session: Session, table: str, values: pa.Array, mode: WriteMode = Wri
 
 
 def iceberg_type(session: Session, table: str) -> str:
-    location = Path(session.engine.catalog.load("main", table).metadata.location.removeprefix("file://"))
+    location = Path(
+        session.engine.catalogs.default.load("main", table).metadata.location.removeprefix("file://")
+    )
     newest = max(location.glob("metadata/v*.metadata.json"), key=lambda p: int(p.name[1:].split(".")[0]))
     return str(StaticTable.from_metadata(str(newest)).schema().find_field("v").field_type)
 
@@ -233,4 +235,4 @@ def test_values_that_would_change_are_refused(
 def test_results_that_would_change_are_refused(session: Session, table: str, query: str) -> None:
     with pytest.raises(LakehouseError):
         run(session, f"CREATE TABLE {table} AS {query}")
-    assert not session.engine.catalog.table_exists("main", table)
+    assert not session.engine.catalogs.default.table_exists("main", table)

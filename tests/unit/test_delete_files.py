@@ -154,8 +154,8 @@ def test_every_snapshot_of_random_deletes_is_read_right(client, seed, partitione
             pairs = [(picked.choice([None, *range(12)]), picked.choice([None, "a", "b"])) for _ in range(40)]
             client.add(rows_of(*pairs))
             for file in data_files(client.table)[len(files) :]:
-                path = client.engine.catalog.bucket.local_path(
-                    client.engine.catalog.bucket.key_of(file.file_path)
+                path = client.engine.catalogs.default.bucket.local_path(
+                    client.engine.catalogs.default.bucket.key_of(file.file_path)
                 )
                 for pos, row in enumerate(pq.read_table(path).to_pylist()):
                     alive[file.file_path, pos] = tuple(row.values())

@@ -114,7 +114,7 @@ def test_a_view_reads_the_same_in_every_session_and_after_a_restart(session: Ses
     run(session, "CREATE SCHEMA other")
     run(session, 'CREATE VIEW other."A ""strange"" näme" (k, "Wert") AS SELECT * FROM v')
     run(session, "COMMENT ON VIEW v IS 'what it''s about'")
-    session.lake.drop_view("main", "nothing", if_exists=True)
+    session.lakes.default.drop_view("main", "nothing", if_exists=True)
     again = opened(tmp_path)
     try:
         other = session_of(again)
@@ -296,7 +296,7 @@ def test_a_view_is_kept_as_iceberg_has_it(session: Session, tmp_path: Path) -> N
         (path.parent / f"v{len(list(path.parent.glob('v*.json'))) + 1}.metadata.json").write_text(
             json.dumps(told)
         )
-        session.engine.catalog.refresh("main", "v")
+        session.engine.catalogs.default.refresh("main", "v")
         with pytest.raises(LakehouseError):
             run(session, "FROM v")
 

@@ -286,6 +286,7 @@ class DeclareKeysRequest:
 
     table: str
     db_schema: str | None = None
+    catalog: str | None = None
     primary_key: Sequence[str] = ()
     foreign_keys: Sequence[ForeignKeyItem] = ()
 
@@ -304,6 +305,7 @@ class TableRequest:
 
     table: str
     db_schema: str | None = None
+    catalog: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,6 +357,7 @@ class StatusResponse:
 
     version: str
     catalog: str
+    catalogs: list[str]
     schemas: int
     sessions: int
     running_statements: int
@@ -367,6 +370,7 @@ class CompactRequest:
 
     table: str
     db_schema: str | None = None
+    catalog: str | None = None
     target_bytes: int | None = None
     min_files: int = 5
     partition: str = ""
@@ -395,6 +399,7 @@ class CreateBranchRequest:
     ref: str | None = None
     timestamp: datetime | None = None
     db_schema: str | None = None
+    catalog: str | None = None
     retain_days: float | None = None
     replace: bool = False
 
@@ -417,6 +422,7 @@ class CreateTagRequest:
     ref: str | None = None
     timestamp: datetime | None = None
     db_schema: str | None = None
+    catalog: str | None = None
     retain_days: float | None = None
     replace: bool = False
 
@@ -437,6 +443,7 @@ class DiffRequest:
     table: str
     before: SnapshotChoice
     db_schema: str | None = None
+    catalog: str | None = None
     after: SnapshotChoice | None = None
 
 
@@ -463,6 +470,7 @@ class DropReferenceRequest:
     table: str
     name: str
     db_schema: str | None = None
+    catalog: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -471,6 +479,7 @@ class ExpireRequest:
 
     table: str
     db_schema: str | None = None
+    catalog: str | None = None
     older_than: datetime | None = None
     keep_last: int = 1
 
@@ -491,6 +500,7 @@ class PurgeRequest:
 
     table: str
     db_schema: str | None = None
+    catalog: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -506,6 +516,7 @@ class OrphansRequest:
 
     table: str
     db_schema: str | None = None
+    catalog: str | None = None
     older_than_hours: float | None = None
     dry_run: bool = False
 
@@ -529,6 +540,7 @@ class RollbackRequest:
     ref: str | None = None
     timestamp: datetime | None = None
     db_schema: str | None = None
+    catalog: str | None = None
     any_snapshot: bool = False
     expected_snapshot_id: int | None = None
 
@@ -547,6 +559,7 @@ class HistoryRequest:
 
     table: str
     db_schema: str | None = None
+    catalog: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -804,6 +817,7 @@ class CatalogActions:
         *,
         table: str,
         db_schema: str | None = None,
+        catalog: str | None = None,
         primary_key: Sequence[str] = (),
         foreign_keys: Sequence[ForeignKeyItem] = (),
     ) -> DeclareKeysResponse:
@@ -814,6 +828,7 @@ class CatalogActions:
         Args:
             table: name of the table.
             db_schema: its schema; the session's own when left out.
+            catalog: its catalog; the session's own when left out.
             primary_key: primary key.
             foreign_keys: foreign keys.
 
@@ -823,12 +838,18 @@ class CatalogActions:
         return self._call(
             "catalog.declare_keys",
             DeclareKeysRequest(
-                table=table, db_schema=db_schema, primary_key=primary_key, foreign_keys=foreign_keys
+                table=table,
+                db_schema=db_schema,
+                catalog=catalog,
+                primary_key=primary_key,
+                foreign_keys=foreign_keys,
             ),
             DeclareKeysResponse,
         )
 
-    def snapshots(self, *, table: str, db_schema: str | None = None) -> SnapshotsResponse:
+    def snapshots(
+        self, *, table: str, db_schema: str | None = None, catalog: str | None = None
+    ) -> SnapshotsResponse:
         """The snapshots of a table, for time travel.
 
         Needs the permission ``read``.
@@ -836,12 +857,15 @@ class CatalogActions:
         Args:
             table: name of the table.
             db_schema: its schema; the session's own when left out.
+            catalog: its catalog; the session's own when left out.
 
         Raises:
             LakehouseClientError: The action failed.
         """
         return self._call(
-            "catalog.snapshots", TableRequest(table=table, db_schema=db_schema), SnapshotsResponse
+            "catalog.snapshots",
+            TableRequest(table=table, db_schema=db_schema, catalog=catalog),
+            SnapshotsResponse,
         )
 
 
@@ -894,6 +918,7 @@ class TableActions:
         *,
         table: str,
         db_schema: str | None = None,
+        catalog: str | None = None,
         target_bytes: int | None = None,
         min_files: int = 5,
         partition: str = "",
@@ -906,6 +931,7 @@ class TableActions:
         Args:
             table: name of the table.
             db_schema: its schema; the session's own when left out.
+            catalog: its catalog; the session's own when left out.
             target_bytes: size of the new files; maintenance.target_file_bytes if left out.
             min_files: groups of fewer small files are left alone; with 1 every file that has a delete file is
                 written anew.
@@ -920,6 +946,7 @@ class TableActions:
             CompactRequest(
                 table=table,
                 db_schema=db_schema,
+                catalog=catalog,
                 target_bytes=target_bytes,
                 min_files=min_files,
                 partition=partition,
@@ -937,6 +964,7 @@ class TableActions:
         ref: str | None = None,
         timestamp: datetime | None = None,
         db_schema: str | None = None,
+        catalog: str | None = None,
         retain_days: float | None = None,
         replace: bool = False,
     ) -> ReferenceResponse:
@@ -951,6 +979,7 @@ class TableActions:
             ref: the name of a tag or branch.
             timestamp: a time at which it was the current one; UTC unless it has a zone.
             db_schema: its schema; the session's own when left out.
+            catalog: its catalog; the session's own when left out.
             retain_days: for ever when left out.
             replace: move the branch, if the table has it already.
 
@@ -966,6 +995,7 @@ class TableActions:
                 ref=ref,
                 timestamp=timestamp,
                 db_schema=db_schema,
+                catalog=catalog,
                 retain_days=retain_days,
                 replace=replace,
             ),
@@ -981,6 +1011,7 @@ class TableActions:
         ref: str | None = None,
         timestamp: datetime | None = None,
         db_schema: str | None = None,
+        catalog: str | None = None,
         retain_days: float | None = None,
         replace: bool = False,
     ) -> ReferenceResponse:
@@ -995,6 +1026,7 @@ class TableActions:
             ref: the name of a tag or branch.
             timestamp: a time at which it was the current one; UTC unless it has a zone.
             db_schema: its schema; the session's own when left out.
+            catalog: its catalog; the session's own when left out.
             retain_days: for ever when left out.
             replace: move the tag, if the table has it already.
 
@@ -1010,6 +1042,7 @@ class TableActions:
                 ref=ref,
                 timestamp=timestamp,
                 db_schema=db_schema,
+                catalog=catalog,
                 retain_days=retain_days,
                 replace=replace,
             ),
@@ -1022,6 +1055,7 @@ class TableActions:
         table: str,
         before: SnapshotChoice,
         db_schema: str | None = None,
+        catalog: str | None = None,
         after: SnapshotChoice | None = None,
     ) -> DiffResponse:
         """The rows that distinguish two snapshots of a table.
@@ -1032,6 +1066,7 @@ class TableActions:
             table: name of the table.
             before: the earlier one: its snapshot_id, ref or timestamp.
             db_schema: its schema; the session's own when left out.
+            catalog: its catalog; the session's own when left out.
             after: the later one; the current snapshot when left out.
 
         Raises:
@@ -1039,11 +1074,13 @@ class TableActions:
         """
         return self._call(
             "table.diff",
-            DiffRequest(table=table, before=before, db_schema=db_schema, after=after),
+            DiffRequest(table=table, before=before, db_schema=db_schema, catalog=catalog, after=after),
             DiffResponse,
         )
 
-    def drop_branch(self, *, table: str, name: str, db_schema: str | None = None) -> ReferenceResponse:
+    def drop_branch(
+        self, *, table: str, name: str, db_schema: str | None = None, catalog: str | None = None
+    ) -> ReferenceResponse:
         """Take a branch away.
 
         Needs the permission ``write``.
@@ -1052,17 +1089,20 @@ class TableActions:
             table: name of the table.
             name: name.
             db_schema: its schema; the session's own when left out.
+            catalog: its catalog; the session's own when left out.
 
         Raises:
             LakehouseClientError: The action failed.
         """
         return self._call(
             "table.drop_branch",
-            DropReferenceRequest(table=table, name=name, db_schema=db_schema),
+            DropReferenceRequest(table=table, name=name, db_schema=db_schema, catalog=catalog),
             ReferenceResponse,
         )
 
-    def drop_tag(self, *, table: str, name: str, db_schema: str | None = None) -> ReferenceResponse:
+    def drop_tag(
+        self, *, table: str, name: str, db_schema: str | None = None, catalog: str | None = None
+    ) -> ReferenceResponse:
         """Take a tag away.
 
         Needs the permission ``write``.
@@ -1071,13 +1111,14 @@ class TableActions:
             table: name of the table.
             name: name.
             db_schema: its schema; the session's own when left out.
+            catalog: its catalog; the session's own when left out.
 
         Raises:
             LakehouseClientError: The action failed.
         """
         return self._call(
             "table.drop_tag",
-            DropReferenceRequest(table=table, name=name, db_schema=db_schema),
+            DropReferenceRequest(table=table, name=name, db_schema=db_schema, catalog=catalog),
             ReferenceResponse,
         )
 
@@ -1086,6 +1127,7 @@ class TableActions:
         *,
         table: str,
         db_schema: str | None = None,
+        catalog: str | None = None,
         older_than: datetime | None = None,
         keep_last: int = 1,
     ) -> ExpireResponse:
@@ -1096,6 +1138,7 @@ class TableActions:
         Args:
             table: name of the table.
             db_schema: its schema; the session's own when left out.
+            catalog: its catalog; the session's own when left out.
             older_than: snapshots committed before may go; UTC unless it has a zone; now if left out.
             keep_last: so many of each branch are kept.
 
@@ -1104,11 +1147,13 @@ class TableActions:
         """
         return self._call(
             "table.expire_snapshots",
-            ExpireRequest(table=table, db_schema=db_schema, older_than=older_than, keep_last=keep_last),
+            ExpireRequest(
+                table=table, db_schema=db_schema, catalog=catalog, older_than=older_than, keep_last=keep_last
+            ),
             ExpireResponse,
         )
 
-    def purge(self, *, table: str, db_schema: str | None = None) -> PurgeResponse:
+    def purge(self, *, table: str, db_schema: str | None = None, catalog: str | None = None) -> PurgeResponse:
         """Delete the files of a table that was dropped, for good.
 
         Needs the permission ``write``.
@@ -1116,17 +1161,21 @@ class TableActions:
         Args:
             table: name of the table.
             db_schema: its schema; the session's own when left out.
+            catalog: its catalog; the session's own when left out.
 
         Raises:
             LakehouseClientError: The action failed.
         """
-        return self._call("table.purge", PurgeRequest(table=table, db_schema=db_schema), PurgeResponse)
+        return self._call(
+            "table.purge", PurgeRequest(table=table, db_schema=db_schema, catalog=catalog), PurgeResponse
+        )
 
     def remove_orphans(
         self,
         *,
         table: str,
         db_schema: str | None = None,
+        catalog: str | None = None,
         older_than_hours: float | None = None,
         dry_run: bool = False,
         on_progress: OnProgress | None = None,
@@ -1138,6 +1187,7 @@ class TableActions:
         Args:
             table: name of the table.
             db_schema: its schema; the session's own when left out.
+            catalog: its catalog; the session's own when left out.
             older_than_hours: only files that are so old; maintenance.orphan_days if left out.
             dry_run: only tell what would be removed.
             on_progress: called with the share done (0 to 1) and a message.
@@ -1148,7 +1198,11 @@ class TableActions:
         return self._call(
             "table.remove_orphans",
             OrphansRequest(
-                table=table, db_schema=db_schema, older_than_hours=older_than_hours, dry_run=dry_run
+                table=table,
+                db_schema=db_schema,
+                catalog=catalog,
+                older_than_hours=older_than_hours,
+                dry_run=dry_run,
             ),
             OrphansResponse,
             on_progress,
@@ -1162,6 +1216,7 @@ class TableActions:
         ref: str | None = None,
         timestamp: datetime | None = None,
         db_schema: str | None = None,
+        catalog: str | None = None,
         any_snapshot: bool = False,
         expected_snapshot_id: int | None = None,
     ) -> RollbackResponse:
@@ -1175,6 +1230,7 @@ class TableActions:
             ref: the name of a tag or branch.
             timestamp: a time at which it was the current one; UTC unless it has a zone.
             db_schema: its schema; the session's own when left out.
+            catalog: its catalog; the session's own when left out.
             any_snapshot: allow one that the current snapshot did not come from, to go forward again or
                 across.
             expected_snapshot_id: change nothing unless this is the current snapshot.
@@ -1190,13 +1246,16 @@ class TableActions:
                 ref=ref,
                 timestamp=timestamp,
                 db_schema=db_schema,
+                catalog=catalog,
                 any_snapshot=any_snapshot,
                 expected_snapshot_id=expected_snapshot_id,
             ),
             RollbackResponse,
         )
 
-    def snapshots(self, *, table: str, db_schema: str | None = None) -> TableSnapshotsResponse:
+    def snapshots(
+        self, *, table: str, db_schema: str | None = None, catalog: str | None = None
+    ) -> TableSnapshotsResponse:
         """The snapshots of a table with their summaries, tags and branches.
 
         Needs the permission ``read``.
@@ -1204,12 +1263,15 @@ class TableActions:
         Args:
             table: name of the table.
             db_schema: its schema; the session's own when left out.
+            catalog: its catalog; the session's own when left out.
 
         Raises:
             LakehouseClientError: The action failed.
         """
         return self._call(
-            "table.snapshots", HistoryRequest(table=table, db_schema=db_schema), TableSnapshotsResponse
+            "table.snapshots",
+            HistoryRequest(table=table, db_schema=db_schema, catalog=catalog),
+            TableSnapshotsResponse,
         )
 
 
