@@ -16,7 +16,7 @@ from lakehouse.storage import Bucket
 from lakehouse.types import TableName
 
 HOME_SCHEMA = "main"
-"""What a name of catalog and table leaves out, and where ``USE catalog`` leads."""
+"""What a name of another catalog and a table leaves out, and where ``USE catalog`` leads."""
 
 
 class Catalogs:

@@ -56,7 +56,7 @@ class CatalogConnection(Section):
         'password in it is named instead: { env = "NAME" } or { file = "path" }.',
     )
     name: Annotated[Identifier, not_reserved(*_RESERVED_CATALOGS)] = Field(
-        "lake", description="Catalog name that SQL clients see."
+        "lake", description="Catalog name that SQL clients see.", examples=["other"]
     )
     bucket: BucketName | Literal[""] = Field(
         "", description="Name of the [[buckets]] entry that the tables are in. Empty takes the first."
@@ -67,7 +67,9 @@ class CatalogConnection(Section):
         description="How old the known state of a table may be before storage is asked again for commits of "
         "other processes. Commits of this server are seen at once.",
     )
-    warehouse: KeyPrefix = Field("warehouse", description="Key prefix of all tables within the bucket.")
+    warehouse: KeyPrefix = Field(
+        "warehouse", description="Key prefix of all tables within the bucket.", examples=["others"]
+    )
 
     @model_validator(mode="after")
     def _database_for_sql(self) -> Self:

@@ -378,7 +378,10 @@ class Binder:
             first, table = path
             named = lakes.find(first)
             if named is not None and not lakes.of(session.catalog).schema_exists(first):
-                return TableName(named.name, HOME_SCHEMA, table)
+                # As DuckDB has it: in the current catalog the current schema.
+                return TableName(
+                    named.name, session.schema if named.name == session.catalog else HOME_SCHEMA, table
+                )
             return TableName(session.catalog, first, table)
         catalog, schema, table = path[-3:]
         return TableName(lakes.of(catalog).name, schema, table)
