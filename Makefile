@@ -58,6 +58,10 @@ bench: $(DEVELOPMENT) ## measure, as ratios to the same work without the server 
 soak: $(DEVELOPMENT) ## 200 clients for a quarter of an hour, with a look for leaks (SOAK_SECONDS=900)
 	@PYTHONPATH=tests:tests/flight $(BIN)/python tests/faults/soak.py --seconds $(or $(SOAK_SECONDS),900)
 
+.PHONY: kills
+kills: $(DEVELOPMENT) ## kill -9 a server at 200 random moments (KILLS=200 ARGS="--seed 7")
+	@PYTHONPATH=tests:tests/flight:tests/sql $(BIN)/python tests/faults/kill_random.py --kills $(or $(KILLS),200) $(ARGS)
+
 .PHONY: jdbc
 jdbc: $(JDBC)/.compiled ## fetch the JDBC drivers and compile the JDBC tests (needs Java and Maven)
 

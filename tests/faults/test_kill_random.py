@@ -1,0 +1,18 @@
+"""Real processes, killed with SIGKILL at random moments."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from faults import kill_random
+
+KILLS = int(os.environ.get("LAKEHOUSE_KILLS", "12"))
+SEED = 20131107
+
+
+@pytest.mark.timeout(120 + 10 * KILLS)
+def test_what_a_client_was_answered_survives_and_the_rest_is_whole_or_absent(tmp_path):
+    outcomes = kill_random.run(tmp_path / "lake", KILLS, SEED, print)
+    assert outcomes["answered"] + outcomes["whole"] + outcomes["absent"] == KILLS
+    assert outcomes["answered"] < KILLS, "no statement was met by death"
