@@ -12,7 +12,6 @@ import itertools
 import os
 import random
 import re
-import sys
 import tempfile
 import threading
 import time
@@ -498,6 +497,8 @@ def run(directory: Path, kills: int, seed: int, report: Callable[[str], None]) -
             except BaseException:
                 report(f"kill {number} of seed {seed}")
                 raise
+            if number % 20 == 19:
+                report(f"{number + 1} kills: {dict(trial.outcomes.most_common())}")
         return trial.outcomes
     finally:
         trial.close()
@@ -509,10 +510,11 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
     arguments = parser.parse_args()
-    print(f"seed {arguments.seed}", flush=True)
+    report = partial(print, flush=True)
+    report(f"seed {arguments.seed}")
     with tempfile.TemporaryDirectory() as directory:
-        outcomes = run(Path(directory) / "lake", arguments.kills, arguments.seed, print)
-    print(f"{arguments.kills} kills: {dict(outcomes.most_common())}", file=sys.stderr)
+        outcomes = run(Path(directory) / "lake", arguments.kills, arguments.seed, report)
+    report(f"all well after {arguments.kills} kills: {dict(outcomes.most_common())}")
 
 
 if __name__ == "__main__":
