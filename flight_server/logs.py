@@ -10,7 +10,6 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TextIO
 
 import structlog
@@ -18,7 +17,7 @@ from pydantic import SecretStr
 from structlog.typing import Processor
 
 from lakehouse.config import LogSettings
-from lakehouse.telemetry import current
+from lakehouse.telemetry import call_fields, current
 
 if TYPE_CHECKING:
     from lakehouse.engine.running import StatementRecord
@@ -31,9 +30,6 @@ _SECRET_KEY = re.compile(
 _REDACTED = "[redacted]"
 _SQL_CHARACTERS = 4000
 _LEADING_KEYS = ("timestamp", "level", "event")
-
-call_fields: ContextVar[Mapping[str, str] | None] = ContextVar("lakehouse_call", default=None)
-"""What every line that is logged within a call says of it; looked at only when a line is written."""
 
 
 def configure_logging(settings: LogSettings, stream: TextIO | None = None) -> None:

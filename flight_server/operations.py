@@ -52,7 +52,8 @@ class Operations:
         if self._metrics is not None:
             observers.append(self._metrics.statement)
             lakehouse.attempt_observers.append(self._attempted)
-            lakehouse.bucket.observers.append(self._metrics.storage)
+            for bucket in lakehouse.buckets.values():
+                bucket.observers.append(self._metrics.storage)
         if settings.log.slow_statement_seconds:
             redact = settings.audit.redact_literals
             observers.append(

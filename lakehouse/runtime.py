@@ -14,12 +14,13 @@ from lakehouse.engine.engine import Engine
 from lakehouse.engine.redaction import statement_text
 from lakehouse.engine.session import SessionRegistry
 from lakehouse.engine.system_audit import audit_table
+from lakehouse.engine.system_buckets import bucket_errors_table, buckets_table
 from lakehouse.engine.system_history import history_tables
 from lakehouse.engine.system_statements import sessions_table, statements_table
 from lakehouse.engine.table_reader import TableReader
-from lakehouse.journal import AuditJournal
+from lakehouse.journal import AuditJournal, BucketErrorJournal
 from lakehouse.maintenance.policy import Maintenance
-from lakehouse.storage import Bucket, ObjectCache, open_bucket
+from lakehouse.storage import Bucket, Buckets, ObjectCache
 
 
 class Lakehouse:
@@ -43,8 +44,12 @@ class Lakehouse:
         self.cache = ObjectCache(
             Path(where.directory) if where.directory else None, where.max_bytes, where.concurrent_requests
         )
-        self.buckets = _open_buckets(settings, bucket, self.cache)
-        self.bucket = self.buckets[settings.buckets[0].name]
+        catalogs = (settings.catalog, *settings.catalogs)
+        needed = frozenset({settings.buckets[0].name, *map(settings.bucket_of, catalogs)})
+        self.buckets = Buckets(settings.buckets, self.cache, self.clock, needed, bucket)
+        self.bucket = self.buckets.primary
+        self.bucket_errors = BucketErrorJournal(self.bucket, self.clock)
+        self.bucket_errors.watch(self.buckets.values())
         self._opened = open_catalogs(settings, self.clock, self.buckets)
         self.catalogs = Catalogs(self._opened, settings.catalog.default_schema)
         self.catalog: Catalog = self.catalogs.default
@@ -71,6 +76,8 @@ class Lakehouse:
         self.engine.add_system_tables(
             (
                 audit_table(self.journal),
+                bucket_errors_table(self.bucket_errors),
+                buckets_table(self.buckets),
                 statements_table(self.engine.running),
                 sessions_table(self.sessions, self.engine, self.clock),
                 *history_tables(),
@@ -87,21 +94,12 @@ class Lakehouse:
         self.sessions.close_all()
         self.engine.close()
         self.journal.close()
+        self.bucket_errors.close()
         for catalog in self._opened:
             catalog.close()
         self.cache.close()
+        self.buckets.close()
 
     def _attempted(self, principal: str, peer: str, method: str, outcome: str) -> None:
         for observer in self.attempt_observers:
             observer(principal, peer, method, outcome)
-
-
-def _open_buckets(settings: Settings, first: Bucket | None, cache: ObjectCache) -> dict[str, Bucket]:
-    """The buckets that something is kept in, by name: the first one, and those of the catalogs."""
-    primary = settings.buckets[0].name
-    wanted = {primary, *(settings.bucket_of(c) for c in (settings.catalog, *settings.catalogs))}
-    found = {} if first is None else {primary: first}
-    for each in settings.buckets:
-        if each.name in wanted and each.name not in found:
-            found[each.name] = open_bucket(each, cache)
-    return found

@@ -42,6 +42,8 @@ class Span(Protocol):
         ...
 
 
+call_fields: ContextVar[Mapping[str, str] | None] = ContextVar("lakehouse_call", default=None)
+"""Whose call is being served, by ``request_id``, ``principal`` and the like; None outside of calls."""
 _current: ContextVar[Span | None] = ContextVar("lakehouse_span", default=None)
 
 

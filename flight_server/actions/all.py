@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from flight_server.actions import admin, audit, auth, cache, catalog, maintenance, samples, server, tables
+from flight_server.actions import (
+    admin,
+    audit,
+    auth,
+    cache,
+    catalog,
+    maintenance,
+    samples,
+    server,
+    storage,
+    tables,
+)
 from flight_server.actions.registry import ActionRegistry
 
 
@@ -14,6 +25,7 @@ def all_actions() -> ActionRegistry:
         *admin.ACTIONS,
         *audit.ACTIONS,
         *cache.ACTIONS,
+        *storage.ACTIONS,
         *catalog.ACTIONS,
         *samples.ACTIONS,
         *tables.ACTIONS,

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
-from flight_server.logs import call_fields, is_logged
+from flight_server.logs import is_logged
 from lakehouse import telemetry
 from lakehouse.errors import ErrorKind, LakehouseError, LimitExceeded, StatementCancelled
-from lakehouse.telemetry import UNTRACED, Span
+from lakehouse.telemetry import UNTRACED, Span, call_fields
 
 if TYPE_CHECKING:
     from flight_server.metrics import Metrics

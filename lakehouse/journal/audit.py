@@ -12,16 +12,45 @@ from functools import partial
 from typing import Any, Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import structlog
 
 from lakehouse.clock import Clock
 from lakehouse.config.access import AuditSettings
-from lakehouse.journal.audit_table import AuditTable
+from lakehouse.journal.event_table import EventTable
 from lakehouse.storage.append_log import AppendLog, LogBounds, LogStatistics
 from lakehouse.storage.bucket import Bucket
 from lakehouse.storage.log_objects import Event
 
 AUDIT_PREFIX = "_audit"
+AUDIT_SCHEMA = pa.schema(
+    [
+        ("time", pa.timestamp("us", tz="UTC")),
+        ("kind", pa.string()),
+        ("principal", pa.string()),
+        ("method", pa.string()),
+        ("peer", pa.string()),
+        ("action", pa.string()),
+        ("statement_kind", pa.string()),
+        ("statement", pa.string()),
+        ("tables", pa.list_(pa.field("l", pa.string()))),
+        ("outcome", pa.string()),
+        ("rows", pa.int64()),
+        ("bytes", pa.int64()),
+        ("duration_s", pa.float64()),
+        ("queue_s", pa.float64()),
+        ("statement_id", pa.string()),
+        ("request_id", pa.string()),
+        ("session_id", pa.string()),
+        ("trace_id", pa.string()),
+        ("dropped", pa.int64()),
+        ("detail", pa.string()),
+        ("writer", pa.string()),
+        ("seq", pa.int64()),
+    ]
+)
+"""``kind`` is statement, action, authentication, gap or truncated; the other columns are null where they do
+not apply. ``writer`` and ``seq`` identify an event; a number missing in between belongs to a dropped one."""
 OK = "ok"
 _NAME_CHARACTERS = 256
 _STATEMENT_CHARACTERS = 10_000
@@ -70,7 +99,7 @@ class AuditJournal:
         if settings.enabled:
             bounds = LogBounds(flush_events=settings.flush_events, flush_seconds=settings.flush_seconds)
             self._events = AppendLog(bucket, AUDIT_PREFIX, clock, bounds)
-        self._table = AuditTable()
+        self._table = EventTable(AUDIT_SCHEMA, AUDIT_PREFIX)
 
     @property
     def is_enabled(self) -> bool:
@@ -173,7 +202,8 @@ class AuditJournal:
         Raises:
             StorageError: The stored events cannot be read.
         """
-        return self._table.read(self._events, principal)
+        table = self._table.read(self._events)
+        return table if principal is None else table.filter(pc.equal(table["principal"], principal))
 
     def statistics(self) -> LogStatistics | None:
         """How much was recorded, written and dropped; None where nothing is recorded."""

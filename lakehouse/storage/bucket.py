@@ -24,7 +24,7 @@ from obstore.exceptions import (
 )
 
 from lakehouse import telemetry
-from lakehouse.errors import InvalidRequest, ObjectAlreadyExists, ObjectNotFound, StorageError
+from lakehouse.errors import InvalidRequest, LakehouseError, ObjectAlreadyExists, ObjectNotFound, StorageError
 from lakehouse.storage.object_cache import ObjectCache
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 _UPLOAD_PART_BYTES = 10 * 1024 * 1024
 _UPLOADED_PARTS = 4
+_FETCH = "fetch"
 # What the messages of obstore say of a request, which hold endpoints, and what clients are told of it.
 _REQUEST = "Error performing"
 _REASONS = (
@@ -46,6 +47,25 @@ _REASONS = (
 
 StorageObserver = Callable[[str, str, float], None]
 """Told of the operation, its outcome (``ok``, ``not_found``, ``already_exists``, ``failed``) and seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class BucketFailure:
+    """A request to a store that failed.
+
+    Attributes:
+        bucket: The name of the bucket.
+        key: The object, or the prefix that was listed.
+        operation: What was asked for: ``get``, ``put``, ``upload``, ``list`` …
+        error: What clients are told of it; no endpoint, no path of this machine, no secret.
+        seconds: How long it took, the store's own retries included.
+    """
+
+    bucket: str
+    key: str
+    operation: str
+    error: LakehouseError
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +100,8 @@ class Bucket:
 
     Attributes:
         observers: Told of every request to the store.
+        failure_observers: Told of those that failed. That an object is not there is no failure, unless
+            something refers to it.
     """
 
     def __init__(
@@ -100,6 +122,7 @@ class Bucket:
         self._root = root
         self._persist = persist
         self.observers: list[StorageObserver] = []
+        self.failure_observers: list[Callable[[BucketFailure], None]] = []
 
     @contextmanager
     def operation(self, name: str, key: str, done: str) -> Iterator[None]:
@@ -112,13 +135,16 @@ class Bucket:
         """
         part = telemetry.begin(f"storage.{name}", key=key)
         begun_s = time.perf_counter()
-        outcome, failure = "failed", None
+        outcome = "failed"
+        failure: BaseException | None = None
         try:
             with storage_errors(self.name, key, done):
                 yield
             outcome = "ok"
         except (ObjectNotFound, ObjectAlreadyExists) as error:
             outcome = "not_found" if isinstance(error, ObjectNotFound) else "already_exists"
+            if name == _FETCH:
+                failure = error
             raise
         except BaseException as error:
             failure = error
@@ -126,8 +152,17 @@ class Bucket:
         finally:
             part.set({"outcome": outcome})
             part.end(failure)
+            seconds = time.perf_counter() - begun_s
             for observer in self.observers:
-                observer(name, outcome, time.perf_counter() - begun_s)
+                observer(name, outcome, seconds)
+            if isinstance(failure, LakehouseError):
+                self.report(name, key, failure, seconds)
+
+    def report(self, operation: str, key: str, error: LakehouseError, seconds: float) -> None:
+        """Tell the observers of failures of one."""
+        failed = BucketFailure(self.name, key, operation, error, seconds)
+        for observer in self.failure_observers:
+            observer(failed)
 
     def uri_of(self, key: str) -> str:
         """The URI of an object, as Iceberg metadata names it."""
@@ -310,10 +345,10 @@ class Bucket:
         Raises:
             StorageError: It cannot be reached, or does not let this server in.
         """
-        if self._root is not None and not os.access(self._root, os.R_OK | os.W_OK | os.X_OK):
-            # The store itself would take a directory that is gone for an empty one.
-            raise StorageError(f"the directory of bucket '{self.name}' is gone or not accessible")
         with self.operation("list", "", "listed"):
+            if self._root is not None and not os.access(self._root, os.R_OK | os.W_OK | os.X_OK):
+                # The store itself would take a directory that is gone for an empty one.
+                raise StorageError(f"the directory of bucket '{self.name}' is gone or not accessible")
             obstore.list_with_delimiter(self._store)
 
     def open_writer(self, key: str) -> ObjectWriter:
@@ -344,8 +379,13 @@ class ObjectWriter:
             if self._aborted:
                 return len(data)  # a writer on top of this one may still want to finish its file
             raise ValueError("the object is closed")
-        with storage_errors(self._bucket.name, self.key, "written"):
-            written = self._target.write(data)
+        begun_s = time.perf_counter()
+        try:
+            with storage_errors(self._bucket.name, self.key, "written"):
+                written = self._target.write(data)
+        except LakehouseError as error:
+            self._bucket.report("upload", self.key, error, time.perf_counter() - begun_s)
+            raise
         self.size_bytes += written
         return written
 

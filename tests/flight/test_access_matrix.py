@@ -489,7 +489,7 @@ NO_OBJECT = {
     "list_actions", "do_exchange",
     "server.status", "actions.describe", "samples.load",
 }  # fmt: skip
-NO_OBJECT_FAMILIES = ("auth.", "admin.", "audit.", "cache.")
+NO_OBJECT_FAMILIES = ("auth.", "admin.", "audit.", "cache.", "storage.")
 
 
 @pytest.fixture(scope="module")

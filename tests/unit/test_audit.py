@@ -21,7 +21,7 @@ from lakehouse.config.access import AuditSettings
 from lakehouse.engine.redaction import UNPARSABLE, statement_text
 from lakehouse.engine.system_audit import audit_table
 from lakehouse.journal import AUDIT_SCHEMA, AuditJournal
-from lakehouse.journal.audit_table import AuditTable
+from lakehouse.journal.event_table import EventTable
 from lakehouse.storage import Bucket, open_local_bucket
 
 CANARY = "hunter2canary"
@@ -299,7 +299,7 @@ def test_a_table_that_leaves_out_older_events_says_so(journal: AuditJournal) -> 
         journal.statement(Ended("SELECT " + "x" * 1000, rows=number))
         journal.flush()
     assert journal._events is not None
-    table = AuditTable(max_bytes=3000).read(journal._events)
+    table = EventTable(AUDIT_SCHEMA, "_audit", max_bytes=3000).read(journal._events)
     assert table["rows"].to_pylist() == [None, 7, 8, 9]
     first = table.slice(0, 1).to_pylist()[0]
     assert (first["kind"], first["time"]) == ("truncated", datetime(2026, 3, 1, 12, tzinfo=UTC))

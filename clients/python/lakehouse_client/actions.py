@@ -365,6 +365,121 @@ class StatusResponse:
 
 
 @dataclass(frozen=True, slots=True)
+class BucketsRequest:
+    """Nothing to say."""
+
+
+@dataclass(frozen=True, slots=True)
+class BucketState:
+    """A bucket, and what became of the requests to it since the server was started."""
+
+    name: str
+    kind: str
+    is_primary: bool
+    endpoint: str | None
+    location: str | None
+    requests: int
+    failures: int
+    last_failure_at: datetime | None
+    last_operation: str | None
+    last_key: str | None
+    last_code: str | None
+    last_error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class BucketsResponse:
+    """The configured buckets, the primary one first."""
+
+    buckets: list[BucketState]
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorsRequest:
+    """Which failures to give."""
+
+    bucket: str | None = None
+    operation: str | None = None
+    since: datetime | None = None
+    limit: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class BucketError:
+    """A request that failed."""
+
+    time: datetime
+    bucket: str | None
+    key: str | None
+    operation: str | None
+    code: str | None
+    error: str | None
+    duration_s: float | None
+    request_id: str | None
+    principal: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorsResponse:
+    """The newest failures of this server, newest first, durable or not; all are in system.bucket_errors."""
+
+    errors: list[BucketError]
+    recorded: int
+    dropped: int
+
+
+@dataclass(frozen=True, slots=True)
+class CompactErrorsRequest:
+    """Nothing to say."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompactErrorsResponse:
+    """What was merged."""
+
+    merged: int
+
+
+@dataclass(frozen=True, slots=True)
+class FlushErrorsRequest:
+    """Nothing to say."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlushErrorsResponse:
+    """What is durable now."""
+
+    flushed: int
+
+
+@dataclass(frozen=True, slots=True)
+class HealthRequest:
+    """Which buckets to ask."""
+
+    bucket: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BucketHealth:
+    """How a bucket answers now."""
+
+    bucket: str
+    healthy: bool
+    latency_ms: float
+    code: str | None
+    reason: str | None
+    recent_failures: int
+
+
+@dataclass(frozen=True, slots=True)
+class HealthResponse:
+    """How the buckets answer now."""
+
+    healthy: bool
+    buckets: list[BucketHealth]
+
+
+@dataclass(frozen=True, slots=True)
 class CompactRequest:
     """Which files to put together."""
 
@@ -907,6 +1022,83 @@ class ServerActions:
         return self._call("server.status", StatusRequest(), StatusResponse)
 
 
+class StorageActions:
+    """Actions of the family ``storage``."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    def buckets(self) -> BucketsResponse:
+        """The configured buckets, with their requests, failures and last error.
+
+        Needs the permission ``admin``.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call("storage.buckets", BucketsRequest(), BucketsResponse)
+
+    def errors(
+        self,
+        *,
+        bucket: str | None = None,
+        operation: str | None = None,
+        since: datetime | None = None,
+        limit: int = 100,
+    ) -> ErrorsResponse:
+        """The newest requests to buckets that failed, without reading storage.
+
+        Needs the permission ``admin``.
+
+        Args:
+            bucket: only of this bucket.
+            operation: only of this operation: get, put, list ….
+            since: only from that time on; UTC without a zone.
+            limit: most failures to give.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "storage.errors",
+            ErrorsRequest(bucket=bucket, operation=operation, since=since, limit=limit),
+            ErrorsResponse,
+        )
+
+    def errors_compact(self) -> CompactErrorsResponse:
+        """Merge small objects of the error journal.
+
+        Needs the permission ``admin``.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call("storage.errors.compact", CompactErrorsRequest(), CompactErrorsResponse)
+
+    def errors_flush(self) -> FlushErrorsResponse:
+        """Make the error journal durable.
+
+        Needs the permission ``admin``.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call("storage.errors.flush", FlushErrorsRequest(), FlushErrorsResponse)
+
+    def health(self, *, bucket: str | None = None) -> HealthResponse:
+        """Ask every bucket for something small: which answer, and how fast.
+
+        Needs the permission ``admin``.
+
+        Args:
+            bucket: only this one; all of them when left out.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call("storage.health", HealthRequest(bucket=bucket), HealthResponse)
+
+
 class TableActions:
     """Actions of the family ``table``."""
 
@@ -1287,4 +1479,5 @@ class Actions:
         self.catalog = CatalogActions(call)
         self.samples = SamplesActions(call)
         self.server = ServerActions(call)
+        self.storage = StorageActions(call)
         self.table = TableActions(call)

@@ -1,0 +1,174 @@
+"""All buckets of a configuration, how they have been doing, and how they are now."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from lakehouse.clock import Clock
+from lakehouse.config import BucketSettings
+from lakehouse.errors import InvalidRequest, LakehouseError
+from lakehouse.storage.bucket import Bucket, BucketFailure
+from lakehouse.storage.local import open_local_bucket
+from lakehouse.storage.object_cache import ObjectCache
+from lakehouse.storage.s3 import check_create_only, open_s3_bucket
+
+_PROBE_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class BucketUse:
+    """What became of the requests to a bucket since the server was started."""
+
+    requests: int = 0
+    failures: int = 0
+    last_failure: BucketFailure | None = None
+    last_failure_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BucketHealth:
+    """What asking a bucket for something small showed. ``reason`` is empty where it answered."""
+
+    bucket: str
+    seconds: float
+    code: str = ""
+    reason: str = ""
+
+
+class Buckets(Mapping[str, Bucket]):
+    """The buckets by name, in the order of the configuration.
+
+    Args:
+        settings: How they are configured; the first one is the primary bucket.
+        cache: Where the objects of remote buckets are kept for reading.
+        clock: Source of time.
+        needed: Names of those without which there is nothing to serve; these have to answer.
+        first: The primary bucket, where it is open already.
+
+    Raises:
+        ConfigError: The configuration does not lead to a bucket, or to one in which two writers could both
+            take place.
+        StorageError: A bucket that is needed does not answer, or does not let this server in.
+    """
+
+    def __init__(
+        self,
+        settings: Iterable[BucketSettings],
+        cache: ObjectCache,
+        clock: Clock,
+        needed: frozenset[str],
+        first: Bucket | None = None,
+    ) -> None:
+        self.settings = {each.name: each for each in settings}
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._use = dict.fromkeys(self.settings, BucketUse())
+        self._open: dict[str, Bucket] = {}
+        self._probes = ThreadPoolExecutor(thread_name_prefix="bucket-probe")
+        for name, each in self.settings.items():
+            bucket = first if first is not None and not self._open else None
+            self._open[name] = bucket or open_bucket(each, cache, ask=name in needed)
+        for name, bucket in self._open.items():
+            bucket.observers.append(self._counter(name))
+            bucket.failure_observers.append(self._failed)
+
+    def __getitem__(self, name: str) -> Bucket:
+        return self._open[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._open)
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    @property
+    def primary(self) -> Bucket:
+        """The first one: what the server itself keeps is there."""
+        return next(iter(self._open.values()))
+
+    def use(self, name: str) -> BucketUse:
+        """What became of the requests to a bucket."""
+        return self._use[name]
+
+    def health(self, names: Iterable[str] | None = None) -> list[BucketHealth]:
+        """Ask buckets for something small, all at once; none is waited for longer than ten seconds.
+
+        Args:
+            names: Which; all of them when left out.
+
+        Raises:
+            InvalidRequest: There is no bucket of such a name.
+        """
+        wanted = list(self._open if names is None else names)
+        for name in wanted:
+            if name not in self._open:
+                raise InvalidRequest(f"there is no bucket '{name}'", f"there are: {', '.join(self._open)}")
+        run = contextvars.copy_context
+        asked = [(name, self._probes.submit(run().run, _health, self._open[name])) for name in wanted]
+        until = time.monotonic() + _PROBE_SECONDS
+        found = []
+        for name, answer in asked:
+            try:
+                found.append(answer.result(max(until - time.monotonic(), 0)))
+            except TimeoutError:
+                reason = f"no answer within {_PROBE_SECONDS:g} s"
+                found.append(BucketHealth(name, _PROBE_SECONDS, "STORAGE_UNAVAILABLE", reason))
+        return found
+
+    def close(self) -> None:
+        """Wait for nobody any more."""
+        self._probes.shutdown(wait=False, cancel_futures=True)
+
+    def _counter(self, name: str) -> Callable[[str, str, float], None]:
+        def count(operation: str, outcome: str, seconds: float) -> None:
+            with self._lock:
+                use = self._use[name]
+                self._use[name] = replace(use, requests=use.requests + 1)
+
+        return count
+
+    def _failed(self, failure: BucketFailure) -> None:
+        now = self._clock.now()
+        with self._lock:
+            use = self._use[failure.bucket]
+            self._use[failure.bucket] = replace(
+                use, failures=use.failures + 1, last_failure=failure, last_failure_at=now
+            )
+
+
+def open_bucket(settings: BucketSettings, cache: ObjectCache | None = None, *, ask: bool = True) -> Bucket:
+    """Open a bucket as it is configured.
+
+    Args:
+        settings: The configuration.
+        cache: Where the objects of remote buckets are kept for reading; without one, only their metadata
+            can be read.
+        ask: Whether its store has to answer.
+
+    Raises:
+        ConfigError: The configuration does not lead to a bucket, or to one in which two writers could both
+            take place.
+        StorageError: Its store cannot be reached, or does not let this server in.
+    """
+    if settings.kind == "local":
+        return open_local_bucket(settings.name, settings.path)
+    bucket = open_s3_bucket(settings, cache)
+    if ask:
+        bucket.check()
+        check_create_only(bucket)
+    return bucket
+
+
+def _health(bucket: Bucket) -> BucketHealth:
+    begun_s = time.perf_counter()
+    try:
+        bucket.check()
+    except LakehouseError as error:
+        return BucketHealth(bucket.name, time.perf_counter() - begun_s, error.code, error.message)
+    return BucketHealth(bucket.name, time.perf_counter() - begun_s)
