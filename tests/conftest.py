@@ -72,7 +72,7 @@ class Server:
 
 
 def start_server(directory: Path, config: str = "", **environment: str) -> Server:
-    """Start a server on a free port over a bucket in ``directory``: a fork, for the sake of speed."""
+    """Start a server on a free port over the configured bucket, or one in ``directory``: a fork, which is fast."""
     early = any(name.startswith(_EARLY) for name in environment)
     process = (_executed if early or sys.platform != "linux" else _SPAWNER.start)(
         _arguments(directory, config), {**os.environ, "LAKEHOUSE__LOG__FORMAT": "json", **environment}
@@ -90,7 +90,8 @@ def _arguments(directory: Path, config: str) -> list[str]:
     directory.mkdir(parents=True, exist_ok=True)
     file = directory / "lakehouse.toml"
     bucket = directory / "bucket"
-    file.write_text(f'[[buckets]]\nname = "primary"\nkind = "local"\npath = "{bucket}"\n\n{config}\n')
+    local = f'[[buckets]]\nname = "primary"\nkind = "local"\npath = "{bucket}"\n\n'
+    file.write_text(f"{'' if '[[buckets]]' in config else local}{config}\n")
     return ["serve", "--config", str(file), "--port", "0"]
 
 
@@ -129,6 +130,10 @@ def _await_port(process: subprocess.Popen[str] | Forked, log: list[str]) -> tupl
     reader.start()
     if not found.wait(_START_SECONDS) or not ports:
         process.kill()
+        process.wait()
+        reader.join(timeout=5)
+        assert process.stdout is not None
+        process.stdout.close()
         raise RuntimeError("the server did not start:\n" + "".join(log))
     return ports[0], reader
 
