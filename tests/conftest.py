@@ -72,7 +72,7 @@ class Server:
 
 
 def start_server(directory: Path, config: str = "", **environment: str) -> Server:
-    """Start a server on a free port over the configured bucket, or one in ``directory``: a fork, which is fast."""
+    """Start a server on a free port over the configured bucket or a directory: a fork, for speed."""
     early = any(name.startswith(_EARLY) for name in environment)
     process = (_executed if early or sys.platform != "linux" else _SPAWNER.start)(
         _arguments(directory, config), {**os.environ, "LAKEHOUSE__LOG__FORMAT": "json", **environment}
@@ -130,7 +130,7 @@ def _await_port(process: subprocess.Popen[str] | Forked, log: list[str]) -> tupl
     reader.start()
     if not found.wait(_START_SECONDS) or not ports:
         process.kill()
-        process.wait()
+        process.wait(timeout=30)
         reader.join(timeout=5)
         assert process.stdout is not None
         process.stdout.close()
