@@ -110,10 +110,13 @@ class Changes:
             self.set_schema(session, detail["use"])
             return
         name, value = detail["name"], detail["value"]
-        if name in ("schema", "search_path"):
-            self.set_schema(session, tuple(_unquoted(value).split(".")) if value else session.home)
-        else:
+        if name not in ("schema", "search_path"):
             self.set_option(session, name, _unquoted(value) if value is not None else None)
+        elif value:
+            self.set_schema(session, tuple(_unquoted(value).split(".")))
+        else:
+            session.catalog, session.schema = session.home
+            session.changed()
 
     def _create_schema(self, analysis: Analysis, scope: Scope, if_not_exists: bool) -> None:
         catalog, name = self._engine.binder.locate_schema(analysis.target, scope.session)

@@ -30,26 +30,59 @@ ALL, PART = {1, 2, 3, 4}, {1, 3}
 
 # What a principal reads of each object, and whether it may add rows to it.
 ROLES: dict[str, dict[str, tuple[set[int] | None, bool]]] = {
-    "reader": {"people": (ALL, False), "open": (ALL, False)},
-    "writer": {"people": (ALL, True), "open": (ALL, True)},
-    "admin": {"people": (ALL, True), "open": (ALL, True)},
-    "european": {"people": (PART, False), "open": (ALL, False)},
-    "outsider": {"people": (None, False), "open": (ALL, False)},
-    "appender": {"people": (None, True), "open": (ALL, False)},
-    "nobody": {"people": (None, False), "open": (None, False)},
+    "reader": {"people": (ALL, False), "open": (ALL, False), "away": (ALL, False)},
+    "writer": {"people": (ALL, True), "open": (ALL, True), "away": (ALL, True)},
+    "admin": {"people": (ALL, True), "open": (ALL, True), "away": (ALL, True)},
+    "european": {"people": (PART, False), "open": (ALL, False), "away": (PART, False)},
+    "outsider": {"people": (None, False), "open": (ALL, False), "away": (None, False)},
+    "appender": {"people": (None, True), "open": (ALL, False), "away": (None, True)},
+    "abroad": {"people": (None, False), "open": (None, False), "away": (ALL, False)},
+    "nobody": {"people": (None, False), "open": (None, False), "away": (None, False)},
 }
-OBJECTS = ("people", "open")
+OBJECTS = ("people", "open", "away")
+# Names that begin so are in another catalog than the default one, of which the last is not there.
+CATALOGS = {"away": "other", "void": "nowhere"}
 CONFIG = """
+[[catalogs]]
+name = "other"
+warehouse = "other"
 [[roles]]
 name = "european"
-grants = [{ on = "lake.hr.people", row_filter = "region = 'eu'" }, { on = "lake.hr.open" }]
+grants = [{ on = "lake.hr.people", row_filter = "region = 'eu'" }, { on = "lake.hr.open" },
+  { on = "other.hr.away", row_filter = "region = 'eu'" }]
 [[roles]]
 name = "outsider"
 grants = [{ on = "lake.hr.open" }]
 [[roles]]
 name = "appender"
-grants = [{ on = "lake.hr.people", privileges = ["write"] }, { on = "lake.hr.open" }]
+grants = [{ on = "lake.hr.people", privileges = ["write"] }, { on = "lake.hr.open" },
+  { on = "other.hr.away", privileges = ["write"] }]
+[[roles]]
+name = "abroad"
+grants = [{ on = "other.hr.away" }]
 """
+
+
+def catalog_of(name: str) -> str:
+    """The catalog that an object of this name is in."""
+    return next((catalog for prefix, catalog in CATALOGS.items() if name.startswith(prefix)), "lake")
+
+
+def full(name: str) -> str:
+    """What a statement calls an object: without the catalog where it is the default one."""
+    catalog = catalog_of(name)
+    return f"hr.{name}" if catalog == "lake" else f"{catalog}.hr.{name}"
+
+
+def named(name: str) -> dict[str, str]:
+    """How an action is told of an object."""
+    catalog = catalog_of(name)
+    return {"table": name, "db_schema": "hr"} | ({} if catalog == "lake" else {"catalog": catalog})
+
+
+def missing_beside(name: str) -> str:
+    """The name of an object that is not there, in the same catalog."""
+    return "away0" if catalog_of(name) == "other" else "nothing"
 
 
 @dataclass
@@ -102,44 +135,48 @@ def ids(table: pa.Table) -> set[int]:
 
 
 def by_query(who: Caller, name: str) -> set[int]:
-    return ids(who.sql(f"SELECT * FROM hr.{name}"))
+    return ids(who.sql(f"SELECT * FROM {full(name)}"))
 
 
 def by_update_command(who: Caller, name: str) -> set[int]:
-    statement = command("CommandStatementUpdate", query=f"CREATE OR REPLACE TEMP TABLE x AS FROM hr.{name}")
+    statement = command(
+        "CommandStatementUpdate", query=f"CREATE OR REPLACE TEMP TABLE x AS FROM {full(name)}"
+    )
     who.update(statement, pa.table({}))
     return ids(who.sql("FROM x"))
 
 
 def by_view(who: Caller, name: str) -> set[int]:
-    who.sql(f"CREATE OR REPLACE TEMP VIEW v AS SELECT * FROM hr.{name}")
+    who.sql(f"CREATE OR REPLACE TEMP VIEW v AS SELECT * FROM {full(name)}")
     return ids(who.sql("FROM v"))
 
 
 def by_cte(who: Caller, name: str) -> set[int]:
-    return ids(who.sql(f"WITH {name} AS (FROM hr.{name}) SELECT * FROM {name}"))
+    return ids(who.sql(f"WITH {name} AS (FROM {full(name)}) SELECT * FROM {name}"))
 
 
 def by_time_travel(who: Caller, name: str) -> set[int]:
-    return ids(who.sql(f"SELECT * FROM hr.{name} AT (TIMESTAMP => now())"))
+    return ids(who.sql(f"SELECT * FROM {full(name)} AT (TIMESTAMP => now())"))
 
 
 def by_subquery(who: Caller, name: str) -> set[int]:
-    return ids(who.sql(f"SELECT unnest((SELECT list(id) FROM hr.{name})) AS id"))
+    return ids(who.sql(f"SELECT unnest((SELECT list(id) FROM {full(name)})) AS id"))
 
 
 def by_transaction(who: Caller, name: str) -> set[int]:
     (begun,) = who.act("BeginTransaction", wrapped("ActionBeginTransactionRequest"))
     transaction = unwrapped(begun, "ActionBeginTransactionResult").transaction_id
     try:
-        return ids(who.sql(f"SELECT * FROM hr.{name}", transaction_id=transaction))
+        return ids(who.sql(f"SELECT * FROM {full(name)}", transaction_id=transaction))
     finally:
         body = wrapped("ActionEndTransactionRequest", transaction_id=transaction, action=2)
         who.act("EndTransaction", body)
 
 
 def by_prepared_statement(who: Caller, name: str) -> set[int]:
-    request = wrapped("ActionCreatePreparedStatementRequest", query=f"SELECT * FROM hr.{name} WHERE id > ?")
+    request = wrapped(
+        "ActionCreatePreparedStatementRequest", query=f"SELECT * FROM {full(name)} WHERE id > ?"
+    )
     (created,) = who.act("CreatePreparedStatement", request)
     handle = unwrapped(created, "ActionCreatePreparedStatementResult").prepared_statement_handle
     statement = command("CommandPreparedStatementQuery", prepared_statement_handle=handle)
@@ -155,35 +192,35 @@ def by_prepared_statement(who: Caller, name: str) -> set[int]:
 
 
 def by_schema_of_a_query(who: Caller, name: str) -> set[int]:
-    who.client.get_schema(command("CommandStatementQuery", query=f"FROM hr.{name}"), who.options)
+    who.client.get_schema(command("CommandStatementQuery", query=f"FROM {full(name)}"), who.options)
     return by_query(who, name)
 
 
 def by_path(who: Caller, name: str) -> set[int]:
-    return ids(who.get(flight.FlightDescriptor.for_path("lake", "hr", name)))
+    return ids(who.get(flight.FlightDescriptor.for_path(catalog_of(name), "hr", name)))
 
 
 def by_schema_of_a_path(who: Caller, name: str) -> set[int]:
-    who.client.get_schema(flight.FlightDescriptor.for_path("hr", name), who.options)
+    who.client.get_schema(flight.FlightDescriptor.for_path(*full(name).split(".")), who.options)
     return by_path(who, name)
 
 
 def by_own_ticket(who: Caller, name: str) -> set[int]:
     ticket = json.dumps(
-        {"path": ["lake", "hr", name], "columns": ["id"], "filter": "id > 0", "files": [0, 1]}
+        {"path": [catalog_of(name), "hr", name], "columns": ["id"], "filter": "id > 0", "files": [0, 1]}
     )
     return ids(who.client.do_get(flight.Ticket(ticket.encode()), who.options).read_all())
 
 
 def by_snapshots(who: Caller, name: str) -> set[int]:
-    (snapshot, *_) = who.call("catalog.snapshots", table=name, db_schema="hr")["snapshots"]
-    return ids(who.sql(f"SELECT * FROM hr.{name} AT (VERSION => {snapshot['snapshot_id']})"))
+    (snapshot, *_) = who.call("catalog.snapshots", **named(name))["snapshots"]
+    return ids(who.sql(f"SELECT * FROM {full(name)} AT (VERSION => {snapshot['snapshot_id']})"))
 
 
 def by_table_snapshots(who: Caller, name: str) -> set[int]:
-    found = who.call("table.snapshots", table=name, db_schema="hr")["snapshots"]
+    found = who.call("table.snapshots", **named(name))["snapshots"]
     (current,) = [snapshot for snapshot in found if snapshot["is_current"]]
-    rows = ids(who.sql(f'SELECT * FROM hr."{name}@first"'))
+    rows = ids(who.sql(f"SELECT * FROM {full(name)}".replace(name, f'"{name}@first"')))
     assert current["summary"].get("total-records") == (str(len(ALL)) if rows == ALL else None)
     return rows
 
@@ -191,7 +228,7 @@ def by_table_snapshots(who: Caller, name: str) -> set[int]:
 def by_diff(who: Caller, name: str) -> set[int]:
     """Between the empty table that it was first and what it is now, with the ticket of the action."""
     before = {"ref": "nothing"}
-    answer = who.call("table.diff", table=name, db_schema="hr", before=before)
+    answer = who.call("table.diff", **named(name), before=before)
     rows = who.client.do_get(flight.Ticket(base64.b64decode(answer["ticket"])), who.options).read_all()
     assert rows.column(0).to_pylist() == ["INSERT"] * answer["inserted"]
     return ids(rows)
@@ -207,19 +244,32 @@ def by_history_tables(who: Caller, name: str) -> set[int]:
 
 
 def by_describe(who: Caller, name: str) -> set[int]:
-    assert set(who.sql(f"DESCRIBE hr.{name}").column("column_name").to_pylist()) == {"id", "region", "note"}
+    assert set(who.sql(f"DESCRIBE {full(name)}").column("column_name").to_pylist()) == {
+        "id",
+        "region",
+        "note",
+    }
     return by_query(who, name)
 
 
 def by_summarize(who: Caller, name: str) -> set[int]:
-    summary = {row["column_name"]: row for row in who.sql(f"SUMMARIZE hr.{name}").to_pylist()}
+    summary = {row["column_name"]: row for row in who.sql(f"SUMMARIZE {full(name)}").to_pylist()}
     found = by_query(who, name)
     assert int(summary["id"]["max"]) == max(found)
     assert summary["id"]["count"] == len(found)
     return found
 
 
+def by_current_catalog(who: Caller, name: str) -> set[int]:
+    who.sql(f"USE {catalog_of(name)}.hr")
+    try:
+        return ids(who.sql(f"SELECT * FROM {name}"))
+    finally:
+        who.sql("RESET schema")
+
+
 READ = {
+    by_current_catalog: set(),
     by_query: {commands.StatementQuery, commands.TicketStatementQuery},
     by_update_command: {commands.StatementUpdate},
     by_view: set(),
@@ -267,15 +317,15 @@ def by_primary_keys(who: Caller) -> set[str]:
 
 
 def by_foreign_keys(who: Caller) -> set[str]:
-    """``open`` refers to ``people``: what refers, and what is referred to where it can be seen."""
+    """``open`` refers to ``people`` and ``away`` to itself: what refers, and what is referred to if seen."""
     found = set()
     for name in OBJECTS:
         for kind in ("CommandGetImportedKeys", "CommandGetExportedKeys"):
             for row in who.get(command(kind, table=name)).to_pylist():
                 found |= {row["fk_table_name"], row["pk_table_name"]}
     crossed = who.get(command("CommandGetCrossReference", pk_table="people", fk_table="open"))
-    assert (crossed.num_rows == 1) == (found == set(OBJECTS))
-    return found or by_get_tables(who)
+    assert (crossed.num_rows == 1) == (found >= {"people", "open"})
+    return found | by_get_tables(who)
 
 
 def by_list_flights(who: Caller) -> set[str]:
@@ -299,7 +349,28 @@ def by_show(who: Caller) -> set[str]:
     return {row["name"] for row in who.sql("SHOW ALL TABLES").to_pylist() if row["schema"] == "hr"}
 
 
+def by_get_catalogs(who: Caller) -> set[str]:
+    """Table by table of the catalogs that are listed, with each of them named."""
+    listed = who.get(command("CommandGetCatalogs")).column("catalog_name").to_pylist()
+    assert ("other" in listed) == ("away" in by_get_tables(who) or may_add_to_other(who))
+    found: set[str] = set()
+    for catalog in listed:
+        tables = who.get(command("CommandGetTables", catalog=catalog, db_schema_filter_pattern="hr"))
+        assert {row["catalog_name"] for row in tables.to_pylist()} <= {catalog}
+        found |= set(tables.column("table_name").to_pylist())
+    return found
+
+
+def may_add_to_other(who: Caller) -> bool:
+    try:
+        by_append(who, "away")
+    except pa.ArrowException:
+        return False
+    return True
+
+
 LIST = {
+    by_get_catalogs: {commands.GetCatalogs},
     by_get_tables: {commands.GetTables},
     by_get_schemas: {commands.GetDbSchemas},
     by_primary_keys: {commands.GetPrimaryKeys},
@@ -316,8 +387,13 @@ LIST = {
 
 def ingest(who: Caller, name: str, exists: int, missing: int = 1) -> int:
     options = {"if_not_exist": missing, "if_exists": exists}
-    described = command("CommandStatementIngest", table_definition_options=options, table=name, schema="hr")
-    return who.update(described, ROWS.slice(0, 0))
+    return who.update(ingesting(name, options), ROWS.slice(0, 0))
+
+
+def ingesting(name: str, options: dict[str, int]) -> flight.FlightDescriptor:
+    catalog = {} if catalog_of(name) == "lake" else {"catalog": catalog_of(name)}
+    fields = {"table": name, "schema": "hr", **catalog}
+    return command("CommandStatementIngest", table_definition_options=options, **fields)
 
 
 def by_append(who: Caller, name: str) -> None:
@@ -329,11 +405,11 @@ def by_create_or_append(who: Caller, name: str) -> None:
 
 
 def by_insert(who: Caller, name: str) -> None:
-    assert who.sql(f"INSERT INTO hr.{name} SELECT 5, 'eu', 'x' WHERE false")["Count"].to_pylist() == [0]
+    assert who.sql(f"INSERT INTO {full(name)} SELECT 5, 'eu', 'x' WHERE false")["Count"].to_pylist() == [0]
 
 
 def by_prepared_insert(who: Caller, name: str) -> None:
-    assert prepared_update(who, f"INSERT INTO hr.{name} (id) SELECT 5 WHERE false") == 0
+    assert prepared_update(who, f"INSERT INTO {full(name)} (id) SELECT 5 WHERE false") == 0
 
 
 def prepared_update(who: Caller, sql: str) -> int:
@@ -347,7 +423,7 @@ def prepared_update(who: Caller, sql: str) -> int:
 
 
 def by_create_table(who: Caller, name: str) -> None:
-    assert who.sql(f"CREATE TABLE IF NOT EXISTS hr.{name} (id BIGINT)")["Count"].to_pylist() == [0]
+    assert who.sql(f"CREATE TABLE IF NOT EXISTS {full(name)} (id BIGINT)")["Count"].to_pylist() == [0]
 
 
 WRITE = {
@@ -361,10 +437,12 @@ WRITE = {
 
 def declare(who: Caller, name: str) -> None:
     keys = {"primary_key": ["id"]}
-    if name == "open":
-        reference = {"name": "fk", "columns": ["id"], "ref_table": "people", "ref_columns": ["id"]}
+    if name != "people":
+        # Within a catalog: ``open`` refers to ``people``, ``away`` to itself.
+        wanted = "people" if name == "open" else name
+        reference = {"name": "fk", "columns": ["id"], "ref_table": wanted, "ref_columns": ["id"]}
         keys["foreign_keys"] = [reference]
-    who.call("catalog.declare_keys", table=name, db_schema="hr", **keys)
+    who.call("catalog.declare_keys", **named(name), **keys)
 
 
 def drop_in_transaction(who: Caller, name: str) -> None:
@@ -372,7 +450,7 @@ def drop_in_transaction(who: Caller, name: str) -> None:
     transaction = unwrapped(begun, "ActionBeginTransactionResult").transaction_id
     try:
         statement = command(
-            "CommandStatementUpdate", query=f"DROP TABLE hr.{name}", transaction_id=transaction
+            "CommandStatementUpdate", query=f"DROP TABLE {full(name)}", transaction_id=transaction
         )
         who.update(statement, pa.table({}))
     finally:
@@ -382,26 +460,26 @@ def drop_in_transaction(who: Caller, name: str) -> None:
 
 
 def delete(who: Caller, name: str) -> None:
-    assert who.sql(f"DELETE FROM hr.{name} WHERE id = 5 RETURNING note").num_rows == 0
+    assert who.sql(f"DELETE FROM {full(name)} WHERE id = 5 RETURNING note").num_rows == 0
 
 
 def prepared_delete(who: Caller, name: str) -> None:
-    assert prepared_update(who, f"DELETE FROM hr.{name} WHERE id = 5") == 0
+    assert prepared_update(who, f"DELETE FROM {full(name)} WHERE id = 5") == 0
 
 
 def update(who: Caller, name: str) -> None:
-    assert who.sql(f"UPDATE hr.{name} SET note = 'x' WHERE id = 5")["Count"].to_pylist() == [0]
+    assert who.sql(f"UPDATE {full(name)} SET note = 'x' WHERE id = 5")["Count"].to_pylist() == [0]
 
 
 def merge(who: Caller, name: str) -> None:
     source = "(SELECT 5 AS id WHERE false) q ON t.id = q.id"
-    who.sql(f"MERGE INTO hr.{name} AS t USING {source} WHEN NOT MATCHED THEN INSERT (id) VALUES (q.id)")
+    who.sql(f"MERGE INTO {full(name)} AS t USING {source} WHEN NOT MATCHED THEN INSERT (id) VALUES (q.id)")
 
 
 def truncate(who: Caller, name: str) -> None:
     who.sql("BEGIN")
     try:
-        who.sql(f"TRUNCATE hr.{name}")
+        who.sql(f"TRUNCATE {full(name)}")
     finally:
         who.sql("ROLLBACK")
 
@@ -409,43 +487,44 @@ def truncate(who: Caller, name: str) -> None:
 def create_or_replace(who: Caller, name: str) -> None:
     who.sql("BEGIN")
     try:
-        assert who.sql(f"CREATE OR REPLACE TABLE hr.{name} AS SELECT 1 AS z")["Count"].to_pylist() == [1]
+        assert who.sql(f"CREATE OR REPLACE TABLE {full(name)} AS SELECT 1 AS z")["Count"].to_pylist() == [1]
     finally:
         who.sql("ROLLBACK")
 
 
 def alter(who: Caller, name: str) -> None:
-    who.sql(f"ALTER TABLE hr.{name} ADD COLUMN IF NOT EXISTS id BIGINT")
+    who.sql(f"ALTER TABLE {full(name)} ADD COLUMN IF NOT EXISTS id BIGINT")
 
 
 def comment(who: Caller, name: str) -> None:
-    who.sql(f"COMMENT ON TABLE hr.{name} IS NULL")
+    who.sql(f"COMMENT ON TABLE {full(name)} IS NULL")
 
 
-def create_schema(who: Caller, _: str) -> None:
-    who.sql("CREATE SCHEMA fresh")
-    who.sql("DROP SCHEMA fresh")
+def create_schema(who: Caller, name: str) -> None:
+    schema = f"{catalog_of(name)}.fresh"
+    who.sql(f"CREATE SCHEMA {schema}")
+    who.sql(f"DROP SCHEMA {schema}")
 
 
 def name_a_snapshot(who: Caller, name: str) -> None:
     for kind in ("tag", "branch"):
-        who.call(f"table.create_{kind}", table=name, db_schema="hr", name=f"a {kind}")
-        who.call(f"table.drop_{kind}", table=name, db_schema="hr", name=f"a {kind}")
+        who.call(f"table.create_{kind}", **named(name), name=f"a {kind}")
+        who.call(f"table.drop_{kind}", **named(name), name=f"a {kind}")
 
 
 def roll_back(who: Caller, name: str) -> None:
-    who.call("table.rollback", table=name, db_schema="hr", ref="main")
+    who.call("table.rollback", **named(name), ref="main")
 
 
 def keep_in_shape(who: Caller, name: str) -> None:
     for action in ("compact", "expire_snapshots", "remove_orphans"):
         options = {"keep_last": 100} if action == "expire_snapshots" else {}
-        who.call(f"table.{action}", table=name, db_schema="hr", **options)
+        who.call(f"table.{action}", **named(name), **options)
 
 
 def purge(who: Caller, name: str) -> None:
     try:
-        who.call("table.purge", table=name, db_schema="hr")
+        who.call("table.purge", **named(name))
     except pa.ArrowException as error:
         if "TABLE_ALREADY_EXISTS" not in str(error):
             raise
@@ -483,7 +562,7 @@ CHANGE = {
 # What reaches no object. Whether an action may be run at all is tested below for every action.
 NO_OBJECT = {
     commands.StatementSubstraitPlan, commands.CreatePreparedSubstraitPlan, commands.GetSqlInfo,
-    commands.GetXdbcTypeInfo, commands.GetCatalogs, commands.GetTableTypes, commands.BeginSavepoint,
+    commands.GetXdbcTypeInfo, commands.GetTableTypes, commands.BeginSavepoint,
     commands.EndSavepoint, commands.CancelQuery, commands.CancelFlightInfo, commands.RenewFlightEndpoint,
     commands.SetSessionOptions, commands.GetSessionOptions, commands.CloseSession,
     "list_actions", "do_exchange",
@@ -507,17 +586,15 @@ def callers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Call
         found[role] = Caller(flight.connect(server.uri), options)
     admin = found["admin"]
     admin.sql("CREATE SCHEMA hr")
+    admin.sql("CREATE SCHEMA other.hr")
     for name in OBJECTS:
         options = {"if_not_exist": 1, "if_exists": 1}
-        described = command(
-            "CommandStatementIngest", table_definition_options=options, table=name, schema="hr"
-        )
-        assert admin.update(described, ROWS) == ROWS.num_rows
+        assert admin.update(ingesting(name, options), ROWS) == ROWS.num_rows
         declare(admin, name)
-        admin.call("table.create_tag", table=name, db_schema="hr", name="first")
+        admin.call("table.create_tag", **named(name), name="first")
         ingest(admin, name, exists=3)
-        admin.call("table.create_tag", table=name, db_schema="hr", name="nothing")
-        admin.call("table.rollback", table=name, db_schema="hr", ref="first")
+        admin.call("table.create_tag", **named(name), name="nothing")
+        admin.call("table.rollback", **named(name), ref="first")
     yield found
     for caller in found.values():
         caller.client.close()
@@ -541,15 +618,29 @@ def test_reading(
     with pytest.raises(pa.ArrowException) as denied:
         path(who, name)
     with pytest.raises(pa.ArrowException) as missing:
-        path(who, "nothing")
+        path(who, missing_beside(name))
     assert type(denied.value) is type(missing.value)
-    assert sentence(denied.value).replace(name, "nothing") == sentence(missing.value)
+    assert sentence(denied.value).replace(name, missing_beside(name)) == sentence(missing.value)
+
+
+@pytest.mark.parametrize("path", names(READ))
+@pytest.mark.parametrize("role", ["outsider", "nobody"])
+def test_a_catalog_without_grants_is_as_one_that_is_not_there(
+    callers: dict[str, Caller], role: str, path: Callable[[Caller, str], set[int]]
+) -> None:
+    with pytest.raises(pa.ArrowException) as denied:
+        path(callers[role], "away")
+    with pytest.raises(pa.ArrowException) as missing:
+        path(callers[role], "void")
+    assert "[CATALOG_NOT_FOUND]" in str(missing.value)
+    assert str(denied.value).replace("other", "nowhere").replace("away", "void") == str(missing.value)
 
 
 def sentence(error: Exception) -> str:
     """What an error says, without the suggestion that follows, which can only name what can be seen."""
     text, _, hint = str(error).partition(". Detail")[0].partition("[")[2].partition(" (")
     assert "people" not in hint
+    assert "away" not in hint
     return text
 
 
@@ -572,9 +663,9 @@ def test_writing(
     with pytest.raises(pa.ArrowException) as denied:
         path(who, name)
     with pytest.raises(pa.ArrowException) as missing:
-        path(who, "nothing")
+        path(who, missing_beside(name))
     if seen is None and not may_write:
-        assert sentence(denied.value).replace(name, "nothing") == sentence(missing.value)
+        assert sentence(denied.value).replace(name, missing_beside(name)) == sentence(missing.value)
 
 
 @pytest.mark.parametrize("name", OBJECTS)
@@ -587,7 +678,7 @@ def test_changing(
     if role in ("writer", "admin"):
         path(who, name)
         return
-    with pytest.raises(pa.ArrowException, match=r"\[(PERMISSION_DENIED|TABLE_NOT_FOUND|SCHEMA_NOT_FOUND)\]"):
+    with pytest.raises(pa.ArrowException, match=r"\[(PERMISSION_DENIED|(TABLE|SCHEMA|CATALOG)_NOT_FOUND)\]"):
         path(who, name)
     assert not (seen == ALL and may_write)
 
