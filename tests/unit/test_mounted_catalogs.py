@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -24,6 +25,7 @@ from flight_server.protocol.commands import (
     GetPrimaryKeys,
     GetTables,
 )
+from flight_server.readiness import Readiness
 from lakehouse.access.principal import Principal
 from lakehouse.config import Settings
 from lakehouse.engine.changes import Scope
@@ -526,3 +528,15 @@ def test_the_key_of_a_foreign_key_stays_in_its_catalog(lakehouse: Lakehouse) -> 
     (row,) = keys.imported_keys(ctx, GetImportedKeys("other", "sales", "orders"))
     assert row["pk_catalog_name"] == "other"
     assert keys.exported_keys(ctx, GetExportedKeys("lake", "nyc", "flights")) == []
+
+
+def test_readiness_looks_at_every_catalog_and_bucket(placed: tuple[Path, str, Lakehouse]) -> None:
+    root, place, lakehouse = placed
+    readiness = Readiness.of(lakehouse, kept_s=0.0)
+    expected = {"engine", "storage", "catalog", "catalog-other"}
+    if place != "one bucket":
+        expected.add("storage-b")
+    assert {found.name for found in readiness.findings() if found.ok} == expected
+    if place == "two buckets":
+        shutil.rmtree(root / "b")
+        assert [found.name for found in readiness.findings() if not found.ok] == ["storage-b"]
