@@ -20,6 +20,7 @@ from flight_server.protocol.commands import (
     SetSessionOptions,
 )
 from lakehouse.engine.database import SESSION_SETTINGS
+from lakehouse.engine.session import Session
 from lakehouse.errors import LakehouseError
 
 
@@ -46,9 +47,9 @@ def _set(ctx: CallContext, name: str, value: SessionOptionValue) -> SessionOptio
         if key == "catalog":
             wanted = text or engine.catalogs.default.name
             if wanted.lower() != session.catalog.lower():
-                engine.changes.set_catalog(session, wanted)
+                engine.changes.set_catalog(session, wanted, session.schema)
         elif key == "schema" and text:
-            engine.changes.set_schema(session, (session.catalog, text))
+            engine.changes.set_schema(session, (_catalog_with(session, text), text))
         elif key == "schema":
             engine.changes.set_catalog(session, session.catalog)
         else:
@@ -56,6 +57,16 @@ def _set(ctx: CallContext, name: str, value: SessionOptionValue) -> SessionOptio
     except LakehouseError:
         return SessionOptionError.INVALID_VALUE
     return None
+
+
+def _catalog_with(session: Session, schema: str) -> str:
+    """The catalog that a schema is taken from: the current one, unless only others have such a schema.
+
+    Drivers send catalog and schema in calls of their own, in any order.
+    """
+    others = (lake.name for lake in session.lakes if lake.name != session.catalog)
+    places = (session.catalog, *others)
+    return next((name for name in places if session.lakes.of(name).schema_exists(schema)), session.catalog)
 
 
 def get_options(ctx: CallContext, command: GetSessionOptions) -> Iterator[bytes]:

@@ -286,15 +286,21 @@ class Changes:
         session.catalog, session.schema = catalog, stored
         session.changed()
 
-    def set_catalog(self, session: Session, catalog: str) -> None:
+    def set_catalog(self, session: Session, catalog: str, schema: str = "") -> None:
         """Make a catalog the session's default, with the schema in which sessions begin there.
+
+        Args:
+            session: The session.
+            catalog: The catalog.
+            schema: A schema of it to be preferred, if it has one of that name.
 
         Raises:
             CatalogNotFound: There is none of that name.
         """
-        name = session.lakes.of(catalog).name
-        self._database.sync_schemas(name, self._catalogs.of(name).schemas())
-        session.catalog, session.schema = name, self._catalogs.home_schema(name)
+        lake = session.lakes.of(catalog)
+        self._database.sync_schemas(lake.name, self._catalogs.of(lake.name).schemas())
+        stored = {s.lower(): s for s in lake.schemas()}.get(schema.lower())
+        session.catalog, session.schema = lake.name, stored or self._catalogs.home_schema(lake.name)
         session.changed()
 
     def set_option(self, session: Session, name: str, value: str | None) -> None:

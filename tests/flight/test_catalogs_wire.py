@@ -40,6 +40,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with running.adbc() as connection, connection.cursor() as cursor:
         for catalog in ("lake", "other", "filed"):
             cursor.execute(f"CREATE SCHEMA {catalog}.sales")
+        cursor.execute("CREATE SCHEMA other.apart")
     yield running
     assert running.stop() == 0, "".join(running.log[-50:])
 
@@ -81,22 +82,27 @@ def test_adbc_takes_a_catalog_for_the_connection(served: Server) -> None:
         assert rows(cursor, "SELECT current_catalog(), count(*) FROM mine") == [("other", 6)]
         assert rows(cursor, "SHOW TABLES").count(("mine",)) == 1
         connection.adbc_current_catalog = "lake"
-        assert rows(cursor, "SELECT current_catalog(), current_schema()") == [("lake", "main")]
+        assert rows(cursor, "SELECT current_catalog(), current_schema()") == [("lake", "sales")]
         with pytest.raises(adbc.Error):
             connection.adbc_current_catalog = "nowhere"
         assert rows(cursor, "SELECT count(*) FROM other.sales.mine") == [(6,)]
 
 
-def test_session_options_come_in_any_order(served: Server) -> None:
+@pytest.mark.parametrize("schema", ["sales", "apart"])
+@pytest.mark.parametrize("calls", ["catalog schema", "schema catalog", "together"])
+def test_catalog_and_schema_of_a_session_come_in_any_order(served: Server, schema: str, calls: str) -> None:
+    """ADBC sends them one by one in an order of its own; ``apart`` is in the catalog ``other`` only."""
+    values = {"catalog": "other", "schema": schema}
     with served.client() as client:
-        options = cookie_options("ordered")
-        request = flight_class("SetSessionOptionsRequest")()
-        for name, value in (("schema", "sales"), ("catalog", "other")):
-            request.session_options[name].string_value = value
-        (reply,) = bare_action(client, "SetSessionOptions", request, options)
-        assert not flight_class("SetSessionOptionsResult").FromString(reply).errors
+        options = cookie_options(f"{schema} {calls}")
+        for names in (["schema", "catalog"],) if calls == "together" else [[n] for n in calls.split()]:
+            request = flight_class("SetSessionOptionsRequest")()
+            for name in names:
+                request.session_options[name].string_value = values[name]
+            (reply,) = bare_action(client, "SetSessionOptions", request, options)
+            assert not flight_class("SetSessionOptionsResult").FromString(reply).errors
         found = query(client, "SELECT current_catalog() AS c, current_schema() AS s", options).to_pylist()
-        assert found == [{"c": "other", "s": "sales"}]
+        assert found == [{"c": "other", "s": schema}]
 
 
 def test_a_transaction_changes_one_catalog(served: Server, connection: adbc.Connection) -> None:
