@@ -138,6 +138,15 @@ def _await_port(process: subprocess.Popen[str] | Forked, log: list[str]) -> tupl
     return ports[0], reader
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a file that share what it sets up once on one worker (--dist loadgroup)."""
+    for item in items:
+        fixtures = getattr(item, "_fixtureinfo", None)
+        defined = fixtures.name2fixturedefs.values() if fixtures else ()
+        if any(each[-1].scope == "module" for each in defined):
+            item.add_marker(pytest.mark.xdist_group(item.location[0]))
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server for the whole run, with the nyc sample. Tests create tables of their own names."""

@@ -436,7 +436,8 @@ class Trial:
             client.call("table.remove_orphans", {"table": name, "older_than_hours": 1})
             table = catalog.load("main", name)
             place = Path(bucket.local_path(bucket.key_of(table.metadata.location)))
-            assert stored(place) == self._references.of(catalog, table), f"files of {name}"
+            there, needed = stored(place), self._references.of(catalog, table)
+            assert there == needed, f"files of {name}: not needed {there - needed}, lacking {needed - there}"
 
 
 def _difference(expected: pa.Table, found: pa.Table) -> str:

@@ -55,16 +55,23 @@ class Lake:
 
 
 class Death:
-    """Kills a process at its n-th change of storage; what it only reads leaves nothing to be found."""
+    """Kills a process at its n-th change of storage; what it only reads leaves nothing to be found.
+
+    Of the many small writes of one file the second stands for all: they leave a part of a file that nothing
+    refers to.
+    """
 
     def __init__(self, last):
         self._left = last
         self._awaited = self._came = False
+        self._writes = 0
 
     def __call__(self, _, what):
         if self._awaited and what in ("put", "put_new", "open", "write", "close", "delete"):
-            self._left -= 1
-            self._came = self._came or self._left == 0
+            self._writes = self._writes + 1 if what == "write" else 0
+            if what != "write" or self._writes == 2:
+                self._left -= 1
+                self._came = self._came or self._left == 0
         return "dead" if self._came else None
 
     def strikes(self, run, statements):

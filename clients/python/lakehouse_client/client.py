@@ -124,7 +124,7 @@ class Client:
         Raises:
             LakehouseClientError: The statement is wrong or failed; nothing has changed.
         """
-        with self._channel.sql.cursor() as cursor, client_errors():
+        with client_errors(), self._channel.sql.cursor() as cursor:
             if parameters is None:
                 update = cursor.adbc_statement
                 update.set_sql_query(statement)
@@ -205,7 +205,7 @@ class Client:
             TypeError: The data is of another kind.
         """
         batches = to_record_batches(data)
-        with self._channel.sql.cursor() as cursor, client_errors():
+        with client_errors(), self._channel.sql.cursor() as cursor:
             return int(
                 cursor.adbc_ingest(table, batches, mode=mode, db_schema_name=schema, temporary=temporary)
             )
