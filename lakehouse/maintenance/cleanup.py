@@ -225,6 +225,8 @@ class Cleaner:
         needed = set[str]().union(*needed_since(self._catalog, schema, name, self.youngest_ms()))
         reading = self._in_use()
         orphans = [f for f in old if f.key not in needed and self._path(f.key) not in reading]
+        halves = self._catalog.bucket.unfinished(self._location(table))
+        orphans += [half for half in halves if half.modified_at < before]
         result = OrphanResult(
             len(orphans),
             sum(f.size_bytes for f in orphans),

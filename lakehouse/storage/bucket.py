@@ -7,9 +7,9 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from obstore import GetOptions, WritableFile
     from obstore.store import ObjectStore
 
+# What obstore calls the files of a directory that it has not finished.
+_UNFINISHED = re.compile(r"#\d+$")
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 _UPLOAD_PART_BYTES = 10 * 1024 * 1024
 _UPLOADED_PARTS = 4
@@ -331,13 +333,35 @@ class Bucket:
                     yield StoredObject(found["path"], found["size"], found["last_modified"])
 
     def delete(self, key: str) -> None:
-        """Remove an object.
+        """Remove an object, or what a killed writer left of one.
 
         Raises:
             ObjectNotFound: There is none (not every kind of store tells).
         """
         with self.operation("delete", key, "deleted"):
-            obstore.delete(self._store, key)
+            if self._root is not None and _UNFINISHED.search(key):
+                (self._root / key).unlink()
+            else:
+                obstore.delete(self._store, key)
+
+    def unfinished(self, prefix: str) -> Iterator[StoredObject]:
+        """What writers that were killed left of objects below ``prefix``, in a directory of this machine.
+
+        No listing tells of these files. Other stores keep the parts of unfinished uploads to themselves.
+
+        Raises:
+            StorageError: The directory cannot be read.
+        """
+        if self._root is None:
+            return
+        with storage_errors(self.name, prefix, "listed"):
+            for path in (self._root / prefix).rglob("*#*"):
+                if _UNFINISHED.search(path.name) and path.is_file():
+                    with suppress(FileNotFoundError):  # finished meanwhile
+                        found = path.stat()
+                        modified = datetime.fromtimestamp(found.st_mtime, UTC)
+                        key = path.relative_to(self._root).as_posix()
+                        yield StoredObject(key, found.st_size, modified)
 
     def check(self) -> None:
         """Ask the store for something small.

@@ -399,6 +399,8 @@ def test_only_old_files_that_nothing_refers_to_are_orphans(lakehouse: Lakehouse,
         "metadata/left.avro",
         "metadata/left.txt",
         "metadata/v99.metadata.jso",
+        "data/half.parquet#1",  # what a process leaves that is killed while it writes
+        "metadata/v99.metadata.json#2",
     ):
         (location / stray).parent.mkdir(exist_ok=True)
         (location / stray).write_bytes(b"x")
@@ -407,8 +409,13 @@ def test_only_old_files_that_nothing_refers_to_are_orphans(lakehouse: Lakehouse,
     grow_old(tmp_path)
     commit(lakehouse.catalog, staged)
     shown = orphans(lakehouse, name, dry_run=True)
-    assert {key.rsplit("/", 1)[-1] for key in shown.keys} == {"left.parquet", "left.avro"}
-    assert shown.size_bytes == 2
+    assert {key.rsplit("/", 1)[-1] for key in shown.keys} == {
+        "left.parquet",
+        "left.avro",
+        "half.parquet#1",
+        "v99.metadata.json#2",
+    }
+    assert shown.size_bytes == 4
     assert everything <= stored(tmp_path, "*")
     assert orphans(lakehouse, name) == shown
     assert orphans(lakehouse, name).files == 0
