@@ -9,7 +9,6 @@ that they take place one after the other. Names are kept as they are spelled.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 import uuid
@@ -34,7 +33,6 @@ from pyiceberg.exceptions import (
 from pyiceberg.io import FileIO
 from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC, PartitionSpec
 from pyiceberg.schema import Schema
-from pyiceberg.serializers import FromInputFile
 from pyiceberg.table import CommitTableResponse, StagedTable, Table
 from pyiceberg.table.metadata import TableMetadata, new_table_metadata
 from pyiceberg.table.sorting import UNSORTED_SORT_ORDER, SortOrder
@@ -45,12 +43,12 @@ from sqlalchemy import Connection, delete, event, func, insert, select, text, up
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
-from lakehouse.catalog.file_io import BucketFileIO
+from lakehouse.catalog.metadata_files import MetadataFiles
 from lakehouse.catalog.metadata_update import updated_metadata
 from lakehouse.catalog.names import fold, segment_of
 from lakehouse.catalog.slots import Head
 from lakehouse.catalog.table_store import SQL_EXTRA, Capabilities, check_requirement
-from lakehouse.errors import ConfigError, InvalidRequest, ObjectNotFound, StorageError
+from lakehouse.errors import ConfigError, InvalidRequest, StorageError
 from lakehouse.storage.bucket import Bucket
 
 _MAX_NAME = 255  # characters, of a column of the database
@@ -59,10 +57,8 @@ _LOOK_AGAIN_PAUSES_S = (0.0, 0.1, 0.5, 2.0)
 _LOCKS = 64
 # Codes of PostgreSQL: serialization failure, deadlock.
 _LOST_RACES = ("40001", "40P01")
-_PARSED = 64
 _NOTHING = Head(0)
 _READS = "lakehouse_reads"
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +96,9 @@ class SqlTableCatalog(SqlCatalog):
     def __init__(self, name: str, uri: str, bucket: Bucket, warehouse: str) -> None:
         self._bucket = bucket
         self._warehouse = warehouse
-        self._io = BucketFileIO(bucket)
+        self._files = MetadataFiles(bucket)
         self._lock = threading.Lock()
         self._asking = [threading.Lock() for _ in range(_LOCKS)]
-        self._parsed: dict[str, TableMetadata] = {}
         self._heads: dict[tuple[str, str], tuple[_Row | None, Head]] = {}
         self._promised: dict[str, list[_Step]] = {}
         with _opening(name):
@@ -139,7 +134,7 @@ class SqlTableCatalog(SqlCatalog):
     @property
     def file_io(self) -> BucketFileIO:
         """How metadata files are read and written."""
-        return self._io
+        return self._files.io
 
     def head(self, schema: str, table: str) -> Head:
         """The current version of a table, asked from the database; the same object while nothing changed."""
@@ -171,14 +166,7 @@ class SqlTableCatalog(SqlCatalog):
         Raises:
             StorageError: A former version cannot be read.
         """
-        found = head.metadata
-        while found is not None and found.last_updated_ms > moment_ms and found.metadata_log:
-            log = found.metadata_log
-            earlier = [entry for entry in log if entry.timestamp_ms <= moment_ms]
-            found = self._metadata((earlier[-1] if earlier else log[0]).metadata_file)
-            if earlier:
-                break
-        return found
+        return self._files.version_at(head.metadata, moment_ms)
 
     def table_location(self, schema: str, table: str) -> str:
         """The URI that what has a name is kept under."""
@@ -198,7 +186,7 @@ class SqlTableCatalog(SqlCatalog):
         _check_length(table, "table")
         location = f"{self.table_location(schema, table)}~{uuid.uuid4().hex}"
         metadata = new_table_metadata(columns, spec, order, location, dict(properties))
-        return StagedTable((schema, table), metadata, "", self._io, self)
+        return StagedTable((schema, table), metadata, "", self._files.io, self)
 
     def last_table(self, schema: str, table: str) -> TableMetadata | None:
         """None: a dropped table leaves no row."""
@@ -210,11 +198,7 @@ class SqlTableCatalog(SqlCatalog):
 
     def delete_file(self, uri: str) -> bool:
         """Delete a file that a table referred to; gives whether it was there."""
-        try:
-            self._bucket.delete(self._bucket.key_of(uri))
-        except ObjectNotFound:
-            return False
-        return True
+        return self._files.delete(uri)
 
     # -- tables ---------------------------------------------------------------------------------------
 
@@ -266,7 +250,7 @@ class SqlTableCatalog(SqlCatalog):
                 return CommitTableResponse(metadata=base, metadata_location=row.location)
         else:
             metadata = update_table_metadata(self._empty_table_metadata(), updates, enforce_validation=True)
-        location = self._written(metadata, row.location if row else "")
+        location = self._files.write(metadata, row.location if row else "")
         place = row or _Row(schema, name, "")
         step = _Step(place.schema, place.table, place.location or None, location)
         if promise:
@@ -303,7 +287,7 @@ class SqlTableCatalog(SqlCatalog):
             if not _spellings(connection, self.name, schema):
                 raise NoSuchNamespaceError(schema)
             found = connection.execute(self._rows_of(schema)).all()
-        return sorted({(s, t) for s, t, uri in found if fold(s) == fold(schema) and self._is_ours(uri)})
+        return sorted({(s, t) for s, t, uri in found if fold(s) == fold(schema) and self._files.is_ours(uri)})
 
     def table_exists(self, identifier: str | Identifier) -> bool:
         """Whether there is such a table."""
@@ -438,7 +422,7 @@ class SqlTableCatalog(SqlCatalog):
     # -- pyiceberg's hooks -----------------------------------------------------------------------------
 
     def _load_file_io(self, properties: Properties = EMPTY_DICT, location: str | None = None) -> FileIO:
-        return self._io
+        return self._files.io
 
     def _resolve_table_location(self, location: str | None, database_name: str, table_name: str) -> str:
         return f"{self.table_location(database_name, table_name)}~{uuid.uuid4().hex}"
@@ -447,49 +431,16 @@ class SqlTableCatalog(SqlCatalog):
 
     def _table(self, row: _Row) -> Table:
         identifier = (row.schema, row.table)
-        return Table(identifier, self._metadata(row.location), row.location, self._io, self)
-
-    def _is_ours(self, location: str | None) -> bool:
-        try:
-            return bool(location and self._bucket.key_of(location))
-        except StorageError:
-            return False
+        return Table(identifier, self._metadata(row.location), row.location, self._files.io, self)
 
     def _metadata(self, location: str) -> TableMetadata:
-        known = self._parsed.get(location)
-        if known is not None:
-            return known
-        try:
-            metadata = FromInputFile.table_metadata(self._io.new_input(location))
-        except FileNotFoundError as error:
-            raise StorageError("the metadata file of a table is missing in the bucket") from error
-        self._keep(location, metadata)
-        return metadata
-
-    def _keep(self, location: str, metadata: TableMetadata) -> None:
-        """Remember what stands in a metadata file, which never changes."""
-        with self._lock:
-            while len(self._parsed) >= _PARSED:
-                del self._parsed[next(iter(self._parsed))]
-            self._parsed[location] = metadata
-
-    def _written(self, metadata: TableMetadata, base: str) -> str:
-        number = base.rsplit("/", 1)[-1].split("-", 1)[0]
-        following = int(number) + 1 if number.isdigit() else 0
-        location = f"{metadata.location}/metadata/{following:05d}-{uuid.uuid4()}.metadata.json"
-        content = metadata.model_dump_json(exclude_none=True).encode()
-        self._bucket.put_new(self._bucket.key_of(location), content)
-        self._keep(location, metadata)
-        return location
+        return self._files.read(location)
 
     def _forget(self, steps: Sequence[_Step]) -> None:
         """Delete the metadata files of a commit that certainly did not take place."""
         for step in steps:
             if step.new is not None:
-                try:
-                    self.delete_file(step.new)
-                except StorageError:
-                    _log.warning("a metadata file that is not needed could not be deleted", exc_info=True)
+                self._files.forget(step.new)
 
     # -- the database -----------------------------------------------------------------------------------
 

@@ -189,7 +189,7 @@ def _anchor(model: Model, base: Path) -> Model:
         elif (
             value
             and any(isinstance(mark, Anchored) for mark in field.metadata)
-            and not str(value).startswith(("https://", "postgresql"))
+            and (str(value).startswith(_SQLITE) or "://" not in str(value))
         ):
             scheme = _SQLITE if str(value).startswith(_SQLITE) else ""
             value = str(value).removeprefix(_SQLITE) if scheme else value

@@ -102,7 +102,7 @@ def test_the_file_of_a_database_is_relative_to_the_configuration(write: Any, tmp
         ("postgresql+psycopg://lake@db.example/lake", "postgresql+psycopg://lake@db.example/lake"),
     ):
         found = load_settings(write(f"[catalog]\ntype = 'sql'\nuri = '{text}'")).catalog
-        assert found.database_uri() == expected
+        assert found.location() == expected
 
 
 @pytest.mark.parametrize(
@@ -124,10 +124,10 @@ def test_the_password_of_a_database_is_kept_elsewhere(
     monkeypatch.setenv("CATALOG_URI", uri)
     if uri.startswith("mysql"):
         with pytest.raises(ConfigError, match="not a URL") as wrong:
-            named.database_uri()
+            named.location()
         assert "hunter2" not in str(wrong.value)
     else:
-        assert named.database_uri() == uri
+        assert named.location() == uri
     assert "hunter2" not in repr(named)
 
 
@@ -178,9 +178,32 @@ def test_settings_cannot_be_changed() -> None:
         ("[catalog]\nname = 'temp'", 'catalog.name = "temp" in FILE: should be a name of your own'),
         ("[catalog]\nname = 'my lake'", 'catalog.name = "my lake" in FILE: should be 1 to 64 ASCII letters'),
         ("[catalog]\nwarehouse = '../x'", 'catalog.warehouse = "../x" in FILE: should be a relative key'),
-        ("[catalog]\ntype = 'rest'", "catalog.type = \"rest\" in FILE: should be 'object' or 'sql'"),
+        (
+            "[catalog]\ntype = 'nessie'",
+            "catalog.type = \"nessie\" in FILE: should be 'object', 'sql', 'rest'",
+        ),
+        ("[catalog]\ntype = 'rest'", 'catalog: type = "rest" needs uri, such as https://'),
+        ("[catalog]\ntype = 'rest'\nuri = 'catalog:8181'", "catalog.uri: should be https://"),
+        ("[catalog]\ntype = 'rest'\nuri = 'https://a:b@c'", "catalog.uri: should be without a password"),
+        ("[catalog]\ntype = 'hive'\nuri = 'http://h:1'", "catalog.uri: should be thrift://host:9083"),
+        (
+            "[catalog]\ntype = 'hive'\nuri = 'thrift://h:1'\ncredential = { env = 'X' }",
+            'catalog: type = "hive" takes no credential',
+        ),
+        (
+            "[catalog]\ntype = 'rest'\nuri = 'https://c'\ncredential = 'id:s3cret'",
+            'catalog.credential: should be { env = "NAME" }',
+        ),
+        (
+            "[catalog]\ntype = 'glue'\nproperties = { 'glue.access-key-id' = 's3cret' }",
+            "catalog.properties: holds 'glue.access-key-id', which may be a secret",
+        ),
+        (
+            "[catalog]\ntype = 'glue'\nproperties = { uri = 'x' }",
+            "catalog.properties: holds 'uri', which has a key of its own",
+        ),
         ("[catalog]\ntype = 'sql'", 'catalog: type = "sql" needs uri, such as sqlite:///path'),
-        ("[catalog]\nuri = 'sqlite:///x'", 'catalog: uri is for type = "sql", and type is "object"'),
+        ("[catalog]\nuri = 'sqlite:///x'", 'catalog: type = "object" takes no uri'),
         (
             "[catalog]\ntype = 'sql'\nuri = 'mysql://h/d'",
             "catalog.uri: should be sqlite:///path/of/catalog.db",
