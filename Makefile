@@ -18,6 +18,7 @@ JDBC := build/jdbc
 JDBC_VERSIONS := $(shell sed -e 's/\#.*//' tests/clients/jdbc/versions.txt 2>/dev/null)
 JDBC_JARS := $(JDBC_VERSIONS:%=$(JDBC)/flight-sql-jdbc-driver-%.jar)
 JDBC_SOURCES := $(wildcard tests/clients/jdbc/*.java)
+CATALOGS := build/catalogs
 LISTEN := $(if $(HOST),LAKEHOUSE__SERVER__HOST=$(HOST)) $(if $(PORT),LAKEHOUSE__SERVER__PORT=$(PORT))
 
 .PHONY: help
@@ -64,6 +65,9 @@ kills: $(DEVELOPMENT) ## kill -9 a server at 200 random moments (KILLS=200 ARGS=
 
 .PHONY: jdbc
 jdbc: $(JDBC)/.compiled ## fetch the JDBC drivers and compile the JDBC tests (needs Java and Maven)
+
+.PHONY: catalogs
+catalogs: $(CATALOGS)/rest/.compiled $(CATALOGS)/hive/.compiled ## fetch the catalog services that tests start (needs Java and Maven)
 
 .PHONY: clean
 clean: ## remove .venv, build results and caches; data stays
@@ -118,4 +122,15 @@ $(JDBC)/flight-sql-jdbc-driver-%.jar:
 
 $(JDBC)/.compiled: $(JDBC_JARS) $(JDBC_SOURCES)
 	@javac -encoding UTF-8 -Xlint:all -Werror -d $(JDBC)/classes -cp '$(JDBC)/*' $(JDBC_SOURCES)
+	@touch $@
+
+$(CATALOGS)/%/.fetched: tests/catalogs/%/pom.xml
+	@echo 'Fetching the $* service into $(@D)'
+	@rm -rf $(@D)
+	@mvn --batch-mode --quiet -Dstyle.color=never --file $< dependency:copy-dependencies \
+	  -DincludeScope=runtime -DoutputDirectory=$(abspath $(@D))
+	@touch $@
+
+$(CATALOGS)/rest/.compiled: $(CATALOGS)/rest/.fetched tests/catalogs/rest/RestCatalogs.java
+	@javac -encoding UTF-8 -Xlint:all -Werror -d $(@D)/classes -cp '$(@D)/*' tests/catalogs/rest/RestCatalogs.java
 	@touch $@

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -39,7 +40,7 @@ from lakehouse.catalog.table import (
 from lakehouse.catalog.table_alteration import Alteration, alter
 from lakehouse.catalog.table_change import change_table
 from lakehouse.catalog.table_definition import Columns
-from lakehouse.catalog.table_store import SQL_EXTRA, TableStore
+from lakehouse.catalog.table_store import TableStore, extra
 from lakehouse.clock import Clock
 from lakehouse.config import CatalogConnection, Settings
 from lakehouse.errors import (
@@ -56,6 +57,13 @@ from lakehouse.storage import Bucket, open_bucket
 from lakehouse.types import ForeignKey, TableName
 
 _REMEMBERED_TABLES = 10_000
+# Module and function that open the store of a catalog, by its type.
+_STORES = {
+    "sql": ("sql_catalog", "open_sql"),
+    "rest": ("rest_catalog", "open_rest"),
+    "hive": ("hive_catalog", "open_hive"),
+    "glue": ("glue_catalog", "open_glue"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -397,6 +405,8 @@ class IcebergCatalog:
         check_name(name, "table")
         target = self.spelled_schema(check_name(to_schema, "schema"))
         check_name(to_name, "table")
+        if not self.objects.capabilities.renames and not is_view:
+            raise self._lacks("cannot give tables other names in one step")
         if fold(schema) != fold(target) and not self.objects.capabilities.moves:
             raise self._lacks("cannot move tables to another schema")
         first, second = sorted([(fold(schema), fold(name)), (fold(target), fold(to_name))])
@@ -568,7 +578,7 @@ class IcebergCatalog:
     def _sql_view_of(self, schema: str, view: str, head: Head) -> SqlView | None:
         if head.view is None:
             return None
-        spelled = head.view.properties.get(NAME_PROPERTY) or view
+        spelled = head.name or head.view.properties.get(NAME_PROPERTY) or view
         return as_view(TableName(self.name, self.spelled_schema(schema), spelled), head.view)
 
     def _schema_names(self) -> Mapping[str, str]:
@@ -699,18 +709,20 @@ def open_store(settings: CatalogConnection, bucket: Bucket) -> TableStore:
     """What keeps the current versions of the tables, by the type of the catalog.
 
     Raises:
-        ConfigError: A package is missing, or the database cannot be used.
+        ConfigError: A package is missing, or the database or service cannot be used.
     """
     if settings.type == "object":
         return ObjectCatalog(settings.name, bucket, settings.warehouse)
-    uri = settings.database_uri()
+    module, opener = _STORES[settings.type]
     try:
-        from lakehouse.catalog.sql_catalog import SqlTableCatalog  # noqa: PLC0415 - an extra, and slow to import
+        found = importlib.import_module(f"lakehouse.catalog.{module}")  # extras, and slow to import
     except ImportError as error:
         raise ConfigError(
-            f'catalog.type = "sql" needs the package {error.name}, which is not installed', SQL_EXTRA
+            f'catalog.type = "{settings.type}" needs the package {error.name}, which is not installed',
+            extra(settings.type),
         ) from error
-    return SqlTableCatalog(settings.name, uri, bucket, settings.warehouse)
+    store: TableStore = getattr(found, opener)(settings, bucket)
+    return store
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:

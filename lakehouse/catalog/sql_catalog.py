@@ -43,11 +43,13 @@ from sqlalchemy import Connection, delete, event, func, insert, select, text, up
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
+from lakehouse.catalog.file_io import BucketFileIO
 from lakehouse.catalog.metadata_files import MetadataFiles
 from lakehouse.catalog.metadata_update import updated_metadata
 from lakehouse.catalog.names import fold, segment_of
 from lakehouse.catalog.slots import Head
-from lakehouse.catalog.table_store import SQL_EXTRA, Capabilities, check_requirement
+from lakehouse.catalog.table_store import Capabilities, check_requirement, extra
+from lakehouse.config import CatalogConnection
 from lakehouse.errors import ConfigError, InvalidRequest, StorageError
 from lakehouse.storage.bucket import Bucket
 
@@ -631,6 +633,15 @@ class SqlTableCatalog(SqlCatalog):
         return StorageError(f"the database of catalog '{self.name}' did not answer", "try again later")
 
 
+def open_sql(settings: CatalogConnection, bucket: Bucket) -> SqlTableCatalog:
+    """The tables of a database.
+
+    Raises:
+        ConfigError: It cannot be used.
+    """
+    return SqlTableCatalog(settings.name, settings.location(), bucket, settings.warehouse)
+
+
 @contextmanager
 def _opening(name: str) -> Iterator[None]:
     try:
@@ -638,7 +649,7 @@ def _opening(name: str) -> Iterator[None]:
     except ImportError as error:
         raise ConfigError(
             f"the database of catalog '{name}' needs the package {error.name}, which is not installed",
-            SQL_EXTRA,
+            extra("sql"),
         ) from error
     except (ArgumentError, NoSuchModuleError) as error:
         raise ConfigError(f"catalog.uri of catalog '{name}' is not the URL of a database") from error

@@ -27,8 +27,10 @@ from pyiceberg.view.metadata import ViewMetadata
 from lakehouse.catalog.file_io import BucketFileIO
 from lakehouse.catalog.slots import Head
 
-# What to do where a package is missing that a catalog in a database needs.
-SQL_EXTRA = "pip install 'lakehouse-server[sql]'"
+
+def extra(name: str) -> str:
+    """What to do where a package is missing that a type of catalog needs."""
+    return f"pip install 'lakehouse-server[{name}]'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class Capabilities:
         views: It keeps views.
         moves: A table can be renamed into another schema.
         remembers_dropped: What a dropped table was can be told, so that it can be purged.
+        renames: A table can be given another name in one step.
     """
 
     kind: str
@@ -48,6 +51,7 @@ class Capabilities:
     views: bool = True
     moves: bool = True
     remembers_dropped: bool = True
+    renames: bool = True
 
 
 class TableStore(Protocol):

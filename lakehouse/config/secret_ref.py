@@ -31,7 +31,7 @@ class SecretRef(Section):
     def _reference_not_value(cls, data: Any) -> Any:
         if isinstance(data, dict | SecretRef):
             return data
-        raise PydanticCustomError("secret_ref", 'should be {{ env = "NAME" }} or {{ file = "path" }}')
+        raise PydanticCustomError("secret_ref", 'should be { env = "NAME" } or { file = "path" }')
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:

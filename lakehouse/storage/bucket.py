@@ -118,7 +118,7 @@ class Bucket:
     ) -> None:
         self.name = name
         self.uri = uri
-        self._prefixes = tuple(f"{prefix}/" for prefix in (uri, *([str(root)] if root else ()), *aliases))
+        self._prefixes = tuple(f"{prefix}/" for prefix in (uri, *_directories(root), *aliases))
         self._cache = cache
         self._store = store
         self._root = root
@@ -496,6 +496,11 @@ def storage_errors(bucket: str, key: str, done: str) -> Iterator[None]:
         raise InvalidRequest(f"{subject} could not be {done}: the key is not valid") from error
     except (BaseError, OSError) as error:
         raise StorageError(f"{subject} could not be {done}: {_reason(error)}", _hint(error)) from error
+
+
+def _directories(root: Path | None) -> tuple[str, ...]:
+    """What paths below a directory begin with; programs in Java write file:/ for file:///."""
+    return (str(root), f"file:{root}") if root is not None else ()
 
 
 def _os_error(error: BaseException) -> int | None:

@@ -6,6 +6,7 @@ import itertools
 import os
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -20,6 +21,7 @@ from faults.faulty_bucket import FaultyBucket, Killed
 from faults.mortal import Lake
 from postgres import Postgres, start_postgres
 from pyiceberg.catalog.sql import SqlCatalog
+from services import Service, start_rest
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
@@ -29,7 +31,7 @@ from lakehouse.catalog.iceberg_catalog import open_store
 from lakehouse.catalog.object_catalog import ObjectCatalog
 from lakehouse.catalog.table_store import Capabilities
 from lakehouse.clock import SystemClock
-from lakehouse.config import CatalogSettings, SecretRef
+from lakehouse.config import CatalogSettings
 from lakehouse.errors import (
     CommitConflict,
     CommitStateUnknown,
@@ -49,8 +51,11 @@ from lakehouse.storage import Bucket, open_local_bucket
 from lakehouse.types import TableName
 
 ROWS = pa.table({"n": [1, 2]})
-STORES = ("object", "sqlite", "postgres")
-in_databases = pytest.mark.parametrize("sites", STORES[1:], indirect=True)
+DATABASES = ("sqlite", "postgres")
+SERVICES = ("rest",)
+STORES = ("object", *DATABASES, *SERVICES)
+in_databases = pytest.mark.parametrize("sites", DATABASES, indirect=True)
+in_services = pytest.mark.parametrize("sites", SERVICES, indirect=True)
 
 
 @pytest.fixture(scope="module")
@@ -60,24 +65,36 @@ def postgres() -> Iterator[Postgres]:
     running.stop()
 
 
+@pytest.fixture(scope="module")
+def rest() -> Iterator[Service]:
+    running = start_rest()
+    yield running
+    running.stop()
+
+
 @dataclass
 class Site:
-    """A bucket and, where the store has one, a database: what several servers share."""
+    """A bucket and, where the store has one, a database or service: what several servers share."""
 
     root: Path
-    uri: str
+    uri: str = ""
+    kind: str = "object"
     opened: list[IcebergCatalog] = field(default_factory=list)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the configuration says of the catalog."""
+        if self.kind in DATABASES:
+            os.environ["TEST_CATALOG_URI"] = self.uri
+            return {"type": "sql", "uri": {"env": "TEST_CATALOG_URI"}}
+        return {"type": self.kind, "uri": self.uri}
 
     def server(self, fails: Callable[[int, str], str | None] | None = None) -> IcebergCatalog:
         """The catalog as one more server has it."""
-        bucket: Bucket = open_local_bucket("primary", self.root / "bucket")
+        bucket: Bucket = open_local_bucket("primary", self.root)
         if fails is not None:
             bucket = FaultyBucket(bucket, fails)
-        settings = CatalogSettings()
-        if self.uri:
-            os.environ["TEST_CATALOG_URI"] = self.uri
-            settings = CatalogSettings(type="sql", uri=SecretRef(env="TEST_CATALOG_URI"))
-        store = open_store(settings, bucket)
+        store = open_store(CatalogSettings(**self.settings), bucket)
         catalog = IcebergCatalog("lake", bucket, "warehouse", SystemClock(), refresh_s=0, store=store)
         self.opened.append(catalog)
         return catalog
@@ -93,14 +110,17 @@ def sites(
     made: list[Site] = []
 
     def make() -> Site:
-        root = tmp_path / str(len(made))
-        root.mkdir()
-        uri = ""
+        root, uri = tmp_path / f"bucket{len(made)}", ""
         if request.param == "sqlite":
-            uri = f"sqlite:///{root}/catalog.db"
+            uri = f"sqlite:///{tmp_path}/catalog{len(made)}.db"
         if request.param == "postgres":
             uri = request.getfixturevalue("postgres").database()
-        made.append(Site(root, uri))
+        if request.param == "rest":
+            service = request.getfixturevalue("rest")
+            root = service.directory / uuid.uuid4().hex
+            uri = f"http://127.0.0.1:{service.port}/{root.name}"
+        root.mkdir()
+        made.append(Site(root, uri, request.param))
         return made[-1]
 
     yield make
@@ -573,9 +593,9 @@ def test_other_programs_read_and_write_the_same_tables(site: Site, catalog: Iceb
 def test_a_database_that_is_gone_is_told_without_its_secrets(
     tmp_path: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    site = Site(tmp_path, postgres.database())
+    site = Site(tmp_path, postgres.database(), "postgres")
     monkeypatch.setenv("TEST_CATALOG_URI", "")
-    wrong = Site(tmp_path, site.uri.replace("p%2Fw", "secret"))
+    wrong = Site(tmp_path, site.uri.replace("p%2Fw", "secret"), "postgres")
     with pytest.raises(LakehouseError) as refused:
         wrong.server()
     assert refused.value.code == "CONFIG_INVALID"
@@ -598,10 +618,8 @@ def test_a_database_that_is_gone_is_told_without_its_secrets(
 
 
 @in_databases
-def test_sql_statements_work_over_a_database(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TEST_CATALOG_URI", site.uri)
-    database = {"type": "sql", "uri": {"env": "TEST_CATALOG_URI"}}
-    lake = Lake(site.root, **database)
+def test_sql_statements_work_over_a_database(site: Site) -> None:
+    lake = Lake(site.root, **site.settings)
     try:
         lake.run("create table a (n int, s varchar)")
         lake.run("insert into a values (1, 'x'), (2, 'y'), (3, 'z')")
@@ -618,7 +636,7 @@ def test_sql_statements_work_over_a_database(site: Site, monkeypatch: pytest.Mon
         lake.run("alter table a rename to b")
     finally:
         lake.close()
-    again = Lake(site.root, **database)
+    again = Lake(site.root, **site.settings)
     try:
         assert again.rows("select n, s, k from b order by n") == [
             {"n": 1, "s": "q", "k": None},

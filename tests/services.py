@@ -1,0 +1,62 @@
+"""Catalog services of the test run's own, each on a port of its own; ``make catalogs`` fetches them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, need
+
+BUILD = ROOT / "build" / "catalogs"
+_JAVA_OPTIONS = ("-Xmx192m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto")
+
+
+@dataclass
+class Service:
+    """A running service. It holds nothing that outlives the run.
+
+    Attributes:
+        process: It; it ends with its standard input.
+        port: Where it listens.
+        directory: Where it keeps its files.
+    """
+
+    process: subprocess.Popen[str]
+    port: int
+    directory: Path
+
+    def stop(self) -> None:
+        """End it and remove its files."""
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            pipe.close()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def start_rest() -> Service:
+    """Start Iceberg's own REST catalog: ``/NAME`` is one whose tables are in the directory ``NAME``."""
+    build = _built("rest")
+    directory = Path(tempfile.mkdtemp(prefix="lakehouse-rest-"))
+    command = [need("java"), *_JAVA_OPTIONS, "-cp", f"{build}/classes:{build}/*", "RestCatalogs", str(directory)]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert process.stdout is not None
+    return Service(process, int(process.stdout.readline()), directory)
+
+
+def _built(name: str) -> Path:
+    build = BUILD / name
+    if not (build / ".compiled").exists():
+        told = f"the {name} service is missing; make catalogs fetches it"
+        if os.environ.get("LAKEHOUSE_TEST_NO_SKIP"):
+            pytest.fail(told)
+        pytest.skip(told)
+    return build
