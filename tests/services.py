@@ -44,7 +44,14 @@ def start_rest() -> Service:
     """Start Iceberg's own REST catalog: ``/NAME`` is one whose tables are in the directory ``NAME``."""
     build = _built("rest")
     directory = Path(tempfile.mkdtemp(prefix="lakehouse-rest-"))
-    command = [need("java"), *_JAVA_OPTIONS, "-cp", f"{build}/classes:{build}/*", "RestCatalogs", str(directory)]
+    command = [
+        need("java"),
+        *_JAVA_OPTIONS,
+        "-cp",
+        f"{build}/classes:{build}/*",
+        "RestCatalogs",
+        str(directory),
+    ]
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )

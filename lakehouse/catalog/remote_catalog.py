@@ -531,20 +531,20 @@ class RemoteTables:
             # Files of what took place in spite of this must not be deleted.
             if not any(self._took_place(step) for step in steps):
                 raise
-            error: Exception = CommitStateUnknownException("a joint commit took place in part")
-        except CommitStateUnknownException as lost:
-            error = lost
+            raise CommitStateUnknownException("a joint commit took place in part") from None
+        except CommitStateUnknownException:
+            if not self._looks(lambda: all(self._took_place(step) for step in steps)):
+                raise
         else:
-            return
-        if not self._looks(lambda: all(self._took_place(step) for step in steps)):
-            raise error
+            # Not every service changes several tables as wholly as it says.
+            if not all(self._took_place(step) for step in steps if _snapshots(step)):
+                raise CommitStateUnknownException("a joint commit is not there")
 
     def _took_place(self, step: Step) -> bool:
         found = self._find(*step.table.name(), anything=True)
         if found is None or found.table is None:
             return False
-        wanted = [u.snapshot.snapshot_id for u in step.updates if isinstance(u, AddSnapshotUpdate)]
-        metadata = found.table.metadata
+        metadata, wanted = found.table.metadata, _snapshots(step)
         return bool(wanted) and all(metadata.snapshot_by_id(each) is not None for each in wanted)
 
     def _is_there(self, table: Table) -> bool:
@@ -570,6 +570,10 @@ class RemoteTables:
             f'type "{self.capabilities.kind}", changes several tables at once only where they exist already',
             f"commit before the table is {what}",
         )
+
+
+def _snapshots(step: Step) -> list[int]:
+    return [update.snapshot.snapshot_id for update in step.updates if isinstance(update, AddSnapshotUpdate)]
 
 
 def _identity(found: _Found) -> object:

@@ -17,6 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import requests
 from faults.faulty_bucket import FaultyBucket, Killed
 from faults.mortal import Lake
 from postgres import Postgres, start_postgres
@@ -55,6 +56,11 @@ DATABASES = ("sqlite", "postgres")
 SERVICES = ("rest",)
 STORES = ("object", *DATABASES, *SERVICES)
 in_databases = pytest.mark.parametrize("sites", DATABASES, indirect=True)
+# A service changes several tables at once only where they exist.
+WHOLLY_JOINT = ("object", *DATABASES)
+# For these, names that differ by case are different names until one of them is taken.
+CASE_MATTERS = ("rest",)
+wholly_joint = pytest.mark.parametrize("sites", WHOLLY_JOINT, indirect=True)
 in_services = pytest.mark.parametrize("sites", SERVICES, indirect=True)
 
 
@@ -185,21 +191,23 @@ def test_a_table_lives_from_create_to_drop_for_all_servers(site: Site, catalog: 
 
 def test_schemas_are_found_in_any_case_and_dropped_only_empty(site: Site, catalog: IcebergCatalog) -> None:
     other = site.server()
-    catalog.create_schema("Sales.É")
-    assert other.schemas() == ["Sales.É", "main"]
-    assert other.spelled_schema("sALES.É") == "Sales.É"
+    # A dot parts the levels of a service's namespaces.
+    end = " É" if site.kind in SERVICES else ".É"
+    catalog.create_schema(f"Sales{end}")
+    assert other.schemas() == [f"Sales{end}", "main"]
+    assert other.spelled_schema(f"sALES{end}") == f"Sales{end}"
     with pytest.raises(SchemaAlreadyExists):
-        other.create_schema("SALES.É")
-    write(other, "t", schema="sales.É")
+        other.create_schema(f"SALES{end}")
+    write(other, "t", schema=f"sales{end}")
     with pytest.raises(SchemaNotEmpty):
-        catalog.drop_schema("Sales.É")
-    catalog.drop_table("SALES.É", "T")
-    catalog.drop_schema("SALES.É")
+        catalog.drop_schema(f"Sales{end}")
+    catalog.drop_table(f"SALES{end}", "T")
+    catalog.drop_schema(f"SALES{end}")
     assert other.schemas() == ["main"]
     with pytest.raises(SchemaNotFound, match=r"lake\.sales"):
-        write(other, "t", schema="sales.É")
+        write(other, "t", schema=f"sales{end}")
     with pytest.raises(SchemaNotFound):
-        catalog.drop_schema("sales.É")
+        catalog.drop_schema(f"sales{end}")
 
 
 def test_a_rename_moves_the_name_and_nothing_else(site: Site, catalog: IcebergCatalog) -> None:
@@ -247,12 +255,14 @@ def test_appends_of_four_servers_at_once_are_all_there_once(site: Site, catalog:
 def test_of_those_who_create_a_name_at_once_one_succeeds(site: Site, catalog: IcebergCatalog) -> None:
     servers = [site.server() for _ in range(6)]
     barrier = threading.Barrier(6)
+    spellings = ("ss", "tt") if site.kind in CASE_MATTERS else ("sS", "tT")
 
     def create(number: int) -> int:
         barrier.wait()
+        schema, table = (spelling[number % 2] for spelling in spellings)
         with suppress(SchemaAlreadyExists):
-            servers[number].create_schema("sS"[number % 2])
-        write(servers[number], "tT"[number % 2], schema="S", rows=pa.table({"n": [number]}))
+            servers[number].create_schema(schema)
+        write(servers[number], table, schema="S", rows=pa.table({"n": [number]}))
         return number
 
     def tried(number: int) -> int | None:
@@ -323,6 +333,7 @@ def test_who_loses_a_race_changes_nothing(site: Site, catalog: IcebergCatalog) -
     assert values(catalog.load("main", "t")) == [4]
 
 
+@wholly_joint
 def test_several_tables_change_together_or_not_at_all(site: Site, catalog: IcebergCatalog) -> None:
     other = site.server()
     for name in ("a", "b", "gone"):
@@ -344,6 +355,30 @@ def test_several_tables_change_together_or_not_at_all(site: Site, catalog: Icebe
     assert other.tables("main") == ["a", "b", "new"]
     assert values(other.load("main", "a")) == [1, 1, 2, 2, 8]
     assert values(other.load("main", "b")) == [6]
+
+
+@in_services
+def test_several_tables_that_exist_change_together_or_not_at_all(site: Site, catalog: IcebergCatalog) -> None:
+    other = site.server()
+    for name in ("a", "b"):
+        write(catalog, name)
+    changes = [staged(catalog, name, WriteMode.APPEND) for name in ("a", "b")]
+    write(other, "a", WriteMode.APPEND, rows=pa.table({"n": [8]}))
+    commit_together(catalog, changes, [])
+    assert state(other) == {"a": [1, 1, 2, 2, 8], "b": [1, 1, 2, 2]}
+
+    table = catalog.load("main", "b")
+    rewrite = staged_write(catalog, rewriting(table, table.files()), ())
+    append = staged(catalog, "a", WriteMode.APPEND)
+    write(other, "b", WriteMode.REPLACE, rows=pa.table({"n": [6]}))
+    with pytest.raises(CommitConflict):
+        commit_together(catalog, [append, rewrite], [])
+    new = staged(catalog, "new", WriteMode.CREATE)
+    with pytest.raises(NotSupported, match="table 'new' cannot be created in one commit"):
+        commit_together(catalog, [append, new], [])
+    with pytest.raises(NotSupported, match="table 'b' cannot be dropped in one commit"):
+        commit_together(catalog, [append], [TableName("lake", "main", "b")])
+    assert state(other) == {"a": [1, 1, 2, 2, 8], "b": [6]}
 
 
 def test_joint_commits_at_once_keep_tables_equal(site: Site, catalog: IcebergCatalog) -> None:
@@ -408,7 +443,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Death:
-    """Kills a server at its n-th step after the rows are written: of the bucket, or of the database."""
+    """Kills a server at its n-th step after the rows are written: of the bucket, database or service."""
 
     def __init__(self, last: int) -> None:
         self.left = last
@@ -428,22 +463,41 @@ class Death:
         return "dead" if self.came else None
 
     def watch(self, catalog: IcebergCatalog) -> None:
-        engine = getattr(catalog.objects, "engine", None)
-        if engine is None:
-            return
+        around(catalog, self.around, self.step_of_reading)
+
+    def around(self, change: Callable[[], Any]) -> Any:
+        self.step()
+        answer = change()
+        self.step()
+        return answer
+
+    def step_of_reading(self) -> None:
+        if self.came:
+            raise Killed
+
+
+def around(
+    catalog: IcebergCatalog, change: Callable[[Callable[[], Any]], Any], read: Callable[[], None]
+) -> None:
+    """Have something else done for each change that a catalog asks a database or service for."""
+    store = catalog.objects
+    engine = getattr(store, "engine", None)
+    if engine is not None:
         commit = engine.dialect.do_commit
+        engine.dialect.do_commit = lambda connection: change(lambda: commit(connection))
+        event.listen(engine, "before_cursor_execute", lambda *_: read())
+    session = getattr(getattr(store, "_service", None), "_session", None)
+    if session is not None:
+        request = session.request
 
-        def do_commit(connection: Any) -> None:
-            self.step()
-            commit(connection)
-            self.step()
+        def ask(method: str, url: str, **more: Any) -> Any:
+            read()
+            # Tables that are staged are not there yet.
+            if method in ("GET", "HEAD") or (method == "POST" and url.endswith("/tables")):
+                return request(method, url, **more)
+            return change(lambda: request(method, url, **more))
 
-        engine.dialect.do_commit = do_commit
-
-        @event.listens_for(engine, "before_cursor_execute")
-        def _(*_: Any) -> None:
-            if self.came:
-                raise Killed
+        session.request = ask
 
 
 WORK: dict[str, Callable[[IcebergCatalog, str], None]] = {
@@ -454,6 +508,9 @@ WORK: dict[str, Callable[[IcebergCatalog, str], None]] = {
     ),
     "drop": lambda lake, schema: lake.drop_table(schema, "a"),
     "rename": lambda lake, schema: lake.rename(schema, "a", schema, "moved"),
+    "joint appends": lambda lake, schema: commit_together(
+        lake, [staged(lake, name, WriteMode.APPEND, schema=schema) for name in ("a", "b")], []
+    ),
     "joint": lambda lake, schema: commit_together(
         lake,
         [
@@ -465,12 +522,18 @@ WORK: dict[str, Callable[[IcebergCatalog, str], None]] = {
 }
 
 
+def works(kinds: tuple[str, ...]) -> Any:
+    """Each kind of work over each of these stores that can do it."""
+    pairs = [(kind, work) for kind in kinds for work in WORK if work != "joint" or kind in WHOLLY_JOINT]
+    return pytest.mark.parametrize(("sites", "work"), pairs, indirect=["sites"])
+
+
 def state(catalog: IcebergCatalog, schema: str = "main") -> dict[str, list[int]]:
     return {name: values(catalog.load(schema, name)) for name in catalog.tables(schema)}
 
 
 @pytest.mark.usefixtures("no_pauses")
-@pytest.mark.parametrize("work", WORK)
+@works(STORES)
 def test_wherever_a_server_is_killed_a_change_is_there_wholly_or_not_at_all(
     site: Site, work: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -506,9 +569,14 @@ def test_wherever_a_server_is_killed_a_change_is_there_wholly_or_not_at_all(
     assert before in outcomes
 
 
-@in_databases
+LOST = {
+    **dict.fromkeys(DATABASES, OperationalError("COMMIT", None, Exception("the connection was lost"))),
+    "rest": requests.exceptions.ReadTimeout("the connection was lost"),
+}
+
+
 @pytest.mark.usefixtures("no_pauses")
-@pytest.mark.parametrize("work", WORK)
+@works((*DATABASES, *SERVICES))
 @pytest.mark.parametrize("took_place", [True, False])
 def test_an_answer_that_is_lost_is_found_out(site: Site, work: str, took_place: bool) -> None:
     catalog = site.server()
@@ -516,17 +584,17 @@ def test_an_answer_that_is_lost_is_found_out(site: Site, work: str, took_place: 
     for name in ("a", "b"):
         write(catalog, name)
     before = state(catalog)
-    dialect = catalog.objects.engine.dialect  # type: ignore[attr-defined]
-    real, lost = dialect.do_commit, []
+    lost = []
 
-    def lossy(connection: Any) -> None:
-        if took_place:
-            real(connection)
-        dialect.do_commit = real
+    def lossy(change: Callable[[], Any]) -> Any:
+        if lost:
+            return change()
         lost.append(True)
-        raise OperationalError("COMMIT", None, Exception("the connection was lost"))
+        if took_place:
+            change()
+        raise LOST[site.kind]
 
-    dialect.do_commit = lossy
+    around(catalog, lossy, lambda: None)
     if took_place:
         WORK[work](catalog, "main")
     else:

@@ -19,6 +19,9 @@ import org.eclipse.jetty.servlet.ServletHolder;
 /**
  * Iceberg's own implementation of the REST catalog, as one service of many catalogs: /NAME/v1/... is a
  * catalog whose tables are in the directory NAME of the directory that is given.
+ *
+ * <p>That implementation looks at what a change needs and then makes it, in two steps, and changes the tables
+ * of a transaction one after the other. The specification wants one step, so changes wait for each other here.
  */
 public final class RestCatalogs extends HttpServlet {
   private static final long serialVersionUID = 1L;
@@ -55,7 +58,14 @@ public final class RestCatalogs extends HttpServlet {
             return "/" + path[2];
           }
         };
-    catalogs.computeIfAbsent(path[1], this::open).service(inner, response);
+    RESTCatalogServlet catalog = catalogs.computeIfAbsent(path[1], this::open);
+    if (request.getMethod().equals("GET") || request.getMethod().equals("HEAD")) {
+      catalog.service(inner, response);
+      return;
+    }
+    synchronized (catalog) {
+      catalog.service(inner, response);
+    }
   }
 
   private RESTCatalogServlet open(String name) {
