@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,14 +45,17 @@ def start_rest() -> Service:
     """Start Iceberg's own REST catalog: ``/NAME`` is one whose tables are in the directory ``NAME``."""
     build = _built("rest")
     directory = Path(tempfile.mkdtemp(prefix="lakehouse-rest-"))
-    command = [
-        need("java"),
-        *_JAVA_OPTIONS,
-        "-cp",
-        f"{build}/classes:{build}/*",
-        "RestCatalogs",
-        str(directory),
-    ]
+    java = [need("java"), *_JAVA_OPTIONS, "-cp", f"{build}/classes:{build}/*"]
+    return _started(directory, [*java, "RestCatalogs", str(directory)])
+
+
+def start_glue() -> Service:
+    """Start what stands for AWS Glue."""
+    directory = Path(tempfile.mkdtemp(prefix="lakehouse-glue-"))
+    return _started(directory, [sys.executable, str(ROOT / "tests" / "catalogs" / "glue.py")])
+
+
+def _started(directory: Path, command: list[str]) -> Service:
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )

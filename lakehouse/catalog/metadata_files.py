@@ -60,13 +60,21 @@ class MetadataFiles:
             metadata: What is to stand in it.
             base: Where the version before it is, empty where there is none.
         """
+        location = self.place(metadata, base)
+        self.put(location, metadata)
+        return location
+
+    def place(self, metadata: TableMetadata, base: str) -> str:
+        """Where a new file is to be written, numbered as the next one after ``base``."""
         number = base.rsplit("/", 1)[-1].split("-", 1)[0]
         following = int(number) + 1 if number.isdigit() else 0
-        location = f"{metadata.location}/metadata/{following:05d}-{uuid.uuid4()}.metadata.json"
+        return f"{metadata.location}/metadata/{following:05d}-{uuid.uuid4()}.metadata.json"
+
+    def put(self, location: str, metadata: TableMetadata) -> None:
+        """Write a new file at a place."""
         content = metadata.model_dump_json(exclude_none=True).encode()
         self._bucket.put_new(self._bucket.key_of(location), content)
         self.keep(location, metadata)
-        return location
 
     def delete(self, uri: str) -> bool:
         """Delete a file that a table referred to; gives whether it was there."""

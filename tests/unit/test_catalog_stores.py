@@ -22,7 +22,7 @@ from faults.faulty_bucket import FaultyBucket, Killed
 from faults.mortal import Lake
 from postgres import Postgres, start_postgres
 from pyiceberg.catalog.sql import SqlCatalog
-from services import Service, start_rest
+from services import Service, start_glue, start_rest
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
@@ -53,7 +53,7 @@ from lakehouse.types import TableName
 
 ROWS = pa.table({"n": [1, 2]})
 DATABASES = ("sqlite", "postgres")
-SERVICES = ("rest",)
+SERVICES = ("rest", "glue")
 STORES = ("object", *DATABASES, *SERVICES)
 in_databases = pytest.mark.parametrize("sites", DATABASES, indirect=True)
 # A service changes several tables at once only where they exist.
@@ -78,6 +78,13 @@ def rest() -> Iterator[Service]:
     running.stop()
 
 
+@pytest.fixture(scope="module")
+def glue() -> Iterator[Service]:
+    running = start_glue()
+    yield running
+    running.stop()
+
+
 @dataclass
 class Site:
     """A bucket and, where the store has one, a database or service: what several servers share."""
@@ -93,7 +100,12 @@ class Site:
         if self.kind in DATABASES:
             os.environ["TEST_CATALOG_URI"] = self.uri
             return {"type": "sql", "uri": {"env": "TEST_CATALOG_URI"}}
-        return {"type": self.kind, "uri": self.uri}
+        found: dict[str, Any] = {"type": self.kind, "uri": self.uri}
+        if self.kind == "glue":
+            os.environ["TEST_CATALOG_CREDENTIAL"] = "id:secret"
+            found["credential"] = {"env": "TEST_CATALOG_CREDENTIAL"}
+            found["properties"] = {"glue.region": "eu-central-1"}
+        return found
 
     def server(self, fails: Callable[[int, str], str | None] | None = None) -> IcebergCatalog:
         """The catalog as one more server has it."""
@@ -112,6 +124,7 @@ def sites(
 ) -> Iterator[Callable[[], Site]]:
     """Makes sites that nothing is at yet."""
     monkeypatch.setenv("TEST_CATALOG_URI", "")
+    monkeypatch.setenv("TEST_CATALOG_CREDENTIAL", "")
     monkeypatch.setattr(os, "fsync", lambda _: None)
     made: list[Site] = []
 
@@ -125,6 +138,9 @@ def sites(
             service = request.getfixturevalue("rest")
             root = service.directory / uuid.uuid4().hex
             uri = f"http://127.0.0.1:{service.port}/{root.name}"
+        if request.param == "glue":
+            uri = f"http://127.0.0.1:{request.getfixturevalue('glue').port}"
+            requests.post(f"{uri}/moto-api/reset", timeout=10)
         root.mkdir()
         made.append(Site(root, uri, request.param))
         return made[-1]
