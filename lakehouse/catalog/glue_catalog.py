@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pyiceberg.typedef import Identifier
 
 _CONNECT_SECONDS, _ANSWER_SECONDS = 10, 60
-_MAX_ATTEMPTS = "4"
+_MAX_ATTEMPTS = 4
 _WRONG = ("InvalidInputException", "ValidationException")
 _log = logging.getLogger(__name__)
 
@@ -60,9 +60,7 @@ class GlueService(Metastore, GlueCatalog):
         limits = Config(connect_timeout=_CONNECT_SECONDS, read_timeout=_ANSWER_SECONDS)
         session.set_default_client_config(limits)
         with self.calling(changes=False):
-            super().__init__(
-                name, **{"glue.max-retries": _MAX_ATTEMPTS, "botocore_session": session, **properties}
-            )
+            super().__init__(name, botocore_session=session, **properties)
 
     @contextmanager
     def calling(self, *, changes: bool) -> Iterator[None]:
@@ -123,6 +121,10 @@ def open_glue(settings: CatalogConnection, bucket: Bucket) -> RemoteTables:
         ConfigError: It cannot be reached, or refuses this server.
     """
     properties: dict[str, Any] = dict(settings.properties)
+    retries = properties.get("glue.max-retries", str(_MAX_ATTEMPTS))
+    if not retries.isdecimal():
+        raise ConfigError("glue.max-retries of catalog.properties should be a number")
+    properties["glue.max-retries"] = int(retries)
     if uri := settings.location():
         properties["glue.endpoint"] = uri
     if settings.credential:
