@@ -6,6 +6,7 @@ rename would be two, a copy and a removal, between which a commit could be lost;
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from botocore.exceptions import (
     EndpointConnectionError,
     HTTPClientError,
 )
+from botocore.loaders import create_loader
 from pyiceberg.catalog.glue import GlueCatalog
 from pyiceberg.exceptions import CommitStateUnknownException
 from pyiceberg.table import CommitTableResponse, Table
@@ -43,6 +45,12 @@ _WRONG = ("InvalidInputException", "ValidationException")
 _log = logging.getLogger(__name__)
 
 
+@functools.cache
+def _models() -> Any:
+    """The descriptions of AWS services, which are large and the same for every catalog."""
+    return create_loader()
+
+
 class GlueService(Metastore, GlueCatalog):
     """pyiceberg's Glue catalog over a bucket. See ``Service`` for what is asked of it.
 
@@ -57,6 +65,7 @@ class GlueService(Metastore, GlueCatalog):
         self._local = threading.local()
         self.name = name
         session = botocore.session.get_session()
+        session.register_component("data_loader", _models())
         limits = Config(connect_timeout=_CONNECT_SECONDS, read_timeout=_ANSWER_SECONDS)
         session.set_default_client_config(limits)
         with self.calling(changes=False):

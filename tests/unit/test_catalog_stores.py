@@ -19,6 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import requests
+from botocore.exceptions import ReadTimeoutError
 from faults.faulty_bucket import FaultyBucket, Killed
 from faults.mortal import Lake
 from postgres import Postgres, start_postgres
@@ -544,6 +545,17 @@ def around(
             return change(lambda: request(method, url, **more))
 
         session.request = ask
+    client = getattr(getattr(store, "_service", None), "glue", None)
+    if client is not None:
+        call = client._make_api_call
+
+        def called(operation: str, arguments: dict[str, Any]) -> Any:
+            read()
+            if operation.startswith("Get"):
+                return call(operation, arguments)
+            return change(lambda: call(operation, arguments))
+
+        client._make_api_call = called
 
 
 WORK: dict[str, Callable[[IcebergCatalog, str], None]] = {
@@ -623,6 +635,7 @@ def test_wherever_a_server_is_killed_a_change_is_there_wholly_or_not_at_all(
 LOST = {
     **dict.fromkeys(DATABASES, OperationalError("COMMIT", None, Exception("the connection was lost"))),
     "rest": requests.exceptions.ReadTimeout("the connection was lost"),
+    "glue": ReadTimeoutError(endpoint_url="the connection was lost"),
 }
 
 
