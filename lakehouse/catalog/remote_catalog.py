@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 from pyiceberg.exceptions import (
@@ -28,7 +29,6 @@ from pyiceberg.exceptions import (
     TableAlreadyExistsError,
     ValidationException,
 )
-from pyiceberg.io import FileIO
 from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC, PartitionSpec
 from pyiceberg.schema import Schema
 from pyiceberg.table import CommitTableResponse, StagedTable, Table
@@ -38,6 +38,7 @@ from pyiceberg.table.update import AddSnapshotUpdate, AssertCreate, TableRequire
 from pyiceberg.typedef import Identifier, Properties
 from pyiceberg.view.metadata import ViewMetadata
 
+from lakehouse.catalog.file_io import BucketFileIO
 from lakehouse.catalog.metadata_files import MetadataFiles
 from lakehouse.catalog.names import fold, segment_of
 from lakehouse.catalog.slots import Head
@@ -212,8 +213,8 @@ class RemoteTables:
         self._promised: dict[str, list[Step]] = {}
 
     @property
-    def file_io(self) -> FileIO:
-        """How metadata files are read."""
+    def file_io(self) -> BucketFileIO:
+        """How metadata files are read and written."""
         return self._files.io
 
     def close(self) -> None:
@@ -259,12 +260,16 @@ class RemoteTables:
             self._heads[key] = (found, head)
             return head
 
+    def last_head(self, schema: str, table: str) -> Head | None:
+        """None: what became of a commit, the service tells."""
+        return None
+
     def version_at(self, schema: str, table: str, head: Head, moment_ms: int) -> TableMetadata | None:
         """The version that was current at a time, or the first one that is known."""
         return self._files.version_at(head.metadata, moment_ms)
 
-    def load_table(self, identifier: Name | Identifier) -> Table:
-        """The current version of a table, for a change of it."""
+    def load_table(self, identifier: Name | Identifier, known: Head | None = None) -> Table:
+        """The current version of a table, for a change of it; always asked from the service."""
         schema, name = identifier
         found = self._find(schema, name)
         if found is None or found.table is None:
@@ -374,6 +379,10 @@ class RemoteTables:
     def last_table(self, schema: str, table: str) -> TableMetadata | None:
         """None: a service tells nothing of a table that was dropped."""
         return None
+
+    def prune_versions(self, schema: str, table: str, before: datetime) -> int:
+        """None are: old versions are the service's business."""
+        return 0
 
     def delete_file(self, uri: str) -> bool:
         """Delete a file that a table referred to; gives whether it was there."""

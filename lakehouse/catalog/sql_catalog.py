@@ -48,7 +48,7 @@ from lakehouse.catalog.metadata_files import MetadataFiles
 from lakehouse.catalog.metadata_update import updated_metadata
 from lakehouse.catalog.names import fold, segment_of
 from lakehouse.catalog.slots import Head
-from lakehouse.catalog.table_store import Capabilities, check_requirement, extra
+from lakehouse.catalog.table_store import DELETE_METADATA_PROPERTY, Capabilities, check_requirement, extra
 from lakehouse.config import CatalogConnection
 from lakehouse.errors import ConfigError, InvalidRequest, StorageError
 from lakehouse.storage.bucket import Bucket
@@ -187,7 +187,8 @@ class SqlTableCatalog(SqlCatalog):
         _check_length(schema, "schema")
         _check_length(table, "table")
         location = f"{self.table_location(schema, table)}~{uuid.uuid4().hex}"
-        metadata = new_table_metadata(columns, spec, order, location, dict(properties))
+        told = {DELETE_METADATA_PROPERTY: "true", **properties}
+        metadata = new_table_metadata(columns, spec, order, location, told)
         return StagedTable((schema, table), metadata, "", self._files.io, self)
 
     def last_table(self, schema: str, table: str) -> TableMetadata | None:
@@ -195,7 +196,7 @@ class SqlTableCatalog(SqlCatalog):
         return None
 
     def prune_versions(self, schema: str, table: str, before: datetime) -> int:
-        """None are."""
+        """None are: each commit deletes the file of the version that its log has no room for any more."""
         return 0
 
     def delete_file(self, uri: str) -> bool:
@@ -260,7 +261,17 @@ class SqlTableCatalog(SqlCatalog):
                 self._promised.setdefault(promise, []).append(step)
         else:
             self._take_place([step])
+            if base is not None:
+                self._give_up(base, metadata)
         return CommitTableResponse(metadata=metadata, metadata_location=location)
+
+    def _give_up(self, base: TableMetadata, metadata: TableMetadata) -> None:
+        """Delete the files of versions that were in the log of the former version and are not any more."""
+        if metadata.properties.get(DELETE_METADATA_PROPERTY) == "true":
+            kept = {entry.metadata_file for entry in metadata.metadata_log}
+            for entry in base.metadata_log:
+                if entry.metadata_file not in kept:
+                    self._files.forget(entry.metadata_file)
 
     def drop_table(self, identifier: str | Identifier) -> None:
         """Make a table cease to exist; its files stay in the bucket."""

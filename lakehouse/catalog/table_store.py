@@ -33,6 +33,10 @@ def extra(name: str) -> str:
     return f"pip install 'lakehouse-server[{name}]'"
 
 
+DELETE_METADATA_PROPERTY = "write.metadata.delete-after-commit.enabled"
+"""Whether a commit deletes the metadata file that no version's log names any more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """What a store can do besides keeping tables.

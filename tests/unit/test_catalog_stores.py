@@ -461,6 +461,21 @@ def test_former_versions_are_found_by_time(catalog: IcebergCatalog) -> None:
     )
 
 
+@wholly_joint
+def test_old_metadata_does_not_pile_up(site: Site, catalog: IcebergCatalog) -> None:
+    write(catalog, "t")
+    with catalog.objects.load_table(("main", "t")).transaction() as transaction:
+        transaction.set_properties({"write.metadata.previous-versions-max": "3"})
+    for _ in range(9):
+        write(catalog, "t", WriteMode.APPEND)
+    catalog.objects.prune_versions("main", "t", datetime.now(UTC) + timedelta(minutes=1))
+    kept = [path for path in site.root.rglob("*.metadata.json") if path.stat().st_size > 100]
+    assert len(kept) == 4
+    assert values(site.server().load("main", "t")) == sorted([1, 2] * 10)
+    write(site.server(), "t", WriteMode.APPEND)
+    assert values(catalog.load("main", "t")) == sorted([1, 2] * 11)
+
+
 @renaming
 def test_what_is_removed_as_needless_is_needed_by_no_table(catalog: IcebergCatalog) -> None:
     write(catalog, "a")
