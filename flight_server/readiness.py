@@ -130,8 +130,8 @@ class Readiness:
             "storage": lakehouse.bucket.check,
             "catalog": lambda: _check_catalog(lakehouse),
         }
-        others = [bucket for bucket in lakehouse.buckets.values() if bucket is not lakehouse.bucket]
-        checks |= {f"storage-{bucket.name}": bucket.check for bucket in others}
+        others = sorted(lakehouse.buckets.needed - {lakehouse.bucket.name})
+        checks |= {f"storage-{name}": lakehouse.buckets[name].check for name in others}
         mounted = [catalog for catalog in lakehouse.catalogs if catalog is not lakehouse.catalog]
         checks |= {f"catalog-{catalog.name}": catalog.schemas for catalog in mounted}
         return cls({name: Probe(name, check, kept_s=kept_s) for name, check in checks.items()}, ("engine",))

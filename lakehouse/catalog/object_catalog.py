@@ -73,6 +73,7 @@ _KEPT_VERSIONS_PROPERTY, _KEPT_VERSIONS = "write.metadata.previous-versions-max"
 _PUT_ATTEMPTS = 3
 _ATTEMPTS = 20
 _PUT_PAUSE_S = 0.05
+_SCHEMA_PAUSES_S = (0.02, 0.1, 0.4, 0.0)
 _PAUSE_S = 0.8
 
 
@@ -653,11 +654,13 @@ class ObjectCatalog(MetastoreCatalog):
         """Whether the schema of a table that was just made is gone; then the table goes as well.
 
         A drop looks for tables after it removed the schema, this looks for the schema after the table was
-        made, so one of the two always notices the other.
+        made, so one of the two always notices the other. Where it is the drop, the schema comes back.
         """
         try:
-            if self.namespace_exists((schema,)):
-                return False
+            for pause in _SCHEMA_PAUSES_S:
+                if self.namespace_exists((schema,)):
+                    return False
+                time.sleep(pause)
             self._bury(schema, table, "metadata") or self._bury(schema, table, "view")
         except (StorageError, CommitStateUnknownException):
             # The table is there. Whoever is told otherwise would delete its files.

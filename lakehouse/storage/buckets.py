@@ -51,6 +51,10 @@ class Buckets(Mapping[str, Bucket]):
         needed: Names of those without which there is nothing to serve; these have to answer.
         first: The primary bucket, where it is open already.
 
+    Attributes:
+        settings: How they are configured, by name.
+        needed: Names of those without which there is nothing to serve.
+
     Raises:
         ConfigError: The configuration does not lead to a bucket, or to one in which two writers could both
             take place.
@@ -66,6 +70,7 @@ class Buckets(Mapping[str, Bucket]):
         first: Bucket | None = None,
     ) -> None:
         self.settings = {each.name: each for each in settings}
+        self.needed = needed
         self._clock = clock
         self._lock = threading.Lock()
         self._use = dict.fromkeys(self.settings, BucketUse())

@@ -708,7 +708,7 @@ def test_what_a_database_cannot_keep_is_refused(site: Site, catalog: IcebergCata
 @in_databases
 def test_other_programs_read_and_write_the_same_tables(site: Site, catalog: IcebergCatalog) -> None:
     write(catalog, "T")
-    theirs = SqlCatalog("lake", uri=site.uri, warehouse=f"file://{site.root}/theirs")
+    theirs = SqlCatalog("lake", uri=site.uri, warehouse=f"file://{site.root}-theirs")
     try:
         assert theirs.list_tables("main") == [("main", "T")]
         for number in range(2):
