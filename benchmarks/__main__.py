@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.processes import Line, drain, drain_reader, interleaved, lakehouse, query, ratio, started
+from benchmarks.storage import s3_reads
 from benchmarks.tables import compaction, planning
 from benchmarks.writes import small_writes, writes
 
@@ -251,6 +252,7 @@ _BENCHMARKS: dict[str, Callable[[Path, bool], list[Line]]] = {
     "small-writes": small_writes,
     "planning": planning,
     "compaction": compaction,
+    "s3": s3_reads,
 }
 
 

