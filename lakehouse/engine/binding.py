@@ -54,7 +54,10 @@ from lakehouse.errors import (
 from lakehouse.types import DataFileRef, TableName, quote
 
 PRUNED_ABOVE = 32
-"""Of tables with more files than this, a statement is given only the files that it may need."""
+"""Of tables with more files than this, a statement is given only the files that it may need.
+
+A file that has to be fetched costs more than finding out: of remote tables every file is looked at.
+"""
 
 # DuckDB puts the text of every view in its place, and planning so many tables cannot be interrupted.
 _MAX_NESTED = 200
@@ -157,6 +160,10 @@ class Binder:
         for reference in analysis.references:
             work.reference(reference)
         return work.result()
+
+    def is_worth_pruning(self, files: Sequence[DataFileRef]) -> bool:
+        """Whether finding out which files of a table are needed takes less than reading all of them."""
+        return len(files) > PRUNED_ABOVE or (len(files) > 1 and self.database.cache.holds(files[0].path))
 
     def needed(self, scan: Scan, values: Mapping[str, Any]) -> Binding:
         """The files that a scan has to read, given the values of parameters."""
@@ -699,7 +706,7 @@ class _Binding:
         files = table.files(snapshot_id)
         count = len(files)
         # Counting rows, to read as many as LIMIT wants, takes files without deletes.
-        may_prune = count > PRUNED_ABOVE and not has_deletes(files)
+        may_prune = self._binder.is_worth_pruning(files) and not has_deletes(files)
         if may_prune and self._use_some(reference, table, schema_id, snapshot_id, count):
             return
         key = (table.uuid, schema_id, snapshot_id, len(files), 0 if latest else hash(files))

@@ -16,7 +16,6 @@ import duckdb
 import pyarrow as pa
 
 from lakehouse.catalog import Catalog, Table
-from lakehouse.engine import binding
 from lakehouse.engine.binding import Bound, has_deletes
 from lakehouse.engine.database import PooledCursor
 from lakehouse.engine.dml_text import (
@@ -202,7 +201,7 @@ class _Change:
                 return Outcome(self._insert_query(cursor, statement, *query))
             return self._on_shadow(cursor, statement, ())
         if text.verb in ("DELETE", "TRUNCATE") and not (text.source or text.condition or text.returning):
-            return Outcome(self._remove_all(cursor))
+            return Outcome(self._remove_all())
         return self._on_shadow(cursor, statement, self._affected(cursor))
 
     # -- INSERT from a query ---------------------------------------------------------------------------
@@ -383,7 +382,8 @@ class _Change:
     def _without_hopeless(self, files: Sequence[DataFileRef]) -> Sequence[DataFileRef]:
         """Of the files of a large table those whose statistics allow that a row fulfils the condition."""
         text, rows = self.text, self.values or [{}]
-        if len(files) <= binding.PRUNED_ABOVE or len(rows) > _PRUNED_ROWS or not text.tells_rows:
+        is_worth_it = self.engine.binder.is_worth_pruning(files)
+        if not is_worth_it or len(rows) > _PRUNED_ROWS or not text.tells_rows:
             return files
         if "calendar" in self.session.settings:
             return files
@@ -396,14 +396,13 @@ class _Change:
             return files
         return [file for file in files if file.uri in found]
 
-    def _remove_all(self, cursor: PooledCursor) -> int:
+    def _remove_all(self) -> int:
         files = self.table.files()
         if not files:
             return 0
-        count = cursor.connection.execute(f"SELECT count(*) FROM ({self._body(cursor, files)})").fetchall()
         earlier = self.transaction.writes.get(self.table.name)
         self._keep(drop_files(self._catalog, rewriting(self.table, files, earlier)))
-        return int(count[0][0])
+        return self.table.planner.rows_left(files)
 
     def _body(
         self, cursor: PooledCursor, files: Sequence[DataFileRef], file_column: str | None = None

@@ -193,7 +193,9 @@ def test_only_files_that_a_statement_needs_are_fetched_and_none_to_plan_it(
         assert proxy.reads_of_data() == []
         cursor.execute("SELECT text FROM wide WHERE n = 7")
         assert len(cursor.fetchall()) == 1
+        assert len(proxy.reads_of_data()) == 1
         run(connection, "UPDATE wide SET text = 'seven' WHERE n = 7")
+        assert len(proxy.reads_of_data()) == 2
         assert run(connection, "SELECT n FROM wide WHERE text = 'seven'") == [(7,)]
 
 
