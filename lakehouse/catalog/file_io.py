@@ -40,7 +40,8 @@ class BucketFileIO(FileIO):
         Raises:
             ObjectNotFound: There is none.
         """
-        return self.bucket.get(key)
+        # Manifests and lists of them are never written again.
+        return self.bucket.get_unchanging(key) if key.endswith(".avro") else self.bucket.get(key)
 
     def write(self, key: str, content: bytes, *, overwrite: bool) -> None:
         """Store an object.
@@ -65,7 +66,7 @@ class AttemptFiles(BucketFileIO):
     def read(self, key: str) -> bytes:
         """The content of an object, of one that is on its way as well."""
         written = self._written.get(key)
-        return self.bucket.get(key) if written is None else written
+        return super().read(key) if written is None else written
 
     def write(self, key: str, content: bytes, *, overwrite: bool) -> None:
         """Begin to store an object; ``uploads.settle`` tells what became of it."""
