@@ -108,12 +108,15 @@ class S3:
         self.kill()
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    def _await(self) -> None:
+    def _await(self, *, is_new: bool = False) -> None:
         deadline = time.monotonic() + _START_SECONDS
         store = self.store()
         while True:
             with contextlib.suppress(Exception):
-                store.list_with_delimiter()
+                # It lists before it reads, and after a restart it reads long before it writes.
+                if is_new:
+                    store.put("canary", b"1")
+                store.get("canary").bytes()
                 return
             if time.monotonic() > deadline or self.process.poll() is not None:
                 raise RuntimeError(
@@ -128,7 +131,7 @@ def start_s3() -> S3:
     names = ("master", "volume", "filer", "s3", "s3.iceberg", "admin")
     ports = dict(zip(names, _free_ports(len(names)), strict=True))
     running = S3(directory, ports, _launch(directory, ports))
-    running._await()
+    running._await(is_new=True)
     return running
 
 

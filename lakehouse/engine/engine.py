@@ -484,15 +484,17 @@ class Engine:
 
         Plans are kept for the next statement of the same text; those of former snapshots are no longer used.
         """
+        self._forget_former()  # by itself: its own variables would keep the last plan
+        held = {path for transaction in live_transactions() for path in transaction.files()}
+        return held | bound_files()
+
+    def _forget_former(self) -> None:
         with self._plans_lock:
             kept = list(self._plans.items())
         for key, plan in kept:
             if not self._is_current(plan, None):
                 with self._plans_lock:
                     self._plans.pop(key, None)
-        del kept
-        held = {path for transaction in live_transactions() for path in transaction.files()}
-        return held | bound_files()
 
     def release_transaction(self, transaction: Transaction) -> None:
         """Close the cursor of a transaction that has ended."""

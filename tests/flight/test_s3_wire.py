@@ -40,7 +40,7 @@ def proxy(s3: S3) -> Iterator[S3Proxy]:
 def narrow(s3: S3, proxy: S3Proxy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with a proxy before its store, whose cache keeps nothing that is not in use."""
     directory = tmp_path_factory.mktemp("narrow")
-    running = start_server(directory, config(s3, directory, endpoint=proxy.endpoint, max_bytes=0))
+    running = start_server(directory, config(s3, directory, "narrow", 0, endpoint=proxy.endpoint))
     with running.adbc() as connection:
         run(connection, "CREATE TABLE wide (n BIGINT, text VARCHAR)")
         for file in range(FILES):
@@ -63,6 +63,7 @@ def config(
 ) -> str:
     cache = f'[cache]\ndirectory = "{directory}/cache"\nmax_bytes = {max_bytes}\n'
     rest = '[catalog]\nrefresh_ms = 0\n[auth]\nanonymous_role = "admin"\n'
+    rest += "[maintenance]\ngrace_seconds = 0\norphan_days = 1e-9\n"
     return f"{s3.toml(prefix, **bucket)}\n{cache}\n{rest}"
 
 
@@ -72,9 +73,9 @@ def run(connection: adbc.Connection, sql: str) -> list[tuple[Any, ...]]:
         return cursor.fetchall() if cursor.description else []
 
 
-def call(server: Server, name: str) -> dict[str, Any]:
+def call(server: Server, action: str, /, **body: object) -> dict[str, Any]:
     with server.client() as client:
-        (found,) = list(client.do_action(flight.Action(name, b"{}")))
+        *_, found = client.do_action(flight.Action(action, json.dumps(body).encode()))
     return json.loads(found.body.to_pybytes())
 
 
@@ -105,9 +106,7 @@ def test_nothing_but_the_bucket_is_needed_and_two_servers_share_it(s3: S3, tmp_p
             "CREATE VIEW shop.large AS SELECT id FROM shop.orders WHERE price > 200",
         ):
             run(here, sql)
-        with two.client() as client:
-            body = b'{"table": "orders", "db_schema": "shop", "name": "first"}'
-            list(client.do_action(flight.Action("table.create_tag", body)))
+        call(two, "table.create_tag", table="orders", db_schema="shop", name="first")
         run(there, "UPDATE shop.orders SET what = 'ü' WHERE id < 10")
         run(here, "DELETE FROM shop.orders WHERE id BETWEEN 500 AND 509")
         source = "(SELECT 5 AS id UNION SELECT 5000) s ON o.id = s.id WHEN MATCHED THEN UPDATE SET price = 0"
@@ -197,6 +196,58 @@ def test_only_files_that_a_statement_needs_are_fetched_and_none_to_plan_it(
         run(connection, "UPDATE wide SET text = 'seven' WHERE n = 7")
         assert len(proxy.reads_of_data()) == 2
         assert run(connection, "SELECT n FROM wide WHERE text = 'seven'") == [(7,)]
+
+
+def test_no_statement_reaches_the_copies(narrow: Server) -> None:
+    with narrow.adbc() as connection, connection.cursor() as cursor, narrow.adbc() as other:
+        cursor.execute("SELECT n, text FROM wide")
+        reader = cursor.fetch_record_batch()
+        reader.read_next_batch()
+        copy = next((narrow.directory / "cache").rglob("*.parquet"))
+        for sql in (
+            f"FROM '{copy}'",
+            f'FROM "{copy}"',
+            f"FROM read_parquet('{copy}')",
+            f"FROM glob('{copy.parent}/*')",
+            f"SELECT content FROM read_blob('{copy}')",
+            f"COPY (SELECT 1 AS n) TO '{copy}'",
+            f"COPY (SELECT 1 AS n) TO '{copy}.new'",
+            f"ATTACH '{copy}' AS x",
+            f"CREATE TABLE stolen AS FROM '{copy}'",
+        ):
+            with pytest.raises(adbc.Error) as caught:
+                run(other, sql)
+            assert "FORBIDDEN" in str(caught.value) or "NOT_FOUND" in str(caught.value)
+        reader.close()
+
+
+def test_tables_are_looked_after_in_a_store_as_in_a_directory(narrow: Server, s3: S3) -> None:
+    store = s3.store("narrow")
+
+    def files() -> set[str]:
+        return {o["path"] for o in store.list("warehouse/main/kept/data").collect()}
+
+    with narrow.adbc() as connection:
+        run(connection, "CREATE TABLE kept (n BIGINT)")
+        for number in range(4):
+            run(connection, f"INSERT INTO kept VALUES ({number})")
+        small = files()
+        assert call(narrow, "table.compact", table="kept", min_files=2)["files_before"] == len(small) == 4
+        assert call(narrow, "table.expire_snapshots", table="kept", keep_last=1)["removed_files"] >= 4
+        assert len(files() - small) == len(files()) == 1
+        orphan = f"{next(iter(small)).rsplit('/', 1)[0]}/orphan.parquet"
+        store.put(orphan, b"of a write that was never finished")
+        found = call(narrow, "table.remove_orphans", table="kept", dry_run=True)
+        assert found["keys"] == [orphan]
+        assert call(narrow, "table.remove_orphans", table="kept")["files"] == 1
+        assert orphan not in files()
+        assert len(files()) == 1
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT n FROM kept ORDER BY n")
+            assert cursor.fetchall() == [(0,), (1,), (2,), (3,)]
+        run(connection, "DROP TABLE kept")
+        assert call(narrow, "table.purge", table="kept")["files"] >= 1
+        assert files() == set()
 
 
 def test_a_store_that_stops_in_the_middle_fails_the_statement_and_no_more(
