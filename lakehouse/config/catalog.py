@@ -144,11 +144,6 @@ class CatalogConnection(Section):
             raise ValueError('type = "glue" takes a token only together with a credential')
         return self
 
-    @property
-    def places_tables(self) -> bool:
-        """Whether the warehouse is where this server puts tables, rather than what a service calls it."""
-        return self.type in ("object", "sql")
-
     def location(self) -> str:
         """The URL of the database or service, secrets included; empty where there is none.
 

@@ -284,8 +284,6 @@ class Settings(BaseSettings):
                     f"the catalog {each.name!r} names the bucket {each.bucket!r}, expected one of "
                     f"{', '.join(sorted(buckets))}"
                 )
-            if not each.places_tables:
-                continue
             for name, bucket, warehouse in places:
                 if bucket == self.bucket_of(each) and _nested(warehouse, each.warehouse):
                     raise ValueError(

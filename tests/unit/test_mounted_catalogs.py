@@ -6,6 +6,7 @@ import itertools
 import os
 import shutil
 import sqlite3
+import uuid
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pytest
+from services import Service, start_rest
 
 from flight_server.context import CallContext
 from flight_server.handlers import flights, keys, metadata
@@ -39,7 +41,10 @@ PLACES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "one bucket": lambda _: {"warehouse": "second"},
     "two buckets": lambda _: {"bucket": "b"},
     "a database": lambda root: {"type": "sql", "uri": f"sqlite:///{root}/catalog.db", "bucket": "b"},
+    # The service has one catalog for each directory; this one is all that the test has.
+    "a service": lambda root: {"type": "rest", "uri": f"{os.environ[_SERVICE]}/{root.name}", "bucket": "b"},
 }
+_SERVICE = "TEST_REST_SERVICE"
 ROLES = [
     {"name": "here", "grants": [{"on": "lake.*.*"}]},
     {"name": "there", "grants": [{"on": "other.sales.orders", "row_filter": "id < 2"}]},
@@ -49,12 +54,13 @@ numbers = itertools.count()
 
 
 def opened(root: Path, place: str = "one bucket", **more: Any) -> Lakehouse:
+    second = root if place == "a service" else root / "b"
     return Lakehouse(
         Settings.model_validate(
             {
                 "buckets": [
                     {"name": "a", "path": str(root / "a")},
-                    {"name": "b", "path": str(root / "b")},
+                    {"name": "b", "path": str(second)},
                 ],
                 "catalogs": [{"name": "other", "refresh_ms": 0, **PLACES[place](root)}],
                 "catalog": {"refresh_ms": 0},
@@ -71,10 +77,25 @@ def fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
+@pytest.fixture(scope="module")
+def rest() -> Iterator[Service]:
+    running = start_rest()
+    yield running
+    running.stop()
+
+
 @pytest.fixture(params=PLACES)
-def placed(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Path, str, Lakehouse]]:
-    lake = opened(tmp_path, request.param)
-    yield tmp_path, request.param, lake
+def placed(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Path, str, Lakehouse]]:
+    root = tmp_path
+    if request.param == "a service":
+        service: Service = request.getfixturevalue("rest")
+        monkeypatch.setenv(_SERVICE, f"http://127.0.0.1:{service.port}")
+        root = service.directory / uuid.uuid4().hex
+        root.mkdir()
+    lake = opened(root, request.param)
+    yield root, request.param, lake
     lake.close()
 
 
@@ -533,9 +554,7 @@ def test_the_key_of_a_foreign_key_stays_in_its_catalog(lakehouse: Lakehouse) -> 
 def test_readiness_looks_at_every_catalog_and_bucket(placed: tuple[Path, str, Lakehouse]) -> None:
     root, place, lakehouse = placed
     readiness = Readiness.of(lakehouse, kept_s=0.0)
-    expected = {"engine", "storage", "catalog", "catalog-other"}
-    if place != "one bucket":
-        expected.add("storage-b")
+    expected = {"engine", "storage", "storage-b", "catalog", "catalog-other"}
     assert {found.name for found in readiness.findings() if found.ok} == expected
     if place == "two buckets":
         shutil.rmtree(root / "b")
