@@ -37,6 +37,7 @@ def _delete_from_all_tables(connection: Any, _: Any, metadata: Any) -> None:
         connection.execute(table.delete())
 
 
+# Not the window_range ones: they count on an order that they do not ask for.
 _CAN = """
     boolean_col_expressions create_table_as ctes date_historic datetime_historic datetime_literals
     delete_from except_ infinity_floats intersect mod_operator_as_percent_sign nullsordering
@@ -44,7 +45,7 @@ _CAN = """
     precision_numerics_many_significant_digits schema_create_delete server_defaults supports_bitwise_and
     supports_bitwise_not supports_bitwise_or supports_bitwise_shift table_ddl_if_exists
     table_value_constructor timestamp_microseconds tuple_in unicode_ddl update_from uuid_data_type
-    window_functions window_range window_range_non_numeric window_range_numeric
+    window_functions
 """
 # No numbers drawn by themselves, no indexes, no unique values, no cascades.
 _CANNOT = """
