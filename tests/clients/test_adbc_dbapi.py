@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
-import time
 from decimal import Decimal
 
 import adbc_driver_flightsql.dbapi as adbc
@@ -160,11 +159,9 @@ def test_cancel_ends_a_running_query_and_the_connection_goes_on(connection):
     with connection.cursor() as cursor:
         timer = threading.Timer(0.5, cursor.adbc_cancel)
         timer.start()
-        started = time.monotonic()
         with pytest.raises(adbc.Error, match=r"(?i)cancel"):  # noqa: PT012 - in either of the two
             cursor.execute("SELECT sum(a.range * b.range) FROM range(10000000) a, range(1000000) b")
             cursor.fetchall()
-        assert time.monotonic() - started < 10
         timer.join()
     with connection.cursor() as cursor:
         cursor.execute("SELECT 1")

@@ -37,23 +37,23 @@ LIMITS = (
     ("ComponentReflectionTestExtra.test_nullable_reflection", "'b': True"),
     ("ComponentReflectionTestExtra.test_numeric_reflection", "None != 18"),
     ("ComponentReflectionTestExtra.test_server_defaults.*", "NoneType"),
-    ("ComponentReflectionTestExtra.test_string_length_reflection.*", "String|None != "),
+    ("ComponentReflectionTestExtra.test_string_length_reflection.*", "AssertionError"),
     (r"BizarroCharacterTest.test_fk_ref.*", "KeyError"),
     (r"ComponentReflectionTest.test_get_foreign_keys(\[.*|_quoted_name.*)", "list index out of range|0 != 1"),
     (r"ComponentReflectionTest.test_get_pk_constraint\[.*", "constrained_columns': \\[\\]"),
     ("CompositeKeyReflectionTest.test_fk_column_order", "0 != 1"),
     ("CompositeKeyReflectionTest.test_pk_column_order", r"\[\] != "),
-    ("QuotedNameArgumentTest.test_get_foreign_keys.*", r"assert \[\]"),
+    ("QuotedNameArgumentTest.test_get_foreign_keys.*", "AssertionError"),
     # The dialect: lists tables of the type "table", ours are "TABLE", as JDBC wants it.
     ("ComponentReflectionTest.test_get_(table|view)_names.*", r"\[\] != "),
-    ("TableViaSelectTest.test_create_table_as_if_not_exists", r"in \[\]"),
+    ("TableViaSelectTest.test_create_table_as_if_not_exists", "AssertionError"),
     # It finds nothing wrong with tables that there are not, and remembers nothing.
     (r"ComponentReflectionTest.test_not_existing_table\[.*", "did not raise"),
     ("ComponentReflectionTest.test_schema_cache", "True is not False"),
     # It writes LIMIT -1, and sends and takes decimals as floating point numbers, or the other way round.
     ("FetchLimitOffsetTest.test_(bound|expr|simple)_offset(_zero)?", "LIMIT/OFFSET cannot be negative"),
     ("NumericTest.test_(float_custom_scale|many_significant_digits|numeric_as_float)", "Decimal"),
-    ("NumericTest.test_render_literal_numeric_asfloat", "Decimal"),
+    ("NumericTest.test_render_literal_numeric_asfloat", "AssertionError"),
     # And of an index that was never made it is asked for the name.
     (r"LongNameBlowoutTest.test_long_convention_name\[ix-.*", "list index out of range"),
 )
@@ -78,7 +78,8 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcomes]:
         cursor.execute("CREATE SCHEMA test_schema")
     report = directory / "report.xml"
     command = [sys.executable, "-m", "pytest", "--quiet", "-c", os.devnull, f"--rootdir={SUITE}"]
-    command += ["-p", "no:cacheprovider", "-p", "no:xdist", "-p", "sqlalchemy.testing.plugin.pytestplugin"]
+    command += ["--noconftest", "--assert=plain", "-p", "sqlalchemy.testing.plugin.pytestplugin"]
+    command += [f"-pno:{plugin}" for plugin in ("cacheprovider", "xdist", "hypothesispytest", "timeout")]
     command += [f"--dburi=adbc+flightsql://127.0.0.1:{server.port}?tls=false", f"--junitxml={report}"]
     command += ["--maxfail=10000", str(SUITE / "suite.py")]
     try:

@@ -8,6 +8,8 @@ from typing import Any
 from lakehouse.errors import StorageError
 from lakehouse.storage import Bucket, ObjectWriter, StoredObject
 
+Fails = Callable[[int, str], str | None]
+
 
 class Killed(BaseException):
     """The process is no more: nothing catches this, and storage answers nobody after it."""
@@ -22,14 +24,14 @@ class FaultyBucket(Bucket):
             killed ``dead`` (before it did anything) or ``dying`` (after), or None.
     """
 
-    def __init__(self, bucket: Bucket, fails: Callable[[int, str], str | None]) -> None:
+    def __init__(self, bucket: Bucket, fails: Fails) -> None:
         super().__init__(bucket.name, bucket._store, bucket.uri, bucket._root, bucket._persist)
-        self._fails = fails
+        self.fails = fails
         self.calls = 0
 
     def _call(self, what: str, action: Callable[[], Any]) -> Any:
         self.calls += 1
-        fault = self._fails(self.calls, what)
+        fault = self.fails(self.calls, what)
         if fault == "dead":
             raise Killed(what)
         if fault == "before":

@@ -17,55 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faults.faulty_bucket import Fails, FaultyBucket
 
 from lakehouse.clock import Clock, FixedClock, SystemClock
 from lakehouse.errors import LakehouseError, StorageError
-from lakehouse.storage import Bucket, open_local_bucket
+from lakehouse.storage import open_local_bucket
 from lakehouse.storage.append_log import AppendLog, LogBounds
 
 BY_HAND = LogBounds(flush_seconds=3600, flush_events=10**9, compact_objects=0)
-Faults = Callable[[int, str], str | None]
 
 
-class FaultyBucket(Bucket):
-    """A bucket whose calls fail: before they did anything, or after, so that only the answer is lost."""
-
-    def __init__(self, path: Path, fails: Faults) -> None:
-        bucket = open_local_bucket("primary", path)
-        super().__init__(bucket.name, bucket._store, bucket.uri, bucket._root, bucket._persist)
-        self.fails = fails
-        self.calls = 0
-
-    def _call(self, what: str, action: Callable[[], Any]) -> Any:
-        self.calls += 1
-        fault = self.fails(self.calls, what)
-        if fault == "before":
-            raise StorageError(f"injected before {what}")
-        result = action()
-        if fault == "after":
-            raise StorageError(f"injected after {what}")
-        return result
-
-    def get(self, key: str) -> bytes:
-        return self._call("get", lambda: super(FaultyBucket, self).get(key))
-
-    def put(self, key: str, content: bytes, durable: bool = True) -> None:
-        self._call("put", lambda: super(FaultyBucket, self).put(key, content, durable))
-
-    def put_new(self, key: str, content: bytes) -> None:
-        self._call("put_new", lambda: super(FaultyBucket, self).put_new(key, content))
-
-    def size(self, key: str) -> int:
-        return self._call("size", lambda: super(FaultyBucket, self).size(key))
-
-    def directories(self, prefix: str) -> list[str]:
-        return self._call("list", lambda: super(FaultyBucket, self).directories(prefix))
-
-    def names(self, prefix: str) -> list[str]:
-        return self._call("list", lambda: super(FaultyBucket, self).names(prefix))
-
-    def delete(self, key: str) -> None:
-        self._call("delete", lambda: super(FaultyBucket, self).delete(key))
+def faulty(path: Path, fails: Fails) -> FaultyBucket:
+    return FaultyBucket(open_local_bucket("primary", path), fails)
 
 
 def stored(path: Path) -> list[Any]:
@@ -90,7 +53,7 @@ def tried(action: Callable[[], object]) -> bool:
 def test_storage_that_fails_at_every_nth_call_neither_loses_nor_doubles(
     tmp_path: Path, every: int, when: str
 ) -> None:
-    bucket = FaultyBucket(tmp_path, lambda call, _: when if call % every == 0 else None)
+    bucket = faulty(tmp_path, lambda call, _: when if call % every == 0 else None)
     log = AppendLog(bucket, "_log", SystemClock(), BY_HAND)
     confirmed = 0
     for number in range(60):
@@ -115,7 +78,7 @@ def test_any_mixture_of_faults_writers_clocks_and_merging_gives_each_event_once(
         return chance.choice(["before", "after"]) if chance.random() < 0.15 else None
 
     clocks = [FixedClock(datetime(2026, 3, 1, 23, 59, tzinfo=UTC), tokens=n * 100) for n in range(3)]
-    logs = [AppendLog(FaultyBucket(tmp_path, fails), "_log", clock, BY_HAND) for clock in clocks]
+    logs = [AppendLog(faulty(tmp_path, fails), "_log", clock, BY_HAND) for clock in clocks]
     appended: list[list[int]] = [[], [], []]
     confirmed = [0, 0, 0]
     for number in range(300):
@@ -156,7 +119,7 @@ class PagedBucket(FaultyBucket):
     """A bucket that lists in pages of three, as object stores do, and lets others work between two pages."""
 
     def __init__(self, path: Path, between: Callable[[], None]) -> None:
-        super().__init__(path, lambda *_: None)
+        super().__init__(open_local_bucket("primary", path), lambda *_: None)
         self.between = between
 
     def names(self, prefix: str) -> list[str]:
@@ -205,7 +168,7 @@ def test_a_reader_whose_listing_is_overtaken_sees_each_event_once(tmp_path: Path
 
 
 def test_a_merge_that_stops_before_its_sources_are_gone_shows_nothing_twice(tmp_path: Path) -> None:
-    bucket = FaultyBucket(tmp_path, lambda *_: None)
+    bucket = faulty(tmp_path, lambda *_: None)
     log = AppendLog(bucket, "_log", SystemClock(), BY_HAND)
     for number in range(10):
         log.append({"n": number})
@@ -230,7 +193,7 @@ def test_a_merge_that_stops_before_its_sources_are_gone_shows_nothing_twice(tmp_
 def test_a_log_whose_objects_may_not_be_deleted_is_merged_ever_more_rarely(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bucket = FaultyBucket(tmp_path, lambda _, what: "before" if what == "delete" else None)
+    bucket = faulty(tmp_path, lambda _, what: "before" if what == "delete" else None)
     bounds = LogBounds(flush_seconds=0.001, compact_objects=2, settle_seconds=0)
     log = AppendLog(bucket, "_log", SystemClock(), bounds)
     for number in range(100):
@@ -273,7 +236,7 @@ def test_a_confirmed_event_was_flushed_to_the_disk_even_after_a_failed_flush(
 def test_an_outage_is_waited_out_in_bounded_memory_and_its_gap_is_recorded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bucket = FaultyBucket(tmp_path, lambda *_: "before")
+    bucket = faulty(tmp_path, lambda *_: "before")
     bounds = LogBounds(
         flush_events=10, flush_seconds=0.01, held_events=500, retry_seconds=0.001, max_retry_seconds=0.01
     )
@@ -306,7 +269,7 @@ def reader(path: Path) -> AppendLog:
 def test_events_that_cannot_be_written_at_the_end_are_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    log = AppendLog(FaultyBucket(tmp_path, lambda *_: "before"), "_log", SystemClock(), BY_HAND)
+    log = AppendLog(faulty(tmp_path, lambda *_: "before"), "_log", SystemClock(), BY_HAND)
     for number in range(3):
         log.append({"n": number})
     log.close()
@@ -457,7 +420,7 @@ def test_an_object_that_one_listing_missed_is_neither_lost_nor_out_of_order(
     for number in range(4):
         log.append({"n": number})
         log.flush()
-    bucket = FaultyBucket(tmp_path, lambda *_: None)
+    bucket = faulty(tmp_path, lambda *_: None)
     (day,) = bucket.directories("_log")
     all_names = bucket.names(f"_log/{day}")
     listings = [[name for name in all_names if name != all_names[missed]]]

@@ -80,7 +80,7 @@ class Victim:
     def check_honest(self) -> None:
         """Make sure that an honest client gets right answers, from statements and from a load of its own."""
         with self.server.client() as client:
-            options = flight.FlightCallOptions(timeout=20)
+            options = flight.FlightCallOptions(timeout=60)
             table = query(client, "select sum(k) as k, count(distinct s) as s from truth", options)
             assert table.to_pydict() == {"k": [ROWS * (ROWS - 1) // 2], "s": [ROWS]}
             load(client, "mine", pa.table({"a": ["x", None, "é"]}), temporary=True)
@@ -109,7 +109,7 @@ def load(client: flight.FlightClient, table: str, data: pa.Table, **fields: Any)
     """Load a table as an honest client does."""
     options = {"if_not_exist": 1, "if_exists": 3}
     descriptor = command("CommandStatementIngest", table=table, table_definition_options=options, **fields)
-    writer, reader = client.do_put(descriptor, data.schema, flight.FlightCallOptions(timeout=20))
+    writer, reader = client.do_put(descriptor, data.schema, flight.FlightCallOptions(timeout=60))
     with writer:
         writer.write_table(data)
         writer.done_writing()
@@ -121,7 +121,7 @@ def close_session(client: RawFlight) -> None:
     client.call("DoAction", [action(b"CloseSession", b"")])
 
 
-def wait_until(condition: Callable[[], bool], what: Callable[[], str], seconds: float = 20) -> None:
+def wait_until(condition: Callable[[], bool], what: Callable[[], str], seconds: float = 60) -> None:
     """Wait for something that must come true before long."""
     deadline = time.monotonic() + seconds
     while not condition():

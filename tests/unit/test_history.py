@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from lake_tables import put
 
 from lakehouse.access.principal import Principal
 from lakehouse.catalog import Table
@@ -33,9 +34,8 @@ from lakehouse.errors import (
     StatementCancelled,
     TableNotFound,
 )
-from lakehouse.ingest import WriteMode, commit, stage
+from lakehouse.ingest import WriteMode
 from lakehouse.runtime import Lakehouse
-from lakehouse.types import TableName
 
 ROLES: list[dict[str, Any]] = [
     {"name": "european", "grants": [{"on": "lake.main.people", "row_filter": "region = 'eu'"}]},
@@ -50,20 +50,6 @@ def lakehouse(tmp_path: Path) -> Iterator[Lakehouse]:
     opened = Lakehouse(Settings.model_validate(settings))
     yield opened
     opened.close()
-
-
-def put(
-    lakehouse: Lakehouse,
-    table: str,
-    rows: pa.Table | dict[str, Any],
-    mode: WriteMode = WriteMode.CREATE_APPEND,
-) -> Table:
-    data = rows if isinstance(rows, pa.Table) else pa.table(rows)
-    name = TableName("lake", "main", table)
-    commit(
-        lakehouse.catalog, stage(lakehouse.catalog, name, mode, data.schema, data.to_batches(), lambda: False)
-    )
-    return lakehouse.catalog.load("main", table)
 
 
 def session_of(lakehouse: Lakehouse, *roles: str) -> Session:

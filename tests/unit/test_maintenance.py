@@ -15,11 +15,11 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from lake_tables import put
 from pyiceberg.table.sorting import NullOrder
 from pyiceberg.transforms import IdentityTransform
 
 from lakehouse.access.principal import Principal
-from lakehouse.catalog import Table
 from lakehouse.catalog.references import create_reference, drop_reference, roll_back
 from lakehouse.catalog.table import Reference
 from lakehouse.config import Settings
@@ -53,19 +53,6 @@ def lakehouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lakeh
     opened = Lakehouse(settings_for(tmp_path))
     yield opened
     opened.close()
-
-
-def put(
-    lakehouse: Lakehouse,
-    table: str,
-    rows: pa.Table | dict[str, Any],
-    mode: WriteMode = WriteMode.CREATE_APPEND,
-) -> Table:
-    data = rows if isinstance(rows, pa.Table) else pa.table(rows)
-    name = TableName("lake", "main", table)
-    staged = stage(lakehouse.catalog, name, mode, data.schema, data.to_batches(), lambda: False)
-    commit(lakehouse.catalog, staged)
-    return lakehouse.catalog.load("main", table)
 
 
 def session_of(lakehouse: Lakehouse, name: str = "a") -> Session:
