@@ -500,6 +500,21 @@ def comment(who: Caller, name: str) -> None:
     who.sql(f"COMMENT ON TABLE {full(name)} IS NULL")
 
 
+def rename(who: Caller, name: str) -> None:
+    who.sql(f"ALTER TABLE {full(name)} RENAME TO {name}_renamed")
+    who.sql(f"ALTER TABLE {full(name)}_renamed RENAME TO {name}")
+
+
+def create_view(who: Caller, name: str) -> None:
+    who.sql(f"CREATE VIEW {full(name)}_seen AS SELECT id FROM {full(name)}")
+    try:
+        assert ids(who.sql(f"FROM {full(name)}_seen")) == ALL
+        who.sql(f"ALTER VIEW {full(name)}_seen RENAME TO {name}_viewed")
+        who.sql(f"ALTER VIEW {full(name)}_viewed RENAME TO {name}_seen")
+    finally:
+        who.sql(f"DROP VIEW {full(name)}_seen")
+
+
 def create_schema(who: Caller, name: str) -> None:
     schema = f"{catalog_of(name)}.fresh"
     who.sql(f"CREATE SCHEMA {schema}")
@@ -544,6 +559,8 @@ CHANGE = {
             create_or_replace,
             alter,
             comment,
+            rename,
+            create_view,
             create_schema,
         ),
         frozenset(),
