@@ -308,8 +308,6 @@ class SideWriters:
         except LakehouseClientError as error:
             if error.code not in _GONE:
                 self.refused.append(str(error))
-        except adbc_driver_manager.Error:
-            pass
         finally:
             with suppress(LakehouseClientError, adbc_driver_manager.Error):
                 client.close()
@@ -399,8 +397,6 @@ class Trial:
         except LakehouseClientError as error:
             if error.code not in _GONE:
                 raise
-        except adbc_driver_manager.Error:
-            pass
         finally:
             killer.join()
             with suppress(LakehouseClientError, adbc_driver_manager.Error):

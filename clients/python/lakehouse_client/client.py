@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal, Self, TypeAlias, TypeVar
 
@@ -110,7 +110,8 @@ class Client:
             with client_errors():
                 reader, rows = _run(cursor, query, parameters)
         except BaseException:
-            cursor.close()
+            with suppress(adbc.Error):  # of a server that is gone
+                cursor.close()
             raise
         return Result(reader, rows, cursor.adbc_cancel, cursor.close)
 
