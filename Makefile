@@ -134,3 +134,11 @@ $(CATALOGS)/%/.fetched: tests/catalogs/%/pom.xml
 $(CATALOGS)/rest/.compiled: $(CATALOGS)/rest/.fetched tests/catalogs/rest/RestCatalogs.java
 	@javac -encoding UTF-8 -Xlint:all -Werror -d $(@D)/classes -cp '$(@D)/*' tests/catalogs/rest/RestCatalogs.java
 	@touch $@
+
+$(CATALOGS)/hive/.compiled: $(CATALOGS)/hive/.fetched tests/catalogs/hive/HiveMetastore.java
+	@mvn --batch-mode --quiet -Dstyle.color=never dependency:unpack \
+	  -Dartifact=org.apache.hive:hive-standalone-metastore-server:4.0.1:tar.gz:bin \
+	  -Dmdep.unpack.includes='**/derby/hive-schema-4.0.0.derby.sql' -DoutputDirectory=$(abspath $(@D))
+	@javac -encoding UTF-8 -Xlint:all,-path -Werror -d $(@D)/classes -cp '$(@D)/*' \
+	  tests/catalogs/hive/HiveMetastore.java
+	@touch $@

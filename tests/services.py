@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +50,20 @@ def start_rest() -> Service:
     directory = Path(tempfile.mkdtemp(prefix="lakehouse-rest-"))
     java = [need("java"), *_JAVA_OPTIONS, "-cp", f"{build}/classes:{build}/*"]
     return _started(directory, [*java, "RestCatalogs", str(directory)])
+
+
+def start_hive() -> Service:
+    """Start Hive's metastore."""
+    build = _built("hive")
+    directory = Path(tempfile.mkdtemp(prefix="lakehouse-hive-"))
+    java = [need("java"), *_JAVA_OPTIONS, "-cp", f"{build}/classes:{build}/*"]
+    (script,) = build.rglob("hive-schema-4.0.0.derby.sql")
+    service = _started(directory, [*java, "HiveMetastore", str(script), str(directory)])
+    for _ in range(600):
+        with suppress(OSError), socket.create_connection(("127.0.0.1", service.port), 1):
+            return service
+        time.sleep(0.1)
+    raise TimeoutError("the metastore did not come up")
 
 
 def start_glue() -> Service:

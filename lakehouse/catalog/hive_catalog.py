@@ -15,7 +15,9 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urlparse
 
+from hive_metastore.ThriftHiveMetastore import Client as ThriftClient
 from hive_metastore.ttypes import (
+    GetTableRequest,
     InvalidObjectException,
     InvalidOperationException,
     LockState,
@@ -28,6 +30,7 @@ from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownExcept
 from pyiceberg.table import CommitTableResponse, Table
 from pyiceberg.table.update import TableRequirement, TableUpdate
 from pyiceberg.typedef import Identifier
+from thrift.protocol import TBinaryProtocol
 from thrift.protocol.TProtocol import TProtocolException
 from thrift.Thrift import TApplicationException
 from thrift.transport import TSocket, TTransport
@@ -87,8 +90,22 @@ class _Connections:
         return held
 
 
+class _Requests(ThriftClient):
+    """The requests, in forms that old and new metastores know."""
+
+    def get_table(self, dbname: str, tbl_name: str) -> Any:
+        """The entry of a table."""
+        return self.get_table_req(GetTableRequest(dbName=dbname, tblName=tbl_name)).table
+
+
 class _Client(_HiveClient):
     """pyiceberg's client, which does not wait for ever."""
+
+    def _client(self) -> Any:
+        client = _Requests(TBinaryProtocol.TBinaryProtocol(self._transport))
+        if self._ugi:
+            client.set_ugi(*self._ugi)
+        return client
 
     def _init_thrift_transport(self) -> Any:
         transport = super()._init_thrift_transport()

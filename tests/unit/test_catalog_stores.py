@@ -23,8 +23,9 @@ from botocore.exceptions import ReadTimeoutError
 from faults.faulty_bucket import FaultyBucket, Killed
 from faults.mortal import Lake
 from postgres import Postgres, start_postgres
+from pyiceberg.catalog.hive import HiveCatalog
 from pyiceberg.catalog.sql import SqlCatalog
-from services import Service, start_glue, start_rest
+from services import Service, start_glue, start_hive, start_rest
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
@@ -56,7 +57,7 @@ from lakehouse.types import TableName
 
 ROWS = pa.table({"n": [1, 2]})
 DATABASES = ("sqlite", "postgres")
-SERVICES = ("rest", "glue")
+SERVICES = ("rest", "glue", "hive")
 STORES = ("object", *DATABASES, *SERVICES)
 in_databases = pytest.mark.parametrize("sites", DATABASES, indirect=True)
 # A service changes several tables at once only where they exist.
@@ -97,6 +98,22 @@ def glue() -> Iterator[Service]:
     running.stop()
 
 
+@pytest.fixture(scope="module")
+def hive() -> Iterator[Service]:
+    running = start_hive()
+    yield running
+    running.stop()
+
+
+def emptied(uri: str) -> str:
+    """A metastore without what former tests left."""
+    client = HiveCatalog("hive", uri=uri)
+    for (schema,) in client.list_namespaces():
+        with client._client as connection:
+            connection.drop_database(schema, deleteData=True, cascade=True) if schema != "default" else None
+    return uri
+
+
 @dataclass
 class Site:
     """A bucket and, where the store has one, a database or service: what several servers share."""
@@ -126,6 +143,11 @@ class Site:
     def kept(self, text: str) -> str:
         """How the store spells it."""
         return fold(self.name(text)) if self.kind in FOLDING else text
+
+    @property
+    def always(self) -> list[str]:
+        """Schemas that are there from the beginning."""
+        return ["default"] if self.kind == "hive" else []
 
     def server(self, fails: Callable[[int, str], str | None] | None = None) -> IcebergCatalog:
         """The catalog as one more server has it."""
@@ -161,6 +183,8 @@ def sites(
         if request.param == "glue":
             uri = f"http://127.0.0.1:{request.getfixturevalue('glue').port}"
             requests.post(f"{uri}/moto-api/reset", timeout=10)
+        if request.param == "hive":
+            uri = emptied(f"thrift://127.0.0.1:{request.getfixturevalue('hive').port}")
         root.mkdir()
         made.append(Site(root, uri, request.param))
         return made[-1]
@@ -230,7 +254,7 @@ def test_schemas_are_found_in_any_case_and_dropped_only_empty(site: Site, catalo
     # A dot parts the levels of a service's namespaces.
     end = site.name(" É" if site.kind in SERVICES else ".É")
     catalog.create_schema(f"Sales{end}")
-    assert other.schemas() == sorted([site.kept(f"Sales{end}"), "main"])
+    assert other.schemas() == sorted([site.kept(f"Sales{end}"), "main", *site.always])
     assert other.spelled_schema(f"sALES{end}") == site.kept(f"Sales{end}")
     with pytest.raises(SchemaAlreadyExists):
         other.create_schema(f"SALES{end}")
@@ -239,7 +263,7 @@ def test_schemas_are_found_in_any_case_and_dropped_only_empty(site: Site, catalo
         catalog.drop_schema(f"Sales{end}")
     catalog.drop_table(f"SALES{end}", "T")
     catalog.drop_schema(f"SALES{end}")
-    assert other.schemas() == ["main"]
+    assert other.schemas() == [*site.always, "main"]
     with pytest.raises(SchemaNotFound, match=r"lake\.sales"):
         write(other, "t", schema=f"sales{end}")
     with pytest.raises(SchemaNotFound):
@@ -310,7 +334,7 @@ def test_of_those_who_create_a_name_at_once_one_succeeds(site: Site, catalog: Ic
     with ThreadPoolExecutor(6) as pool:
         won = [number for number in pool.map(tried, range(6)) if number is not None]
     assert len(won) == 1
-    assert sorted(name.lower() for name in catalog.schemas()) == ["main", "s"]
+    assert sorted(name.lower() for name in catalog.schemas()) == [*site.always, "main", "s"]
     assert [name.lower() for name in catalog.tables("s")] == ["t"]
     assert values(catalog.load("s", "t")) == won
 
