@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import re
+import sys
 import threading
 import time
 import uuid
@@ -13,8 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pytest
@@ -23,11 +26,15 @@ from botocore.exceptions import ReadTimeoutError
 from faults.faulty_bucket import FaultyBucket, Killed
 from faults.mortal import Lake
 from postgres import Postgres, start_postgres
+from pyiceberg.catalog import Catalog
+from pyiceberg.catalog.glue import GlueCatalog
 from pyiceberg.catalog.hive import HiveCatalog
+from pyiceberg.catalog.rest import RestCatalog
 from pyiceberg.catalog.sql import SqlCatalog
 from services import Service, start_glue, start_hive, start_rest
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
+from thrift.transport.TTransport import TTransportException
 
 from lakehouse.catalog import IcebergCatalog, Table
 from lakehouse.catalog.commit import commit_together, discard, rewriting, staged_write
@@ -40,6 +47,7 @@ from lakehouse.config import CatalogSettings
 from lakehouse.errors import (
     CommitConflict,
     CommitStateUnknown,
+    ConfigError,
     InvalidRequest,
     LakehouseError,
     NotSupported,
@@ -595,6 +603,39 @@ def around(
             return change(lambda: call(operation, arguments))
 
         client._make_api_call = called
+    connections = getattr(getattr(store, "_service", None), "_client", None)
+    if connections is not None:
+        connections._make = Watched(connections._make, change, read)
+
+
+class Watched:
+    """Makes connections to a metastore whose requests are seen."""
+
+    def __init__(
+        self, make: Any, change: Callable[[Callable[[], Any]], Any], read: Callable[[], None]
+    ) -> None:
+        self.make, self.change, self.read = make, change, read
+
+    def __call__(self, uri: str) -> Any:
+        made = self.make(uri)
+        opened = made._client
+
+        def client() -> Any:
+            real = opened()
+            for name in ("create_database", "drop_database", "create_table", "drop_table"):
+                self.see(real, name)
+            self.see(real, "alter_table_with_environment_context")
+            for name in ("get_table", "get_all_tables", "get_all_databases"):
+                asked = getattr(real, name)
+                setattr(real, name, lambda *a, asked=asked, **more: (self.read(), asked(*a, **more))[1])
+            return real
+
+        made._client = client
+        return made
+
+    def see(self, real: Any, name: str) -> None:
+        asked = getattr(real, name)
+        setattr(real, name, lambda *a, **more: self.change(lambda: asked(*a, **more)))
 
 
 WORK: dict[str, Callable[[IcebergCatalog, str], None]] = {
@@ -675,6 +716,7 @@ LOST = {
     **dict.fromkeys(DATABASES, OperationalError("COMMIT", None, Exception("the connection was lost"))),
     "rest": requests.exceptions.ReadTimeout("the connection was lost"),
     "glue": ReadTimeoutError(endpoint_url="the connection was lost"),
+    "hive": TTransportException(TTransportException.END_OF_FILE, "the connection was lost"),
 }
 
 
@@ -838,3 +880,215 @@ def test_a_transaction_changes_one_table_where_the_store_cannot_change_two(
         assert lake.rows("select * from b") == []
     finally:
         lake.close()
+
+
+def other_program(site: Site) -> Catalog:
+    """pyiceberg by itself, as another program uses it."""
+    if site.kind == "rest":
+        return RestCatalog("theirs", uri=site.uri)
+    if site.kind == "hive":
+        return HiveCatalog("theirs", uri=site.uri, warehouse=f"file://{site.root}/theirs")
+    more = {"glue.region": "eu-central-1", "glue.access-key-id": "id", "glue.secret-access-key": "secret"}
+    place = {"glue.endpoint": site.uri, "warehouse": f"file://{site.root}/theirs"}
+    return GlueCatalog("theirs", **more, **place)
+
+
+@in_services
+def test_other_programs_share_a_service(site: Site, catalog: IcebergCatalog, tmp_path: Path) -> None:
+    write(catalog, "t")
+    theirs = other_program(site)
+    for number in range(2):
+        theirs.load_table("main.t").append(pa.table({"n": [10 + number]}))
+        write(catalog, "t", WriteMode.APPEND, rows=pa.table({"n": [20 + number]}))
+    assert values(catalog.load("main", "T")) == [1, 2, 10, 11, 20, 21]
+    found = theirs.load_table("main.t").scan().to_arrow()["n"].to_pylist()
+    assert sorted(found) == [1, 2, 10, 11, 20, 21]
+    theirs.create_table("main.near", ROWS.schema)
+    theirs.create_table("main.far", ROWS.schema, location=f"file://{tmp_path}/far")
+    assert catalog.tables("main") == ["near", "t"]
+    with pytest.raises(StorageError, match="not in"):
+        catalog.load("main", "Far")
+    with pytest.raises((StorageError, TableAlreadyExists)):
+        write(catalog, "far")
+    theirs.drop_table("main.far")
+    theirs.drop_table("main.t")
+    assert catalog.tables("main") == ["near"]
+    write(catalog, "far")
+    assert catalog.tables("main") == ["far", "near"]
+    table = catalog.load("main", "far")
+    catalog.drop_table("main", "far")
+    assert [catalog.bucket.exists(catalog.bucket.key_of(file.uri)) for file in table.files()] == [True]
+    with pytest.raises(NotSupported, match="purged"):
+        catalog.purge("main", "far")
+
+
+@pytest.mark.parametrize("sites", ["rest"], indirect=True)
+def test_views_are_kept_by_a_service(site: Site, catalog: IcebergCatalog) -> None:
+    columns, other = pa.schema([("n", pa.int64())]), site.server()
+    catalog.create_view("main", "V", "SELECT 1 AS n", columns)
+    first = other.find_view("MAIN", "v")
+    assert (first.name.table, first.sql, first.columns) == ("V", "SELECT 1 AS n", (("n", "BIGINT"),))
+    with pytest.raises(TableAlreadyExists):
+        other.create_view("main", "v", "SELECT 2 AS n", columns)
+    with pytest.raises(InvalidRequest, match="is a view"):
+        write(other, "v")
+    other.create_view("main", "v", "SELECT 'x' AS s", pa.schema([("s", pa.string())]), replace=True)
+    other.describe_view("main", "V", "what it is")
+    second = catalog.find_view("main", "v")
+    assert (second.sql, second.columns, second.description) == (
+        "SELECT 'x' AS s",
+        (("s", "VARCHAR"),),
+        "what it is",
+    )
+    assert (second.uuid, second.version > first.version) == (first.uuid, True)
+    catalog.describe_view("main", "V", "")
+    assert not other.find_view("main", "v").description
+    catalog.rename("main", "v", "main", "W", is_view=True)
+    assert (catalog.views("main"), catalog.tables("main")) == (["W"], [])
+    assert other.find_view("main", "w").name.table == "W"
+    with pytest.raises(SchemaNotEmpty):
+        catalog.drop_schema("main")
+    other.drop_view("main", "w")
+    assert catalog.find_view("main", "w") is None
+    with pytest.raises(TableNotFound):
+        catalog.drop_view("main", "w")
+    write(catalog, "w")
+    assert values(other.load("main", "w")) == [1, 2]
+
+
+@pytest.mark.parametrize("sites", ["glue", "hive"], indirect=True)
+def test_a_metastore_keeps_no_views(catalog: IcebergCatalog) -> None:
+    with pytest.raises(NotSupported, match="views"):
+        catalog.create_view("main", "v", "SELECT 1 AS n", pa.schema([("n", pa.int64())]))
+    assert catalog.views("main") == []
+    with pytest.raises(TableNotFound):
+        catalog.drop_view("main", "v")
+
+
+@pytest.mark.parametrize("sites", ["rest"], indirect=True)
+def test_what_is_known_of_a_table_is_not_sent_again(catalog: IcebergCatalog) -> None:
+    write(catalog, "t")
+    head = catalog.objects.head("main", "t")
+    session, answers = catalog.objects._service._session, []  # type: ignore[attr-defined]
+    session.hooks["response"].append(lambda response, **_: answers.append(response.status_code))
+    assert catalog.objects.head("MAIN", "T") is head
+    assert catalog.objects.head("main", "t") is head
+    assert answers[-1] == 304
+
+
+@in_services
+@pytest.mark.usefixtures("no_pauses")
+def test_a_service_that_is_gone_is_told_without_its_secrets(site: Site, catalog: IcebergCatalog) -> None:
+    write(catalog, "t")
+
+    def fail(*_: Any) -> None:
+        raise LOST[site.kind]
+
+    around(catalog, lambda _: fail(), fail)
+    with pytest.raises(StorageError, match="catalog 'lake'") as gone:
+        catalog.load("main", "t")
+    assert "connection was lost" not in str(gone.value)
+    with pytest.raises((StorageError, CommitStateUnknown)):
+        write(catalog, "u")
+    assert state(site.server()) == {"t": [1, 2]}
+
+
+UNREACHABLE = {
+    "rest": {"uri": "http://127.0.0.1:9/api"},
+    "hive": {"uri": "thrift://127.0.0.1:9,thrift://127.0.0.1:10"},
+    "glue": {
+        "uri": "http://127.0.0.1:9",
+        "credential": {"env": "TEST_CREDENTIAL"},
+        "properties": {"glue.region": "eu-central-1", "glue.max-retries": "1"},
+    },
+}
+
+
+@pytest.mark.parametrize("kind", UNREACHABLE)
+def test_a_service_that_cannot_be_reached_is_told_at_start(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEST_CREDENTIAL", "id:hidden")
+    bucket = open_local_bucket("primary", tmp_path)
+    with pytest.raises(ConfigError, match="did not answer") as refused:
+        open_store(CatalogSettings(type=kind, **UNREACHABLE[kind]), bucket)
+    assert "hidden" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "package", "more"),
+    [
+        ("sql", "sqlalchemy", {"uri": "sqlite:///x.db"}),
+        ("hive", "thrift", UNREACHABLE["hive"]),
+        ("glue", "boto3", {}),
+    ],
+)
+def test_a_package_that_is_missing_is_named(
+    kind: str, package: str, more: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in list(sys.modules):
+        if name.startswith((f"lakehouse.catalog.{kind}_catalog", f"pyiceberg.catalog.{kind}", package)):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    bucket = open_local_bucket("primary", tmp_path)
+    with pytest.raises(ConfigError, match=package) as refused:
+        open_store(CatalogSettings(type=kind, **more), bucket)
+    assert refused.value.hint == f"pip install 'lakehouse-server[{kind}]'"
+
+
+class Guarded(BaseHTTPRequestHandler):
+    """A service that gives tokens for one credential, each good for a few requests, and nothing without."""
+
+    tokens: ClassVar[dict[str, int]] = {}
+
+    def do_POST(self) -> None:
+        told = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        if "client_secret=s3cret" not in told:
+            return self._answer(401, {"error": "invalid_client", "error_description": "s3cret"})
+        token = uuid.uuid4().hex
+        self.tokens[token] = 2
+        return self._answer(200, {"access_token": token, "token_type": "bearer"})
+
+    def do_GET(self) -> None:
+        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        if self.tokens.get(token, 0) == 0:
+            error = {"message": "s3cret", "type": "NotAuthorizedException", "code": 401}
+            return self._answer(401, {"error": error})
+        self.tokens[token] -= 1
+        if "/config" in self.path:
+            return self._answer(200, {"defaults": {}, "overrides": {}})
+        return self._answer(200, {"namespaces": [["main"]]})
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def _answer(self, status: int, body: dict[str, Any]) -> None:
+        content = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+
+def test_tokens_are_had_for_the_credential_and_renewed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = open_local_bucket("primary", tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Guarded) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        settings = CatalogSettings(
+            type="rest",
+            uri=f"http://127.0.0.1:{server.server_port}",
+            credential={"env": "TEST_CREDENTIAL"},
+            oauth2_server_uri=f"http://127.0.0.1:{server.server_port}/token",
+        )
+        monkeypatch.setenv("TEST_CREDENTIAL", "id:s3cret")
+        store = open_store(settings, bucket)
+        for _ in range(5):
+            assert store.list_namespaces() == [("main",)]
+        store.close()
+        monkeypatch.setenv("TEST_CREDENTIAL", "id:other")
+        with pytest.raises(ConfigError, match="refuses this server") as refused:
+            open_store(settings, bucket)
+        assert "s3cret" not in str(refused.value)
+        server.shutdown()
