@@ -17,7 +17,13 @@ import pytest
 from conftest import ROOT, need
 
 BUILD = ROOT / "build" / "catalogs"
-_JAVA_OPTIONS = ("-Xmx192m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto", "-Dderby.stream.error.file=/dev/null")
+_JAVA_OPTIONS = (
+    "-Xmx192m",
+    "-XX:TieredStopAtLevel=1",
+    "-XX:+UseSerialGC",
+    "-Xshare:auto",
+    "-Dderby.stream.error.file=/dev/null",
+)
 
 
 @dataclass

