@@ -246,9 +246,7 @@ class Bucket:
             ObjectNotFound: There is none.
         """
         with self.operation("get", key, "read"):
-            size = int(obstore.head(self._store, key)["size"])
-            start = max(size - length, 0)
-            return bytes(obstore.get_range(self._store, key, start=start, end=size)) if size else b""
+            return bytes(obstore.get(self._store, key, options={"range": {"suffix": length}}).bytes())
 
     async def get_range(self, key: str, start: int, end: int, e_tag: str = "") -> Range:
         """Some bytes of an object, as far as it has them.
@@ -388,7 +386,8 @@ class Bucket:
             if self._root is not None and not os.access(self._root, os.R_OK | os.W_OK | os.X_OK):
                 # The store itself would take a directory that is gone for an empty one.
                 raise StorageError(f"the directory of bucket '{self.name}' is gone or not accessible")
-            obstore.list_with_delimiter(self._store)
+            # Of a store without directories all that is in the bucket might be listed.
+            obstore.list_with_delimiter(self._store, None if self._root else "_probe")
 
     def open_writer(self, key: str) -> ObjectWriter:
         """A file to write an object through; the object appears, whole, when the file is closed."""

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,7 @@ def test_objects_are_written_read_listed_and_deleted(bucket: Bucket) -> None:
         ("a/b/one", 2),
         ("a/c/größe = 7 %.txt", 1),
     }
+    assert (bucket.get_end("a/b/one", 1), bucket.get_end("a/b/one", 100)) == (b"1", b"11")
     bucket.delete("a/b/one")
     with pytest.raises(ObjectNotFound):
         bucket.get("a/b/one")
@@ -148,6 +150,16 @@ def test_credentials_come_from_a_file_that_may_change_and_from_the_environment(
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3.access_key)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3.secret_key)
     assert open_bucket(settings.model_copy(update={"secret_ref": None})).get("x") == b"1"
+    monkeypatch.setattr("lakehouse.storage.s3._REREAD", timedelta(0))
+    rotated = open_bucket(settings.model_copy(update={"secret_ref": SecretRef(file=file)}))
+    right = file.read_text()
+    for text, works in (("nobody:wr0ng", False), (s3.secret, True), ("", False), (right, True)):
+        file.write_text(text)
+        if works:
+            assert rotated.get("x") == b"1"
+        else:
+            with pytest.raises(StorageError, match="credentials"):
+                rotated.get("x")
     # What the reference names goes before the environment.
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wr0ng")
     assert open_bucket(settings).get("x") == b"1"
@@ -191,6 +203,22 @@ def test_a_store_that_is_gone_fails_cleanly_and_works_again_when_it_is_back(s3: 
         assert "127.0.0.1" not in str(caught.value)
     s3.restart()
     assert bucket.get("kept") == b"1"
+
+
+def test_a_store_that_does_not_answer_is_not_waited_for_longer_than_allowed(s3: S3) -> None:
+    proxy = start_proxy(s3.endpoint)
+    try:
+        settings = s3.settings(endpoint=proxy.endpoint, request_timeout_seconds=1, max_retries=1)
+        bucket = open_bucket(settings)
+        go_on = threading.Event()
+        proxy.fault = lambda answer: answer if go_on.wait(20) else None
+        with pytest.raises(StorageError, match="did not answer in time"):
+            bucket.get("x")
+        go_on.set()
+        with pytest.raises(ObjectNotFound):
+            bucket.get("x")
+    finally:
+        proxy.stop()
 
 
 def test_a_request_that_comes_while_the_store_starts_is_repeated(s3: S3) -> None:
