@@ -22,15 +22,10 @@ Deleting it, or any part of it, costs nothing but time.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import hashlib
 import os
-import re
 import secrets
-import shutil
-import stat
 import threading
-import zlib
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import CancelledError, Future
@@ -43,7 +38,8 @@ from urllib.parse import quote, unquote
 
 import structlog
 
-from lakehouse.errors import ConfigError, InternalError, ShuttingDown, StatementCancelled, StorageError
+from lakehouse.errors import InternalError, ShuttingDown, StatementCancelled, StorageError
+from lakehouse.storage.cache_files import checksums, md5_of, take_directory, write_at
 
 if TYPE_CHECKING:
     from lakehouse.storage.bucket import Bucket, Range
@@ -51,11 +47,8 @@ if TYPE_CHECKING:
 _log = structlog.get_logger()
 
 _PART_BYTES = 8 * 1024 * 1024
-_BLOCK_BYTES = 1024 * 1024
 _ATTEMPTS = 3
 _POLL_S = 0.02
-_MOST_PROCESSES = 64
-_MD5 = re.compile(r'"?([0-9a-f]{32})"?')
 # What stands for itself in a path; the engine's wildcards do not. Keys have more often % in them than !.
 _PLAIN = "/=+,@!"
 _SWAPPED = str.maketrans("%!", "!%")
@@ -357,7 +350,7 @@ class ObjectCache:
         try:
             told = self._sum_of(entry.path).read_text()
             with Path(entry.path).open("rb") as file:
-                is_same = told == _checksum(file.fileno(), entry.size)
+                is_same = told == checksums(file.fileno(), entry.size)[0]
         except OSError:
             is_same = False
         with self._lock:
@@ -393,8 +386,10 @@ class ObjectCache:
                 os.posix_fallocate(file.fileno(), 0, max(first.size, 1))
                 os.truncate(file.fileno(), first.size)
                 await self._parts(file.fileno(), bucket, key, first)
-                expected = "" if bucket.name in self._md5_means_nothing else _md5_of(first.e_tag)
-                checksum, found = await asyncio.to_thread(_sums, file.fileno(), first.size, bool(expected))
+                expected = "" if bucket.name in self._md5_means_nothing else md5_of(first.e_tag)
+                checksum, found = await asyncio.to_thread(
+                    checksums, file.fileno(), first.size, bool(expected)
+                )
             self._fetched += first.size
             if found == expected:
                 return checksum
@@ -406,7 +401,7 @@ class ObjectCache:
         raise StorageError(f"object '{key}' of bucket '{bucket.name}' arrived damaged, {_ATTEMPTS} times")
 
     async def _parts(self, descriptor: int, bucket: Bucket, key: str, first: Range) -> None:
-        _write(descriptor, first.content, 0)
+        write_at(descriptor, first.content, 0)
         try:
             async with asyncio.TaskGroup() as group:
                 for start in range(_PART_BYTES, first.size, _PART_BYTES):
@@ -416,7 +411,7 @@ class ObjectCache:
 
     async def _part(self, descriptor: int, bucket: Bucket, key: str, start: int, first: Range) -> None:
         part = await self._range(bucket, key, start, min(start + _PART_BYTES, first.size), first.e_tag)
-        _write(descriptor, part.content, start)
+        write_at(descriptor, part.content, start)
 
     async def _range(self, bucket: Bucket, key: str, start: int, end: int, e_tag: str) -> Range:
         async with self._requests:
@@ -446,24 +441,7 @@ class ObjectCache:
         return self._root / "sums" / path[len(self._prefix) :]
 
     def _open(self) -> None:
-        parent = self._wanted or _default_directory()
-        try:
-            parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            found = parent.stat()
-            if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o022:
-                raise ConfigError(
-                    f"cache.directory = {str(parent)!r} cannot be used: others may write to it",
-                    "name a directory of the server's own user",
-                )
-            self._root, self._held_lock = _taken(parent)
-            for name in ("objects", "sums"):
-                (self._root / name).mkdir(mode=0o700, exist_ok=True)
-            shutil.rmtree(self._root / "partial", ignore_errors=True)
-            (self._root / "partial").mkdir(mode=0o700)
-        except OSError as error:
-            raise ConfigError(
-                f"cache.directory = {str(parent)!r} cannot be used: {error.strerror}"
-            ) from error
+        self._root, self._held_lock = take_directory(self._wanted)
         self._prefix = f"{self._root}/objects/"
         self._take_over()
 
@@ -499,26 +477,7 @@ async def _cancel_all() -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _default_directory() -> Path:
-    base = os.environ.get("CACHE_DIRECTORY") or os.environ.get("XDG_CACHE_HOME")
-    return Path(base) / "lakehouse" if base else Path.home() / ".cache" / "lakehouse"
-
-
-def _taken(parent: Path) -> tuple[Path, int]:
-    """The first directory that no process has, and the descriptor that holds its lock."""
-    for number in range(_MOST_PROCESSES):
-        root = parent / str(number)
-        root.mkdir(mode=0o700, exist_ok=True)
-        descriptor = os.open(root / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            continue
-        return root, descriptor
-    raise ConfigError(f"cache.directory = {str(parent)!r} is used by {_MOST_PROCESSES} processes already")
+    await asyncio.get_running_loop().shutdown_default_executor()
 
 
 @contextmanager
@@ -530,39 +489,3 @@ def _disk(bucket: Bucket, key: str) -> Iterator[None]:
             f"object '{key}' of bucket '{bucket.name}' could not be cached: {error.strerror}",
             "make room on the disk of cache.directory",
         ) from error
-
-
-def _write(descriptor: int, content: memoryview, offset: int) -> None:
-    while content:
-        written = os.pwrite(descriptor, content, offset)
-        content, offset = content[written:], offset + written
-
-
-def _blocks(descriptor: int, size: int) -> Iterator[bytes]:
-    offset = 0
-    while offset < size:
-        block = os.pread(descriptor, _BLOCK_BYTES, offset)
-        if not block:
-            return
-        yield block
-        offset += len(block)
-
-
-def _checksum(descriptor: int, size: int) -> str:
-    return _sums(descriptor, size, md5=False)[0]
-
-
-def _sums(descriptor: int, size: int, md5: bool) -> tuple[str, str]:
-    """What is kept beside a copy, and its MD5 sum if that is asked for."""
-    crc, digest = 0, hashlib.md5(usedforsecurity=False)
-    for block in _blocks(descriptor, size):
-        crc = zlib.crc32(block, crc)
-        if md5:
-            digest.update(block)
-    return f"crc32 {crc:08x} {size}\n", digest.hexdigest() if md5 else ""
-
-
-def _md5_of(e_tag: str) -> str:
-    """The MD5 sum that an ETag is, or may be; empty for one that is none, as of a multipart upload."""
-    found = _MD5.fullmatch(e_tag)
-    return found[1] if found else ""

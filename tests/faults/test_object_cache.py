@@ -211,7 +211,7 @@ def test_an_etag_that_only_looks_like_a_checksum_does_no_harm(
 ) -> None:
     cache, bucket = open_cache()
     bucket.put(KEY, b"encrypted elsewhere")
-    monkeypatch.setattr("lakehouse.storage.object_cache._md5_of", lambda tag: "0" * 32)
+    monkeypatch.setattr("lakehouse.storage.object_cache.md5_of", lambda tag: "0" * 32)
     assert content(cache, bucket, KEY) == b"encrypted elsewhere"
 
 
