@@ -228,8 +228,17 @@ class RemoteTables:
         (schema,) = namespace
         if self._schema(schema) is not None:
             raise NamespaceAlreadyExistsError(schema)
-        with self._service.calling(changes=True):
-            self._service.create_namespace((self._folded(schema),))
+        try:
+            with self._service.calling(changes=True):
+                self._service.create_namespace((self._folded(schema),))
+        except StorageError as error:
+            # Not every service has a word for it when two make a schema at once.
+            if self._schema(schema) is None:
+                raise
+            raise NamespaceAlreadyExistsError(schema) from error
+        except CommitStateUnknownException:
+            if not self._looks(lambda: self._schema(schema) is not None):
+                raise
 
     def drop_namespace(self, namespace: tuple[str]) -> None:
         """Make an empty schema cease to exist."""

@@ -38,6 +38,7 @@ from thrift.transport.TTransport import TTransportException
 
 from lakehouse.catalog import IcebergCatalog, Table
 from lakehouse.catalog.commit import commit_together, discard, rewriting, staged_write
+from lakehouse.catalog.hive_catalog import HiveService
 from lakehouse.catalog.iceberg_catalog import open_store
 from lakehouse.catalog.names import fold
 from lakehouse.catalog.object_catalog import ObjectCatalog
@@ -892,7 +893,10 @@ def other_program(site: Site) -> Catalog:
     if site.kind == "rest":
         return RestCatalog("theirs", uri=site.uri)
     if site.kind == "hive":
-        return HiveCatalog("theirs", uri=site.uri, warehouse=f"file://{site.root}/theirs")
+        found = HiveCatalog("theirs", uri=site.uri, warehouse=f"file://{site.root}/theirs")
+        # pyiceberg asks in a form that this version of the metastore does not know any more.
+        found._client = HiveService._create_hive_client({"uri": site.uri})
+        return found
     more = {"glue.region": "eu-central-1", "glue.access-key-id": "id", "glue.secret-access-key": "secret"}
     place = {"glue.endpoint": site.uri, "warehouse": f"file://{site.root}/theirs"}
     return GlueCatalog("theirs", **more, **place)
@@ -908,7 +912,7 @@ def test_other_programs_share_a_service(site: Site, catalog: IcebergCatalog, tmp
     assert values(catalog.load("main", "T")) == [1, 2, 10, 11, 20, 21]
     found = theirs.load_table("main.t").scan().to_arrow()["n"].to_pylist()
     assert sorted(found) == [1, 2, 10, 11, 20, 21]
-    theirs.create_table("main.near", ROWS.schema)
+    theirs.create_table("main.near", ROWS.schema, location=f"file://{site.root}/near")
     theirs.create_table("main.far", ROWS.schema, location=f"file://{tmp_path}/far")
     assert catalog.tables("main") == ["near", "t"]
     with pytest.raises(StorageError, match="not in"):
