@@ -68,7 +68,6 @@ ROWS = pa.table({"n": [1, 2]})
 DATABASES = ("sqlite", "postgres")
 SERVICES = ("rest", "glue", "hive")
 STORES = ("object", *DATABASES, *SERVICES)
-in_databases = pytest.mark.parametrize("sites", DATABASES, indirect=True)
 # A service changes several tables at once only where they exist.
 WHOLLY_JOINT = ("object", *DATABASES)
 # For these, names that differ by case are different names until one of them is taken.
@@ -79,11 +78,28 @@ FOLDING = ("glue", "hive")
 WITHOUT_RENAME = ("glue",)
 # Here a table can be created in a schema that is dropped at the same moment.
 WITHOUT_LOCKS = SERVICES
-renaming = pytest.mark.parametrize("sites", [s for s in STORES if s not in WITHOUT_RENAME], indirect=True)
-locking = pytest.mark.parametrize("sites", [s for s in STORES if s not in WITHOUT_LOCKS], indirect=True)
-joint = pytest.mark.parametrize("sites", [*WHOLLY_JOINT, "rest"], indirect=True)
-wholly_joint = pytest.mark.parametrize("sites", WHOLLY_JOINT, indirect=True)
-in_services = pytest.mark.parametrize("sites", SERVICES, indirect=True)
+# Who is killed here leaves a lock, which the others respect for some minutes.
+WITH_LASTING_LOCKS = ("hive",)
+
+
+def param(kind: str, *more: Any) -> Any:
+    """A store as a parameter; the tests of one service are done by one worker, which starts it once."""
+    marks = pytest.mark.xdist_group(f"catalog {kind}") if kind in ("postgres", *SERVICES) else ()
+    return pytest.param(kind, *more, marks=marks)
+
+
+def over(*kinds: str, besides: tuple[str, ...] = ()) -> Any:
+    """The stores that a test is about."""
+    pairs = [param(kind) for kind in kinds if kind not in besides]
+    return pytest.mark.parametrize("sites", pairs, indirect=True)
+
+
+in_databases = over(*DATABASES)
+renaming = over(*STORES, besides=WITHOUT_RENAME)
+locking = over(*STORES, besides=WITHOUT_LOCKS)
+joint = over(*WHOLLY_JOINT, "rest")
+wholly_joint = over(*WHOLLY_JOINT)
+in_services = over(*SERVICES)
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +185,7 @@ class Site:
         return catalog
 
 
-@pytest.fixture(params=STORES)
+@pytest.fixture(params=[param(kind) for kind in STORES])
 def sites(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[], Site]]:
@@ -452,7 +468,7 @@ def test_several_tables_that_exist_change_together_or_not_at_all(site: Site, cat
     assert state(other) == {"a": [1, 1, 2, 2, 8], "b": [6]}
 
 
-@pytest.mark.parametrize("sites", ["rest"], indirect=True)
+@over("rest")
 def test_a_service_creates_and_drops_no_tables_in_a_joint_commit(site: Site, catalog: IcebergCatalog) -> None:
     for name in ("a", "b"):
         write(catalog, name)
@@ -673,7 +689,7 @@ def works(kinds: tuple[str, ...]) -> Any:
         "joint appends": [kind for kind in SERVICES if kind != "rest"],
         "rename": WITHOUT_RENAME,
     }
-    pairs = [(kind, work) for kind in kinds for work in WORK if kind not in unable.get(work, ())]
+    pairs = [param(kind, work) for kind in kinds for work in WORK if kind not in unable.get(work, ())]
     return pytest.mark.parametrize(("sites", "work"), pairs, indirect=["sites"])
 
 
@@ -682,7 +698,7 @@ def state(catalog: IcebergCatalog, schema: str = "main") -> dict[str, list[int]]
 
 
 @pytest.mark.usefixtures("no_pauses")
-@works(STORES)
+@works(tuple(kind for kind in STORES if kind not in WITH_LASTING_LOCKS))
 def test_wherever_a_server_is_killed_a_change_is_there_wholly_or_not_at_all(
     site: Site, work: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -931,7 +947,7 @@ def test_other_programs_share_a_service(site: Site, catalog: IcebergCatalog, tmp
         catalog.purge("main", "far")
 
 
-@pytest.mark.parametrize("sites", ["rest"], indirect=True)
+@over("rest")
 def test_views_are_kept_by_a_service(site: Site, catalog: IcebergCatalog) -> None:
     columns, other = pa.schema([("n", pa.int64())]), site.server()
     catalog.create_view("main", "V", "SELECT 1 AS n", columns)
@@ -965,7 +981,7 @@ def test_views_are_kept_by_a_service(site: Site, catalog: IcebergCatalog) -> Non
     assert values(other.load("main", "w")) == [1, 2]
 
 
-@pytest.mark.parametrize("sites", ["glue", "hive"], indirect=True)
+@over("glue", "hive")
 def test_a_metastore_keeps_no_views(catalog: IcebergCatalog) -> None:
     with pytest.raises(NotSupported, match="views"):
         catalog.create_view("main", "v", "SELECT 1 AS n", pa.schema([("n", pa.int64())]))
@@ -974,7 +990,7 @@ def test_a_metastore_keeps_no_views(catalog: IcebergCatalog) -> None:
         catalog.drop_view("main", "v")
 
 
-@pytest.mark.parametrize("sites", ["rest"], indirect=True)
+@over("rest")
 def test_what_is_known_of_a_table_is_not_sent_again(catalog: IcebergCatalog) -> None:
     write(catalog, "t")
     head = catalog.objects.head("main", "t")
