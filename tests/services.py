@@ -8,10 +8,10 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from time import sleep  # tests make that of the module shorter
 
 import pytest
 from conftest import ROOT, need
@@ -68,7 +68,7 @@ def start_hive() -> Service:
     for _ in range(600):
         with suppress(OSError), socket.create_connection(("127.0.0.1", service.port), 1):
             return service
-        time.sleep(0.1)
+        sleep(0.1)
     raise TimeoutError("the metastore did not come up")
 
 
