@@ -1117,3 +1117,35 @@ def test_tokens_are_had_for_the_credential_and_renewed(
             open_store(settings, bucket)
         assert "s3cret" not in str(refused.value)
         server.shutdown()
+
+
+@in_services
+def test_sql_statements_work_over_a_service(site: Site) -> None:
+    lake = Lake(site.root, **site.settings)
+    try:
+        lake.run("create table a (n int, s varchar)")
+        lake.run("create table b (n int)")
+        lake.run("insert into a values (1, 'x'), (2, 'y'), (3, 'z')")
+        lake.run("begin")
+        lake.run("update a set s = 'q' where n = 1")
+        lake.run("delete from a where n = 2")
+        if lake.lakehouse.catalog.objects.capabilities.joint_commits:
+            lake.run("insert into b select n from a")
+        else:
+            with pytest.raises(NotSupported, match="several tables at once"):
+                lake.run("insert into b select n from a")
+        lake.run("commit")
+        lake.run("alter table a add column k int")
+    finally:
+        lake.close()
+    again = Lake(site.root, **site.settings)
+    try:
+        assert again.rows("select n, s, k from a order by n") == [
+            {"n": 1, "s": "q", "k": None},
+            {"n": 3, "s": "z", "k": None},
+        ]
+        assert again.rows("select n from b order by n") == (
+            [{"n": 1}, {"n": 3}] if site.kind == "rest" else []
+        )
+    finally:
+        again.close()
