@@ -737,6 +737,8 @@ class _Binding:
         values = self._values
         if wanted is None or values is None or self._qualify or "calendar" in self._session.settings:
             return False
+        if self._shares_name(reference):
+            return False
         place = ("scan", self._places, reference.span)
         slot = self._slots.get(place) or len(self._slots) + 1
         name = f"t_{self._binder.mark(table)}_{schema_id}_{slot}"
@@ -755,6 +757,21 @@ class _Binding:
         if wanted.has_parameters:
             self._scans.append(scan)
         return True
+
+    def _shares_name(self, reference: TableReference) -> bool:
+        """Whether another table of the statement is called the same but for its schema or catalog.
+
+        A view in the place of one of them would take a name that only the full names tell apart.
+        """
+        if reference.has_alias:
+            return False
+        own = self._binder.locate(reference.path, self._session)
+        for other in self._analysis.references:
+            if not other.has_alias and other.path and other.path[-1].lower() == own.table.lower():
+                found = self._binder.locate(other.path, self._session)
+                if (found.catalog, found.schema.lower()) != (own.catalog, own.schema.lower()):
+                    return True
+        return False
 
     def _use_part(
         self,

@@ -30,6 +30,7 @@ from flight_server.protocol.commands import (
 from flight_server.readiness import Readiness
 from lakehouse.access.principal import Principal
 from lakehouse.config import Settings
+from lakehouse.engine.binding import PRUNED_ABOVE
 from lakehouse.engine.changes import Scope
 from lakehouse.engine.running import CallWatch
 from lakehouse.engine.session import Session
@@ -232,6 +233,25 @@ def test_names_lead_where_duckdb_finds_them(lakehouse: Lakehouse) -> None:
     # Where DuckDB cannot decide, the schema comes before the catalog.
     decided = ([("lake.other",)], "ambiguous")
     assert different == {("lake.main", "other.t"): decided, ("lake.a", "other.t"): decided}
+
+
+def test_large_tables_of_one_name_are_told_apart_by_their_full_names(lakehouse: Lakehouse) -> None:
+    """Of tables with many files a statement reads some by views, which have no catalog and schema."""
+    session = session_of(lakehouse)
+    run(session, "CREATE SCHEMA other.main")
+    for catalog in ("lake", "other"):
+        layout = "PARTITIONED BY (truncate(1, id))"
+        rows = f"SELECT range AS id, '{catalog}' AS place FROM range({PRUNED_ABOVE + 3})"
+        run(session, f"CREATE TABLE {catalog}.main.t {layout} AS {rows}")
+        assert len(lakehouse.catalogs.of(catalog).load("main", "t").files()) > PRUNED_ABOVE
+    both = "SELECT lake.main.t.place, other.main.t.place FROM lake.main.t JOIN other.main.t"
+    assert run(session, f"{both} ON lake.main.t.id = other.main.t.id WHERE lake.main.t.id = 7") == [
+        ("lake", "other")
+    ]
+    assert run(session, "SELECT place FROM other.main.t WHERE id = 7") == [("other",)]
+    assert run(session, "SELECT a.place FROM other.main.t a, lake.main.t b WHERE a.id = 1 AND b.id = 2") == [
+        ("other",)
+    ]
 
 
 def test_a_session_takes_a_catalog(lakehouse: Lakehouse) -> None:
