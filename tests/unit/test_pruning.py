@@ -534,7 +534,7 @@ def test_a_change_reads_no_file_that_cannot_have_such_rows(
         for path in spared:
             path.with_suffix(".away").rename(path)
     assert count == len(changed)
-    kept = {file.path for file in transaction.load("main", "t").files()}
+    kept = {file.path for file in transaction.load(TableName("lake", "main", "t")).files()}
     gone = {number for number, file in enumerate(files) if file.path not in kept}
     assert gone == {key // ROWS for key in changed}
     left, _ = _run(session, "SELECT id FROM t WHERE id >= 0 ORDER BY id")
