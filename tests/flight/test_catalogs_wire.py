@@ -16,6 +16,10 @@ from flight_server.protocol.messages import flight_class
 
 CONFIG = """
 [[buckets]]
+name = "primary"
+path = "{directory}/first"
+
+[[buckets]]
 name = "second"
 path = "{directory}/second"
 
