@@ -490,7 +490,7 @@ def storage_errors(bucket: str, key: str, done: str) -> Iterator[None]:
         key: The object's key.
         done: What was being done, as a participle.
     """
-    subject = f"object '{key}' of bucket '{bucket}'"
+    subject = f"object '{key}' of bucket '{bucket}'" if key else f"bucket '{bucket}'"
     try:
         yield
     except AlreadyExistsError as error:
