@@ -10,6 +10,7 @@ from pyiceberg.serializers import FromInputFile
 from pyiceberg.table.metadata import TableMetadata
 
 from lakehouse.catalog.file_io import BucketFileIO
+from lakehouse.catalog.table_store import DELETE_METADATA_PROPERTY
 from lakehouse.errors import ObjectNotFound, StorageError
 from lakehouse.storage.bucket import Bucket
 
@@ -85,11 +86,24 @@ class MetadataFiles:
         return True
 
     def forget(self, location: str) -> None:
-        """Delete the file of a version that certainly never became current."""
+        """Delete the file of a version that nobody needs; it is no error where that fails."""
         try:
             self.delete(location)
         except StorageError:
             _log.warning("a metadata file that is not needed could not be deleted", exc_info=True)
+
+    def give_up(self, base: TableMetadata, metadata: TableMetadata) -> None:
+        """Delete the files of versions that were in the log of the former version and are not any more.
+
+        Args:
+            base: The former version.
+            metadata: The current one.
+        """
+        if metadata.properties.get(DELETE_METADATA_PROPERTY) == "true":
+            kept = {entry.metadata_file for entry in metadata.metadata_log}
+            for entry in base.metadata_log:
+                if entry.metadata_file not in kept:
+                    self.forget(entry.metadata_file)
 
     def version_at(self, metadata: TableMetadata | None, moment_ms: int) -> TableMetadata | None:
         """The version that was current at a time, or the first one that is known.

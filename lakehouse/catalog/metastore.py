@@ -34,7 +34,7 @@ from pyiceberg.typedef import EMPTY_DICT, Identifier, Properties
 from lakehouse.catalog.metadata_files import MetadataFiles
 from lakehouse.catalog.metadata_update import updated_metadata
 from lakehouse.catalog.remote_catalog import Name, Step, Unreadable
-from lakehouse.catalog.table_store import check_requirement
+from lakehouse.catalog.table_store import DELETE_METADATA_PROPERTY, check_requirement
 from lakehouse.errors import LakehouseError, StorageError
 
 if TYPE_CHECKING:
@@ -71,26 +71,33 @@ class Metastore(MetastoreCatalog):
         location: str,
     ) -> StagedTable:
         """A table that exists in memory only."""
-        metadata = new_table_metadata(columns, spec, order, location, dict(properties))
+        told = {DELETE_METADATA_PROPERTY: "true", **properties}
+        metadata = new_table_metadata(columns, spec, order, location, told)
         return StagedTable(identifier, metadata, "", self._files.io, self)
 
     def commit_table(
         self, table: Table, requirements: tuple[TableRequirement, ...], updates: tuple[TableUpdate, ...]
     ) -> CommitTableResponse:
         """Write the next metadata file, and make it the current one. See ``TableStore``."""
-        self._local.written = ""
+        self._local.written, self._local.base = "", None
         try:
             with self.calling(changes=True):
-                return self.point_at(table, requirements, updates)
+                done = self.point_at(table, requirements, updates)
         except (
             CommitFailedException, TableAlreadyExistsError, ValidationException, NoSuchTableError,
             NoSuchNamespaceError, LakehouseError,
-        ):  # fmt: skip
-            # A request that is repeated on the way to the metastore may be in the way of itself.
-            if (written := self._local.written) and not (found := self._current(table, written)):
-                self._files.forget(written)
+        ) as error:  # fmt: skip
+            if not (written := self._local.written):
                 raise
-            if not written:
+            # A request that is repeated on the way to the metastore may be in the way of itself.
+            try:
+                found = self._current(table, written)
+            except StorageError:
+                raise CommitStateUnknownException(
+                    "the metastore cannot be asked what became of it"
+                ) from error
+            if found is None:
+                self._files.forget(written)
                 raise
         except CommitStateUnknownException as error:
             if not (written := self._local.written):
@@ -102,6 +109,10 @@ class Metastore(MetastoreCatalog):
                     found = found or self._current(table, written)
             if found is None:
                 raise
+        else:
+            if self._local.base is not None:
+                self._files.give_up(self._local.base, done.metadata)
+            return done
         return CommitTableResponse(metadata=self._files.read(written), metadata_location=written)
 
     def _current(self, table: Table, written: str) -> Table | None:
@@ -145,7 +156,7 @@ class Metastore(MetastoreCatalog):
         requirements: tuple[TableRequirement, ...],
         updates: tuple[TableUpdate, ...],
     ) -> StagedTable:
-        base = current_table.metadata if current_table else None
+        self._local.base = base = current_table.metadata if current_table else None
         for requirement in requirements:
             check_requirement(requirement, base, ".".join(table_identifier))
         if base is not None and current_table is not None:

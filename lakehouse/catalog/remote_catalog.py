@@ -390,7 +390,7 @@ class RemoteTables:
         return None
 
     def prune_versions(self, schema: str, table: str, before: datetime) -> int:
-        """None are: old versions are the service's business."""
+        """None are: old versions are given up by commits, or are the service's business."""
         return 0
 
     def delete_file(self, uri: str) -> bool:
@@ -547,16 +547,18 @@ class RemoteTables:
                 self._service.commit_together(steps)
         except CommitFailedException:
             # Files of what took place in spite of this must not be deleted.
-            if not any(self._took_place(step) for step in steps):
-                raise
-            raise CommitStateUnknownException("a joint commit took place in part") from None
+            with suppress(StorageError):
+                if not any(self._took_place(step) for step in steps):
+                    raise
+            raise CommitStateUnknownException("a joint commit may have taken place in part") from None
         except CommitStateUnknownException:
             if not self._looks(lambda: all(self._took_place(step) for step in steps)):
                 raise
         else:
             # Not every service changes several tables as wholly as it says.
-            if not all(self._took_place(step) for step in steps if _snapshots(step)):
-                raise CommitStateUnknownException("a joint commit is not there")
+            with suppress(StorageError):
+                if not all(self._took_place(step) for step in steps if _snapshots(step)):
+                    raise CommitStateUnknownException("a joint commit is not there")
 
     def _took_place(self, step: Step) -> bool:
         found = self._find(*step.table.name(), anything=True)

@@ -262,16 +262,8 @@ class SqlTableCatalog(SqlCatalog):
         else:
             self._take_place([step])
             if base is not None:
-                self._give_up(base, metadata)
+                self._files.give_up(base, metadata)
         return CommitTableResponse(metadata=metadata, metadata_location=location)
-
-    def _give_up(self, base: TableMetadata, metadata: TableMetadata) -> None:
-        """Delete the files of versions that were in the log of the former version and are not any more."""
-        if metadata.properties.get(DELETE_METADATA_PROPERTY) == "true":
-            kept = {entry.metadata_file for entry in metadata.metadata_log}
-            for entry in base.metadata_log:
-                if entry.metadata_file not in kept:
-                    self._files.forget(entry.metadata_file)
 
     def drop_table(self, identifier: str | Identifier) -> None:
         """Make a table cease to exist; its files stay in the bucket."""

@@ -515,7 +515,7 @@ def test_former_versions_are_found_by_time(catalog: IcebergCatalog) -> None:
     )
 
 
-@wholly_joint
+@over(*STORES, besides=("rest",))
 def test_old_metadata_does_not_pile_up(site: Site, catalog: IcebergCatalog) -> None:
     write(catalog, "t")
     with catalog.objects.load_table(("main", "t")).transaction() as transaction:
