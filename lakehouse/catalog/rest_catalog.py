@@ -115,7 +115,7 @@ class RestService(RestCatalog):
             if changes and _may_have_arrived(error):
                 raise CommitStateUnknownException("the service did not say whether it did it") from error
             raise StorageError(
-                f"the service of catalog '{self.name}' did not answer", "try again later"
+                f"the service of catalog '{self.name}' did not answer as it should", "try again later"
             ) from error
         except ModelError as error:
             if changes:
@@ -319,10 +319,12 @@ def open_rest(settings: CatalogConnection, bucket: Bucket) -> RemoteTables:
         service = RestService(settings.name, bucket, **properties)
         store = RemoteTables(service, bucket, settings.warehouse, service.capabilities(), folds_names=False)
         store.list_namespaces()
-    except (LakehouseError, ValueError, HTTPError) as error:
+    except (LakehouseError, NoSuchNamespaceError, ValueError, HTTPError) as error:
+        reason = error.message if isinstance(error, LakehouseError) else "it is no Iceberg REST catalog"
+        if isinstance(error, NoSuchNamespaceError):
+            reason = "it does not know the warehouse of catalog.properties"
         raise ConfigError(
-            f"the service of catalog '{settings.name}' cannot be used: "
-            + (error.message if isinstance(error, LakehouseError) else "it is not an Iceberg REST catalog"),
+            f"the service of catalog '{settings.name}' cannot be used: {reason}",
             "see catalog.uri, catalog.credential and catalog.token",
         ) from error
     return store

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from time import sleep
 
 import pytest
 from faults.mortal import Lake
+from pyiceberg.catalog.rest import RestCatalog
+from pyiceberg.exceptions import NoSuchNamespaceError, RESTError
+from requests import RequestException
 from s3 import S3, WAREHOUSE, start_s3
 
 from lakehouse.config import Settings
@@ -17,6 +22,15 @@ from lakehouse.runtime import Lakehouse
 @pytest.fixture(scope="module")
 def s3() -> Iterator[S3]:
     running = start_s3()
+    credential = {"credential": running.secret, "oauth2-server-uri": f"{running.rest_uri}/v1/oauth/tokens"}
+    for _ in range(300):
+        # The bucket for tables comes after the others.
+        with suppress(NoSuchNamespaceError, RESTError, RequestException):
+            RestCatalog(
+                "ready", uri=running.rest_uri, warehouse=running.warehouse, **credential
+            ).list_namespaces()
+            break
+        sleep(0.1)
     yield running
     running.stop()
 
