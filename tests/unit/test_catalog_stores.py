@@ -109,21 +109,21 @@ def postgres() -> Iterator[Postgres]:
     running.stop()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def rest() -> Iterator[Service]:
     running = start_rest()
     yield running
     running.stop()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def glue() -> Iterator[Service]:
     running = start_glue()
     yield running
     running.stop()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def hive() -> Iterator[Service]:
     running = start_hive()
     yield running
@@ -682,14 +682,15 @@ WORK: dict[str, Callable[[IcebergCatalog, str], None]] = {
 }
 
 
-def works(kinds: tuple[str, ...]) -> Any:
+def works(kinds: tuple[str, ...], besides: tuple[tuple[str, str], ...] = ()) -> Any:
     """Each kind of work over each of these stores that can do it."""
     unable = {
         "joint": SERVICES,
         "joint appends": [kind for kind in SERVICES if kind != "rest"],
         "rename": WITHOUT_RENAME,
     }
-    pairs = [param(kind, work) for kind in kinds for work in WORK if kind not in unable.get(work, ())]
+    able = [(kind, work) for kind in kinds for work in WORK if kind not in unable.get(work, ())]
+    pairs = [param(*pair) for pair in able if pair not in besides]
     return pytest.mark.parametrize(("sites", "work"), pairs, indirect=["sites"])
 
 
@@ -698,7 +699,11 @@ def state(catalog: IcebergCatalog, schema: str = "main") -> dict[str, list[int]]
 
 
 @pytest.mark.usefixtures("no_pauses")
-@works(tuple(kind for kind in STORES if kind not in WITH_LASTING_LOCKS))
+# For a service, a replacement is a commit like an append.
+@works(
+    tuple(kind for kind in STORES if kind not in WITH_LASTING_LOCKS),
+    besides=tuple((kind, "replace") for kind in SERVICES),
+)
 def test_wherever_a_server_is_killed_a_change_is_there_wholly_or_not_at_all(
     site: Site, work: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
