@@ -39,6 +39,9 @@ from pyiceberg.table.snapshots import Operation, Summary
 from pyiceberg.table.update import (
     AddSnapshotUpdate,
     AssertCreate,
+    AssertCurrentSchemaId,
+    AssertDefaultSortOrderId,
+    AssertDefaultSpecId,
     AssertTableUUID,
     TableRequirement,
     TableUpdate,
@@ -313,9 +316,8 @@ def _attempt(
             updates, requirements = producer._commit()
             transaction._stage(_in_order(updates, transaction.table_metadata), requirements)
         is_new = isinstance(transaction, CreateTableTransaction)
-        identity = (AssertCreate(),) if is_new else (AssertTableUUID(uuid=base.metadata.table_uuid),)
         # A table that is being created has no refs that could be required to stay the same.
-        required = identity if is_new else (*transaction._requirements, *identity)
+        required = (AssertCreate(),) if is_new else (*transaction._requirements, *_unchanged(base.metadata))
         files.uploads.settle()
         if ready is not None:
             ready()
@@ -327,6 +329,16 @@ def _attempt(
     except (CommitFailedException, ValidationException, NoSuchTableError, StorageError):
         _clean_up(producer, files)
         raise
+
+
+def _unchanged(base: TableMetadata) -> tuple[TableRequirement, ...]:
+    """What ``build`` looked at, besides the snapshots."""
+    return (
+        AssertTableUUID(uuid=base.table_uuid),
+        AssertCurrentSchemaId(current_schema_id=base.current_schema_id),
+        AssertDefaultSpecId(default_spec_id=base.default_spec_id),
+        AssertDefaultSortOrderId(default_sort_order_id=base.default_sort_order_id),
+    )
 
 
 def _producer(transaction: Transaction, rows: NewSnapshot, files: AttemptFiles) -> _SnapshotProducer[Any]:
