@@ -45,10 +45,11 @@ class Lakehouse:
             Path(where.directory) if where.directory else None, where.max_bytes, where.concurrent_requests
         )
         catalogs = (settings.catalog, *settings.catalogs)
+        primary = settings.buckets[0].name
+        needed = frozenset({primary, *map(settings.bucket_of, catalogs)})
         # Of two commits to a service's tables the service lets one through, whatever the bucket does.
-        deciding = [settings.bucket_of(each) for each in catalogs if each.type != "rest"]
-        needed = frozenset({settings.buckets[0].name, *deciding})
-        self.buckets = Buckets(settings.buckets, self.cache, self.clock, needed, bucket)
+        deciding = frozenset({primary, *(settings.bucket_of(c) for c in catalogs if c.type != "rest")})
+        self.buckets = Buckets(settings.buckets, self.cache, self.clock, needed, deciding, bucket)
         self.bucket = self.buckets.primary
         self.bucket_errors = BucketErrorJournal(self.bucket, self.clock)
         self.bucket_errors.watch(self.buckets.values())

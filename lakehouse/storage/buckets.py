@@ -49,6 +49,7 @@ class Buckets(Mapping[str, Bucket]):
         cache: Where the objects of remote buckets are kept for reading.
         clock: Source of time.
         needed: Names of those without which there is nothing to serve; these have to answer.
+        deciding: Names of those in which the first of two writers has to win.
         first: The primary bucket, where it is open already.
 
     Attributes:
@@ -67,6 +68,7 @@ class Buckets(Mapping[str, Bucket]):
         cache: ObjectCache,
         clock: Clock,
         needed: frozenset[str],
+        deciding: frozenset[str],
         first: Bucket | None = None,
     ) -> None:
         self.settings = {each.name: each for each in settings}
@@ -78,7 +80,9 @@ class Buckets(Mapping[str, Bucket]):
         self._probes = ThreadPoolExecutor(thread_name_prefix="bucket-probe")
         for name, each in self.settings.items():
             bucket = first if first is not None and not self._open else None
-            self._open[name] = bucket or open_bucket(each, cache, ask=name in needed)
+            self._open[name] = bucket or open_bucket(
+                each, cache, ask=name in needed, decides=name in deciding
+            )
         for name, bucket in self._open.items():
             bucket.observers.append(self._counter(name))
             bucket.failure_observers.append(self._failed)
@@ -147,7 +151,9 @@ class Buckets(Mapping[str, Bucket]):
             )
 
 
-def open_bucket(settings: BucketSettings, cache: ObjectCache | None = None, *, ask: bool = True) -> Bucket:
+def open_bucket(
+    settings: BucketSettings, cache: ObjectCache | None = None, *, ask: bool = True, decides: bool = True
+) -> Bucket:
     """Open a bucket as it is configured.
 
     Args:
@@ -155,6 +161,7 @@ def open_bucket(settings: BucketSettings, cache: ObjectCache | None = None, *, a
         cache: Where the objects of remote buckets are kept for reading; without one, only their metadata
             can be read.
         ask: Whether its store has to answer.
+        decides: Whether of two writers in it the first has to win.
 
     Raises:
         ConfigError: The configuration does not lead to a bucket, or to one in which two writers could both
@@ -166,7 +173,8 @@ def open_bucket(settings: BucketSettings, cache: ObjectCache | None = None, *, a
     bucket = open_s3_bucket(settings, cache)
     if ask:
         bucket.check()
-        check_create_only(bucket)
+        if decides:
+            check_create_only(bucket)
     return bucket
 
 

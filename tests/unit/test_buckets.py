@@ -16,6 +16,8 @@ from lakehouse.journal import BUCKET_ERRORS_SCHEMA, BucketErrorJournal
 from lakehouse.runtime import Lakehouse
 from lakehouse.storage import Buckets, ObjectCache
 
+NEEDED = frozenset({"primary"})
+
 
 @pytest.fixture
 def nowhere():
@@ -39,7 +41,7 @@ def settings(tmp_path, nowhere, monkeypatch):
 
 @pytest.fixture
 def buckets(settings):
-    opened = Buckets(settings.buckets, ObjectCache(), SystemClock(), frozenset({"primary"}))
+    opened = Buckets(settings.buckets, ObjectCache(), SystemClock(), NEEDED, NEEDED)
     yield opened
     opened.close()
 
@@ -69,7 +71,7 @@ def test_a_bucket_that_nothing_needs_may_be_down_at_the_start_and_is_told_to_be(
 
 def test_a_bucket_that_is_needed_has_to_answer(settings):
     with pytest.raises(StorageError, match="bucket 'tenant'"):
-        Buckets(settings.buckets, ObjectCache(), SystemClock(), frozenset({"primary", "tenant"}))
+        Buckets(settings.buckets, ObjectCache(), SystemClock(), NEEDED | {"tenant"}, NEEDED)
 
 
 def test_every_failure_is_recorded_with_whose_request_it_was(buckets, journal):
