@@ -47,14 +47,11 @@ def writes(directory: Path, quick: bool) -> list[Line]:
             ),
         }
         seconds = interleaved(ways, 2 if quick else 3)
-        for part in range(10):
-            cursor.adbc_ingest(
-                "parted", own.sql(f"FROM data WHERE g = {part}").to_arrow_table(), mode="create_append"
-            )
+        run(f"CREATE TABLE parted PARTITIONED BY (g) AS {made}")
         changes = interleaved(
             {
-                "part": lambda: run("UPDATE parted SET x = x + 1 WHERE g = 3 AND s LIKE '%3'"),
-                "whole": lambda: run("UPDATE parted SET x = x + 1 WHERE s LIKE '%3'"),
+                "part": lambda: run("UPDATE parted SET x = x + 1 WHERE g = 3 AND k // 10 % 10 = 3"),
+                "whole": lambda: run("UPDATE parted SET x = x + 1"),
             },
             2,
         )
@@ -79,9 +76,9 @@ def writes(directory: Path, quick: bool) -> list[Line]:
             "≥ 0.7",
         ),
         Line(
-            "UPDATE of 1 % in one of 10 parts",
+            "UPDATE of 1 % of the rows, in one of 10 partitions",
             f"{median(changes['part']):.2f} s",
-            f"in all parts {median(changes['whole']):.2f} s",
+            f"of every row {median(changes['whole']):.2f} s",
             ratio(changes, "part", "whole"),
             "",
         ),
