@@ -13,6 +13,7 @@ SEED = 20131107
 
 @pytest.mark.timeout(120 + 10 * KILLS)
 # ADBC closes cursors twice whose server has gone.
+@pytest.mark.filterwarnings("ignore:Failed to close cursor:ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_what_a_client_was_answered_survives_and_the_rest_is_whole_or_absent(tmp_path):
     outcomes = kill_random.run(tmp_path / "lake", KILLS, SEED, print)
