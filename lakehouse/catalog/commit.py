@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -364,8 +364,7 @@ def commit_or_discard(catalog: Catalog, staged: StagedWrite, uploads: Uploads | 
         raise
     except BaseException:
         if uploads is not None:
-            with suppress(StorageError):
-                uploads.settle()
+            uploads.abandon()
         discard(catalog, staged)
         raise
 

@@ -196,7 +196,7 @@ class ObjectCatalog(MetastoreCatalog):
             return 0
         most = int(head.metadata.properties.get(_KEPT_VERSIONS_PROPERTY, _KEPT_VERSIONS))
         # The current version can stand below slots that joint commits took which did not take place.
-        end = self._read_slot(key, head.version).written_at - max(most, 1)
+        end = head.written_at - max(most, 1)
         first = (
             bisect_left(range(1, end), 1, key=lambda v: self._bucket.size(_slot(key, v)) != len(PRUNED)) + 1
         )

@@ -13,7 +13,6 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -390,8 +389,7 @@ def _look_for(catalog: TableStore, base: Table, snapshot_id: int) -> TableMetada
 def _clean_up(producer: _SnapshotProducer[Any] | None, files: AttemptFiles) -> None:
     if producer is None:
         return
-    with suppress(StorageError):  # whatever was still under way
-        files.uploads.settle()
+    files.uploads.abandon()
     for path in (*producer._written_manifests, *producer._written_manifest_lists):
         try:
             producer._io.delete(path)

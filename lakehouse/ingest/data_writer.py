@@ -115,8 +115,7 @@ class _Files:
 
     def abandon(self) -> None:
         if self.uploads is not None:
-            with contextlib.suppress(StorageError):
-                self.uploads.settle()
+            self.uploads.abandon()
         for file in self.open_files:
             file.abort()
         for key in self._keys:

@@ -54,7 +54,6 @@ class BucketErrorJournal:
     def __init__(self, bucket: Bucket, clock: Clock) -> None:
         self._events = AppendLog(bucket, BUCKET_ERRORS_PREFIX, clock, LogBounds())
         self._table = EventTable(BUCKET_ERRORS_SCHEMA, BUCKET_ERRORS_PREFIX)
-        self._clock = clock
 
     def watch(self, buckets: Iterable[Bucket]) -> None:
         """Record what fails in these buckets from now on."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextvars
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+
+from lakehouse.errors import StorageError
 
 # They wait for storage, so there may be many more than cores.
 _THREADS = ThreadPoolExecutor(32, thread_name_prefix="upload")
@@ -31,3 +34,8 @@ class Uploads:
         wait(started)
         for upload in started:
             upload.result()
+
+    def abandon(self) -> None:
+        """Wait until nothing is under way, whatever became of it, so that it can be removed."""
+        with suppress(StorageError):
+            self.settle()
