@@ -15,10 +15,11 @@ from lakehouse.engine.redaction import statement_text
 from lakehouse.engine.session import SessionRegistry
 from lakehouse.engine.system_audit import audit_table
 from lakehouse.engine.system_buckets import bucket_errors_table, buckets_table
+from lakehouse.engine.system_events import events_table
 from lakehouse.engine.system_history import history_tables
 from lakehouse.engine.system_statements import sessions_table, statements_table
 from lakehouse.engine.table_reader import TableReader
-from lakehouse.journal import AuditJournal, BucketErrorJournal
+from lakehouse.journal import AuditJournal, BucketErrorJournal, EventJournal
 from lakehouse.maintenance.policy import Maintenance
 from lakehouse.storage import Bucket, Buckets, ObjectCache
 
@@ -53,6 +54,7 @@ class Lakehouse:
         self.bucket = self.buckets.primary
         self.bucket_errors = BucketErrorJournal(self.bucket, self.clock)
         self.bucket_errors.watch(self.buckets.values())
+        self.events = EventJournal(self.bucket, settings.journal, self.clock)
         self._opened = open_catalogs(settings, self.clock, self.buckets)
         self.catalogs = Catalogs(self._opened, settings.catalog.default_schema)
         self.catalog: Catalog = self.catalogs.default
@@ -81,6 +83,7 @@ class Lakehouse:
                 audit_table(self.journal),
                 bucket_errors_table(self.bucket_errors),
                 buckets_table(self.buckets),
+                events_table(self.events),
                 statements_table(self.engine.running),
                 sessions_table(self.sessions, self.engine, self.clock),
                 *history_tables(),
@@ -96,6 +99,7 @@ class Lakehouse:
         self.maintenance.stop()
         self.sessions.close_all()
         self.engine.close()
+        self.events.close()
         self.journal.close()
         self.bucket_errors.close()
         for catalog in self._opened:

@@ -9,6 +9,7 @@ from lakehouse.config.access import (
     TlsSettings,
 )
 from lakehouse.config.catalog import CatalogConnection, CatalogSettings
+from lakehouse.config.journal import JournalSettings
 from lakehouse.config.loading import load_settings
 from lakehouse.config.secret_ref import SecretRef
 from lakehouse.config.settings import (
@@ -35,6 +36,7 @@ __all__ = [
     "EngineSettings",
     "GrantSettings",
     "IngestSettings",
+    "JournalSettings",
     "JwtSettings",
     "LimitSettings",
     "LogSettings",

@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from lakehouse.config.access import BUILT_IN_ROLES, AuditSettings, AuthSettings, RoleSettings, TlsSettings
 from lakehouse.config.catalog import CatalogConnection, CatalogSettings
 from lakehouse.config.hosts import check_host
+from lakehouse.config.journal import JournalSettings
 from lakehouse.config.section import Anchored, Section
 from lakehouse.config.storage import BucketSettings, CacheSettings
 from lakehouse.config.values import ByteSize, MemorySize
@@ -245,6 +246,7 @@ class Settings(BaseSettings):
     auth: AuthSettings = AuthSettings()
     roles: tuple[RoleSettings, ...] = ()
     audit: AuditSettings = AuditSettings()
+    journal: JournalSettings = JournalSettings()
     ops: OperationsSettings = OperationsSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
 

@@ -37,7 +37,7 @@ from lakehouse.engine.gate_text import qualifiers
 from lakehouse.engine.position_files import PositionFiles
 from lakehouse.engine.pruning import ScanFilter
 from lakehouse.engine.session import Session
-from lakehouse.engine.system_filter import wanted_values
+from lakehouse.engine.system_filter import wanted_since, wanted_values
 from lakehouse.engine.system_tables import Reading, SystemTables
 from lakehouse.engine.transaction import Transaction
 from lakehouse.errors import (
@@ -570,8 +570,9 @@ class _Binding:
             )
         internal, lakes = f"~system_{table.name}", self._session.lakes
         wanted = wanted_values(self._analysis.sql, table.name) if table.scan is not None else {}
+        since = wanted_since(self._analysis.sql, table.name) if table.scan is not None else None
         self._inputs[internal] = Input(
-            internal, table.schema, lambda check: table.rows(Reading(lakes, wanted, check))
+            internal, table.schema, lambda check: table.rows(Reading(lakes, wanted, check, since))
         )
         self._fresh = False
         self._rewrite(reference, f"temp.main.{quote(internal)}")

@@ -7,6 +7,7 @@ filters the rows all the same, so it does no harm to find less than there is to 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 
 import sqlglot
 from sqlglot import expressions as exp
@@ -14,7 +15,7 @@ from sqlglot.errors import SqlglotError
 
 from lakehouse.engine.gate_scope import fold
 
-_COLUMNS = ("catalog_name", "schema_name", "table_name")
+_COLUMNS = ("catalog_name", "schema_name", "table_name", "entity", "actor", "action")
 
 
 def wanted_values(sql: str, table: str) -> Mapping[str, frozenset[str]]:
@@ -41,28 +42,81 @@ def wanted_values(sql: str, table: str) -> Mapping[str, frozenset[str]]:
     }
 
 
+def wanted_since(sql: str, table: str) -> datetime | None:
+    """The time before which a query lets no row of a system table through, by the column ``time``.
+
+    None where there is no such time. A day is taken off, whatever time zone the literal is meant in.
+
+    Args:
+        sql: One statement that reads the system table.
+        table: The table's name.
+    """
+    try:
+        tree = sqlglot.parse_one(sql, dialect="duckdb")
+    except (SqlglotError, RecursionError):
+        return None
+    found = [
+        max((s for c in _where(use) if (s := _beginning(c, use)) is not None), default=None)
+        for use in tree.find_all(exp.Table)
+        if fold(use.name) == table
+    ]
+    times = [time for time in found if time is not None]
+    return min(times) - timedelta(days=1) if times and len(times) == len(found) else None
+
+
+def _beginning(condition: exp.Expr, use: exp.Table) -> datetime | None:
+    if isinstance(condition, exp.Between):
+        column, bound = condition.this, condition.args["low"]
+    elif isinstance(condition, exp.GT | exp.GTE):
+        column, bound = condition.left, condition.right
+    elif isinstance(condition, exp.LT | exp.LTE):
+        column, bound = condition.right, condition.left
+    else:
+        return None
+    bound = bound.this if isinstance(bound, exp.Cast) else bound
+    if not (isinstance(column, exp.Column) and fold(column.name) == "time" and _is_of(column, use)):
+        return None
+    if not (isinstance(bound, exp.Literal) and bound.is_string):
+        return None
+    try:
+        time = datetime.fromisoformat(str(bound.this))
+    except ValueError:
+        return None
+    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
+
+
 def _conditions(use: exp.Table) -> dict[str, frozenset[str]]:
     """What the WHERE clause of the query that reads a table there says about its columns for sure."""
-    place = use.parent
-    if not isinstance(place, exp.From | exp.Join) or not isinstance(place.parent, exp.Select):
-        return {}
-    select = place.parent
-    where = select.args.get("where")
-    # Of a query that begins with FROM the joins hang on its first table.
-    first = select.find(exp.From)
-    joins = [*(select.args.get("joins") or ()), *((first.this.args.get("joins") if first else None) or ())]
-    if where is None or not all(map(_is_plain, joins)):
-        return {}
-    alone = not joins
     found: dict[str, frozenset[str]] = {}
-    for condition in _all_of(where.this):
+    for condition in _where(use):
         column, values = _equality(condition)
-        if column is None or fold(column.name) not in _COLUMNS:
-            continue
-        if fold(column.table) == fold(use.alias_or_name) if column.table else alone:
+        if column is not None and fold(column.name) in _COLUMNS and _is_of(column, use):
             name = fold(column.name)
             found[name] = found.get(name, values) & values
     return found
+
+
+def _where(use: exp.Table) -> list[exp.Expr]:
+    """The conditions that every row of a table has to fulfil in the query that reads it there."""
+    place = use.parent
+    if not isinstance(place, exp.From | exp.Join) or not isinstance(place.parent, exp.Select):
+        return []
+    where = place.parent.args.get("where")
+    return _all_of(where.this) if where is not None and all(map(_is_plain, _joins(place.parent))) else []
+
+
+def _joins(select: exp.Select) -> list[exp.Join]:
+    # Of a query that begins with FROM the joins hang on its first table.
+    first = select.find(exp.From)
+    return [*(select.args.get("joins") or ()), *((first.this.args.get("joins") if first else None) or ())]
+
+
+def _is_of(column: exp.Column, use: exp.Table) -> bool:
+    """Whether a column is sure to be one of the table that is read there."""
+    if column.table:
+        return fold(column.table) == fold(use.alias_or_name)
+    select = use.parent.parent if use.parent is not None else None
+    return isinstance(select, exp.Select) and not _joins(select)
 
 
 def _is_plain(join: exp.Join) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 import pyarrow as pa
 
@@ -26,11 +27,13 @@ class Reading:
         lakes: The catalogs as its principal sees them.
         wanted: Names of columns and the only values that the statement wants of them.
         check: Raises when the statement has to stop.
+        since: The statement wants no rows of an earlier time.
     """
 
     lakes: GuardedCatalogs
     wanted: Mapping[str, frozenset[str]] = field(default_factory=dict)
     check: Callable[[], None] = _go_on
+    since: datetime | None = None
 
 
 @dataclass(frozen=True)

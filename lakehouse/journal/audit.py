@@ -20,7 +20,7 @@ from lakehouse.config.access import AuditSettings
 from lakehouse.journal.event_table import EventTable
 from lakehouse.storage.append_log import AppendLog, LogBounds, LogStatistics
 from lakehouse.storage.bucket import Bucket
-from lakehouse.storage.log_objects import Event
+from lakehouse.storage.log_encoding import Event
 
 AUDIT_PREFIX = "_audit"
 AUDIT_SCHEMA = pa.schema(

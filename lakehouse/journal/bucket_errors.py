@@ -12,7 +12,7 @@ from lakehouse.clock import Clock
 from lakehouse.journal.event_table import EventTable
 from lakehouse.storage import Bucket, BucketFailure
 from lakehouse.storage.append_log import AppendLog, LogBounds, LogStatistics
-from lakehouse.storage.log_objects import Event
+from lakehouse.storage.log_encoding import Event
 
 BUCKET_ERRORS_PREFIX = "_errors/bucket_errors"
 BUCKET_ERRORS_SCHEMA = pa.schema(

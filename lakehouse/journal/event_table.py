@@ -11,7 +11,7 @@ import pyarrow.json
 import structlog
 
 from lakehouse.storage.append_log import AppendLog
-from lakehouse.storage.log_objects import parse_entry
+from lakehouse.storage.log_encoding import SeenEvents, parse_entry
 
 _SHOWN_BYTES = 67_108_864
 _log = structlog.get_logger()
@@ -48,7 +48,7 @@ class EventTable:
         contents, is_cut = events.objects.newest(self._max_bytes)
         contents.append(b"\n".join(entry.line for entry in waiting))
         parsed = [table for content in contents for table in self._parsed(content)]
-        table = _each_once(
+        table = SeenEvents().new_rows(
             pa.concat_tables(parsed).combine_chunks() if parsed else self._schema.empty_table()
         )
         return pa.concat_tables([self._truncation(table), table]) if is_cut else table
@@ -85,17 +85,3 @@ class EventTable:
         since = pc.min(table["time"]).as_py()
         detail = f"older events are left out here; all of them are in the bucket under {self._prefix}/"
         return pa.Table.from_pylist([{"time": since, "kind": "truncated", "detail": detail}], self._schema)
-
-
-def _each_once(table: pa.Table) -> pa.Table:
-    """Without the events that do not raise the ``seq`` of their writer: those were there before."""
-    writers, seqs = table["writer"], table["seq"]
-    kept: list[pa.Array] = []
-    for writer in pc.unique(writers):
-        places = pc.indices_nonzero(pc.equal(writers, writer))
-        own = pc.take(seqs, places).combine_chunks()
-        rises = pc.greater(own[1:], pc.cumulative_max(own)[:-1])
-        kept += [places[:1], pc.filter(places[1:], rises)]
-    if sum(map(len, kept)) == len(table):
-        return table
-    return table.take(pc.take(pa.concat_arrays(kept), pc.sort_indices(pa.concat_arrays(kept))))

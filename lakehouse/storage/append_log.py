@@ -30,7 +30,8 @@ import structlog
 from lakehouse.clock import Clock
 from lakehouse.errors import LakehouseError, ObjectAlreadyExists, ObjectNotFound
 from lakehouse.storage.bucket import Bucket
-from lakehouse.storage.log_objects import Entry, Event, LogObjects, SeenEvents, microseconds
+from lakehouse.storage.log_encoding import Entry, Event, LogEncoding, SeenEvents
+from lakehouse.storage.log_objects import LogObjects, microseconds
 
 _log = structlog.get_logger()
 
@@ -71,7 +72,8 @@ class LogStatistics:
     """What a log did since it was opened, and what waits.
 
     ``appended`` counts the dropped events too. ``logged_bytes`` is the size of the events that became
-    durable, ``written_bytes`` that of all batches written for them, failed attempts included.
+    durable, as lines of JSON; ``written_bytes`` that of all batches written for them, failed attempts
+    included; ``merged_bytes`` that of the objects into which batches were merged.
     """
 
     appended: int
@@ -81,6 +83,7 @@ class LogStatistics:
     batches: int
     logged_bytes: int
     written_bytes: int
+    merged_bytes: int
     failures: int
 
 
@@ -95,6 +98,7 @@ class _Raw(NamedTuple):
 class _Batch:
     us: int
     count: int
+    size: int
     content: bytes
     last_seq: int
     was_tried: bool = False
@@ -117,10 +121,18 @@ class AppendLog:
         prefix: Key prefix of the log.
         clock: Source of time and of the writer's identifier.
         bounds: How much is held back, and for how long.
+        encoding: What the objects hold; JSON lines when left out.
     """
 
-    def __init__(self, bucket: Bucket, prefix: str, clock: Clock, bounds: LogBounds | None = None) -> None:
-        self.objects = LogObjects(bucket, prefix)
+    def __init__(
+        self,
+        bucket: Bucket,
+        prefix: str,
+        clock: Clock,
+        bounds: LogBounds | None = None,
+        encoding: LogEncoding | None = None,
+    ) -> None:
+        self.objects = LogObjects(bucket, prefix, encoding)
         self._prefix = prefix
         self._clock = clock
         self._bounds = bounds or LogBounds()
@@ -145,13 +157,14 @@ class AppendLog:
         self._thread = threading.Thread(target=self._run, name=f"append-log {prefix}", daemon=True)
         self._thread.start()
 
-    def append(self, event: EventSource, size: int | None = None) -> bool:
+    def append(self, event: EventSource, size: int | None = None, at: datetime | None = None) -> bool:
         """Add an event; it is not durable yet. Safe to call from any thread.
 
         Args:
             event: A JSON object, not changed any more by the caller; or a function that makes one, called
                 once in the thread that writes.
             size: About how many bytes it has; by default the length of its texts.
+            at: When it took place, where that is not now.
 
         Returns:
             False if the event was dropped because too much is waiting already.
@@ -169,7 +182,7 @@ class AppendLog:
                 return False
             if self._gap is not None:
                 self._add_gap(now)
-            self._add(event, now, size)
+            self._add(event, at or now, size)
             is_due = self._held_events >= bounds.flush_events or self._held_bytes >= bounds.flush_bytes
         if is_due and not self._wake.is_set():
             self._wake.set()
@@ -249,6 +262,7 @@ class AppendLog:
                 batches=self._batches,
                 logged_bytes=self._logged_bytes,
                 written_bytes=self._written_bytes,
+                merged_bytes=self.objects.merged_bytes,
                 failures=self._failures,
             )
 
@@ -339,7 +353,8 @@ class AppendLog:
         # Never below the time of an event in it, so that readers can pass over what is too old for them.
         youngest = max(line.us for line in lines)
         us = max(microseconds(self._clock.now()), youngest, self._last_us + 1)
-        return _Batch(us, len(lines), b"".join(line.text for line in lines), lines[-1].seq)
+        content = self.objects.encoding.encode([line.text for line in lines])
+        return _Batch(us, len(lines), size, content, lines[-1].seq)
 
     def _store(self, batch: _Batch) -> None:
         try:
@@ -357,10 +372,10 @@ class AppendLog:
             for _ in range(batch.count):
                 self._waiting.popleft()
             self._held_events -= batch.count
-            self._held_bytes -= len(batch.content)
+            self._held_bytes -= batch.size
             self._durable += batch.count
             self._batches += 1
-            self._logged_bytes += len(batch.content)
+            self._logged_bytes += batch.size
 
     def _put(self, batch: _Batch) -> bool:
         """Write a batch under its number; False where that belongs to another writer.

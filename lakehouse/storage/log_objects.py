@@ -1,8 +1,8 @@
 """The stored half of an append log: objects of events under a prefix, how they are named, read and merged.
 
-Layout: ``{prefix}/date=2026-11-21/batch_{us}.jsonl``, one JSON object a line. A batch's number is the time of
-writing in microseconds since the epoch, at least that of its youngest event; the day is that of the number.
-``merged_{first}_{last}_{us}.jsonl`` holds what the batches ``first`` to ``last`` held.
+Layout: ``{prefix}/date=2026-11-21/batch_{us}.jsonl``, or ``.parquet``, as the log's encoding is. A batch's
+number is the time of writing in microseconds since the epoch, at least that of its youngest event; the day is
+that of the number. ``merged_{first}_{last}_{us}.jsonl`` holds what the batches ``first`` to ``last`` held.
 
 Every event carries ``writer`` (random, one per log object in a process) and ``seq`` (counted by that writer).
 A writer's batches have rising numbers, and a merged object takes the place of its first source, so in the
@@ -12,28 +12,28 @@ read already: an object and what it went into may stand side by side at any time
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import structlog
 
 from lakehouse.clock import Clock
 from lakehouse.errors import ObjectAlreadyExists, ObjectNotFound, StorageError
 from lakehouse.storage.bucket import Bucket
+from lakehouse.storage.log_encoding import Entry, JsonLines, LogEncoding, SeenEvents
 
 _log = structlog.get_logger()
 
-_NAME = re.compile(r"(?P<kind>batch|merged)_(?P<first>\d{16})(?:_(?P<last>\d{16})_(?P<made>\d{16}))?\.jsonl")
+_NAME = re.compile(
+    r"(?P<kind>batch|merged)_(?P<first>\d{16})(?:_(?P<last>\d{16})_(?P<made>\d{16}))?\.(?:jsonl|parquet)"
+)
 _DAY = re.compile(r"date=(\d{4}-\d{2}-\d{2})")
 _ROUNDS = 100
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-
-Event = dict[str, Any]
 
 
 def microseconds(time: datetime) -> int:
@@ -71,16 +71,6 @@ class LogObject:
         return cls(first, match["kind"] == "batch", last, int(match["made"] or first), name)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One event as it is stored: ``line`` is its JSON text without the line feed."""
-
-    writer: str
-    seq: int
-    event: Event
-    line: bytes
-
-
 class Listing(NamedTuple):
     """Objects in order, whether these are all up to the number ``end_us``, and that number."""
 
@@ -89,43 +79,21 @@ class Listing(NamedTuple):
     end_us: int
 
 
-class SeenEvents:
-    """Which events were read, so that none is read twice: the highest ``seq`` of each writer."""
-
-    def __init__(self) -> None:
-        self._highest: dict[str, int] = {}
-
-    def is_new(self, writer: str, seq: int) -> bool:
-        """Whether the event was not read before; afterwards it was."""
-        if self._highest.get(writer, 0) >= seq:
-            return False
-        self._highest[writer] = seq
-        return True
-
-
-def parse_entry(line: bytes) -> Entry | None:
-    """The event in a line, or None where it is not one of a log's."""
-    try:
-        event = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(event, dict):
-        return None
-    writer, seq = event.get("writer"), event.get("seq")
-    if not isinstance(writer, str) or not isinstance(seq, int):
-        return None
-    return Entry(writer, seq, event, line)
-
-
 class LogObjects:
     """The objects of one log. Safe to use from several threads, and by several processes on one bucket.
 
     Args:
         bucket: Where they are.
         prefix: Key prefix of the log, without a slash at the end.
+        encoding: What the objects hold; JSON lines when left out.
+
+    Attributes:
+        merged_bytes: How much this process has written to merge objects.
     """
 
-    def __init__(self, bucket: Bucket, prefix: str) -> None:
+    def __init__(self, bucket: Bucket, prefix: str, encoding: LogEncoding | None = None) -> None:
+        self.encoding = encoding or JsonLines()
+        self.merged_bytes = 0
         self._bucket = bucket
         self._prefix = prefix
         self._said: set[str] = set()
@@ -192,8 +160,24 @@ class LogObjects:
             StorageError: An object cannot be read.
         """
         seen = SeenEvents()
+        for subject, content in self.contents(since_us):
+            for entry in self.lines(content, subject):
+                if seen.is_new(entry.writer, entry.seq):
+                    yield entry
+
+    def contents(self, since_us: int = 0) -> Iterator[tuple[str, bytes]]:
+        """Name and content of every object that was there when the iteration began, in order, one at a time.
+
+        Events may occur more than once in them: ``SeenEvents`` tells.
+
+        Args:
+            since_us: Objects without any event of that time or later are left out.
+
+        Raises:
+            StorageError: An object cannot be read.
+        """
         for day in self.days(since_us):
-            yield from self._entries_of(day, since_us, seen)
+            yield from self._contents_of(day, since_us)
 
     def newest(self, max_bytes: int, since_us: int = 0) -> tuple[list[bytes], bool]:
         """The contents of the newest objects in order, and whether older ones were left out.
@@ -235,14 +219,15 @@ class LogObjects:
         return merged
 
     def _batch_key(self, us: int) -> str:
-        return f"{self._prefix}/{day_of(us)}/batch_{us:016d}.jsonl"
+        return f"{self._prefix}/{day_of(us)}/batch_{us:016d}.{self.encoding.suffix}"
 
     def _key(self, day: str, found: LogObject) -> str:
         return f"{self._prefix}/{day}/{found.name}"
 
     def _listed(self, day: str) -> set[LogObject]:
         names = self._bucket.names(f"{self._prefix}/{day}")
-        found = {name: LogObject.of(name) for name in names}
+        end = f".{self.encoding.suffix}"
+        found = {name: LogObject.of(name) if name.endswith(end) else None for name in names}
         for name, what in found.items():
             if what is None:
                 self._say(f"{day}/{name}", "its name is not one of this log's")
@@ -254,20 +239,19 @@ class LogObjects:
             _log.warning("log_object_skipped", object=f"{self._prefix}/{name}", reason=reason)
 
     def lines(self, content: bytes, subject: str) -> Iterator[Entry]:
-        """The events in an object's content; lines that are none are left out, and the log says so.
+        """The events in an object's content; what is none is left out, and the log says so.
 
         Args:
             content: What the object holds.
             subject: The object, as the log calls it.
         """
-        for line in content.split(b"\n"):
-            entry = parse_entry(line) if line else None
+        for entry in self.encoding.entries(content):
             if entry is not None:
                 yield entry
-            elif line:
-                self._say(subject, "a line in it is not an event")
+            else:
+                self._say(subject, "something in it is not an event")
 
-    def _entries_of(self, day: str, since_us: int, seen: SeenEvents) -> Iterator[Entry]:
+    def _contents_of(self, day: str, since_us: int) -> Iterator[tuple[str, bytes]]:
         done: set[LogObject] = set()
         end_us: int | None = None
         for _ in range(_ROUNDS):
@@ -281,9 +265,7 @@ class LogObjects:
                     complete = False  # merged since it was listed
                     break
                 done.add(found)
-                for entry in self.lines(content, f"{day}/{found.name}"):
-                    if seen.is_new(entry.writer, entry.seq):
-                        yield entry
+                yield f"{day}/{found.name}", content
             if complete:
                 return
         raise _too_busy(self._prefix, day)
@@ -331,15 +313,10 @@ class LogObjects:
         return [run for run in runs if len(run) > 1]
 
     def _merge(self, day: str, run: list[LogObject], clock: Clock) -> int:
-        seen = SeenEvents()
-        lines: list[bytes] = []
-        for found in run:
-            content = self._bucket.get(self._key(day, found))
-            entries = list(self.lines(content, f"{day}/{found.name}"))
-            if sum(len(entry.line) + 1 for entry in entries) != len(content):
-                return 0  # what cannot be read is nothing to throw away
-            lines += [entry.line + b"\n" for entry in entries if seen.is_new(entry.writer, entry.seq)]
-        self._put_merged(day, run, b"".join(lines), microseconds(clock.now()))
+        merged = self.encoding.merged(self._bucket.get(self._key(day, found)) for found in run)
+        if merged is None:
+            return 0  # what cannot be read is nothing to throw away
+        self._put_merged(day, run, merged, microseconds(clock.now()))
         for found in run:
             try:
                 self._bucket.delete(self._key(day, found))
@@ -350,11 +327,12 @@ class LogObjects:
     def _put_merged(self, day: str, run: list[LogObject], content: bytes, made_us: int) -> None:
         last = max(found.last_us for found in run)
         for us in range(made_us, made_us + _ROUNDS):
-            name = f"merged_{run[0].first_us:016d}_{last:016d}_{us:016d}.jsonl"
+            name = f"merged_{run[0].first_us:016d}_{last:016d}_{us:016d}.{self.encoding.suffix}"
             try:
                 self._bucket.put_new(f"{self._prefix}/{day}/{name}", content)
             except ObjectAlreadyExists:
                 continue
+            self.merged_bytes += len(content)
             return
         raise _too_busy(self._prefix, day)
 
