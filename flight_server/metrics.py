@@ -26,6 +26,7 @@ from lakehouse.engine.running import ABANDONED, StatementRecord, StatementState
 from lakehouse.engine.usage import EngineUsage, usage
 from lakehouse.errors import LakehouseError
 from lakehouse.runtime import Lakehouse
+from lakehouse.storage import BreakerState
 
 OK = "OK"
 OTHER = "other"
@@ -191,6 +192,7 @@ class _State(Collector):
         yield _gauge("arrow_memory_bytes", "Memory that Arrow holds.", pa.total_allocated_bytes())
         yield from self._limits()
         yield from self._cache()
+        yield from self._buckets()
         yield from self._engine()
         yield from self._health()
 
@@ -213,6 +215,17 @@ class _State(Collector):
             ("evictions", "Data files removed from the object cache.", found.evicted),
         ):
             yield CounterMetricFamily(f"lakehouse_cache_{name}", text, value=value)
+
+    def _buckets(self) -> Iterator[Metric]:
+        buckets = self._lakehouse.buckets
+        suspended = GaugeMetricFamily(
+            "lakehouse_bucket_suspended",
+            "1 while requests to a bucket fail at once, because its store has not been answering.",
+            labels=["bucket"],
+        )
+        for name in buckets:
+            suspended.add_metric([name], float(buckets.state(name) is not BreakerState.CLOSED))
+        yield suspended
 
     def _engine(self) -> Iterator[Metric]:
         used = self._used if self._usage.finding().ok else None

@@ -27,14 +27,14 @@ from lakehouse.storage import Bucket, Buckets, ObjectCache
 class Lakehouse:
     """The whole domain of one server: catalogs, engine and sessions.
 
-    ``catalog`` is the default one of the ``catalogs``, ``bucket`` the first of the ``buckets``.
+    ``catalog`` is the default one of the ``catalogs``, ``bucket`` the primary one of the ``buckets``.
     ``anonymous`` is who callers are while nobody has to say who they are. ``attempt_observers`` are told of
     attempts to authenticate.
 
     Args:
         settings: The configuration.
         clock: Source of time and ids.
-        bucket: The first bucket of the configuration, where it is open already.
+        bucket: The primary bucket of the configuration, where it is open already.
     """
 
     def __init__(self, settings: Settings, clock: Clock | None = None, bucket: Bucket | None = None) -> None:
@@ -46,7 +46,7 @@ class Lakehouse:
             Path(where.directory) if where.directory else None, where.max_bytes, where.concurrent_requests
         )
         catalogs = (settings.catalog, *settings.catalogs)
-        primary = settings.buckets[0].name
+        primary = settings.primary_bucket.name
         needed = frozenset({primary, *map(settings.bucket_of, catalogs)})
         # Of two commits to a service's tables the service lets one through, whatever the bucket does.
         deciding = frozenset({primary, *(settings.bucket_of(c) for c in catalogs if c.type != "rest")})

@@ -63,15 +63,18 @@ class S3:
         """The settings of a bucket of this store, by default with a prefix that nobody uses."""
         os.environ[_SECRET_VARIABLE] = self.secret
         values = {"name": "primary", "kind": "s3", "bucket": self.bucket, "endpoint": self.endpoint}
-        quick = {"max_retries": 2, "retry_seconds": 3, "connect_timeout_seconds": 2}
+        quick = {"max_retries": 2, "retry_seconds": 3, "connect_timeout_seconds": 2, "breaker_seconds": 0.1}
         secret = {"secret_ref": SecretRef(env=_SECRET_VARIABLE)}
         return BucketSettings(**{**values, **quick, **secret, "prefix": prefix or self.prefix(), **more})
 
     def toml(self, prefix: str | None = None, **more: object) -> str:
         """The same as an entry of a configuration; the variable it needs is set in this process."""
         settings = self.settings(prefix, **more)
+        names = {field.alias or name: name for name, field in type(settings).model_fields.items()}
         shown = {
-            key: value for key, value in settings.model_dump().items() if key in settings.model_fields_set
+            key: value
+            for key, value in settings.model_dump().items()
+            if names[key] in settings.model_fields_set
         }
         shown["secret_ref"] = None
         lines = [f"{key} = {value!r}" for key, value in shown.items() if value is not None]

@@ -20,12 +20,15 @@ class BucketState(Response):
     """A bucket, and what became of the requests to it since the server was started."""
 
     name: str
+    bucket_class: str = Field(description="primary, profile:NAME, tenant:NAME, rescue or data")
     kind: str
     is_primary: bool
     endpoint: str | None = Field(description="URL of the store; none for a directory and for Amazon S3")
     location: str | None = Field(description="URI of the bucket; none for a directory of the server")
+    state: str = Field(description="closed; open while requests fail at once; half-open before a trial")
     requests: int
     failures: int
+    refused: int = Field(description="requests not made because the store had not been answering")
     last_failure_at: datetime | None
     last_operation: str | None
     last_key: str | None
@@ -34,7 +37,7 @@ class BucketState(Response):
 
 
 class BucketsResponse(Response):
-    """The configured buckets, the primary one first."""
+    """The configured buckets."""
 
     buckets: list[BucketState]
 
@@ -51,6 +54,7 @@ class BucketHealth(Response):
     bucket: str
     healthy: bool
     latency_ms: float = Field(description="of a listing, the store's own retries included")
+    state: str = Field(description="closed; open while requests fail at once; half-open before a trial")
     code: str | None
     reason: str | None = Field(description="why it is not healthy")
     recent_failures: int = Field(description="among the newest thousand failures that this server saw")
@@ -127,6 +131,7 @@ def _health(ctx: CallContext, request: HealthRequest) -> Iterator[Response]:
             bucket=each.bucket,
             healthy=not each.reason,
             latency_ms=round(each.seconds * 1000, 3),
+            state=lakehouse.buckets.state(each.bucket).value,
             code=each.code or None,
             reason=each.reason or None,
             recent_failures=failures.count(each.bucket),

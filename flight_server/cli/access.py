@@ -148,7 +148,7 @@ def _offline(config: Path | None) -> Iterator[ApiKeys]:
 
     settings = settings_of(config)
     roles = [*BUILT_IN_ROLES, *(role.name for role in settings.roles)]
-    yield ApiKeys(open_bucket(settings.buckets[0]), SystemClock(), roles)
+    yield ApiKeys(open_bucket(settings.primary_bucket), SystemClock(), roles)
     if not settings.auth.api_keys:
         stderr().print("servers with this configuration accept no API keys: auth.api_keys = false")
 

@@ -110,7 +110,7 @@ class CatalogConnection(Section):
         "lake", description="Catalog name that SQL clients see.", examples=["other"]
     )
     bucket: BucketName | Literal[""] = Field(
-        "", description="Name of the [[buckets]] entry that the tables are in. Empty takes the first."
+        "", description="Name of the [[buckets]] entry that the tables are in. Empty takes the primary one."
     )
     refresh_ms: int = Field(
         500,

@@ -20,8 +20,8 @@ Every setting of the server, with its default. A file may leave out whatever it 
 unknown keys are refused.
 
 The variable {ENV_PREFIX}SECTION__KEY overrides a key, {ENV_PREFIX}BUCKETS the list of buckets (as JSON). \
-Secrets are never written here but referred to, as {{ env = "NAME" }} or {{ file = "path" }} with a file of \
-mode 0600.
+Secrets are never written here but referred to, as {{ env = "NAME" }}, {{ file = "path" }} with a file of \
+mode 0600, or {{ directory = "path" }} with a file for each key.
 
 Written by python -m lakehouse.config --toml; make check compares the two."""
 
@@ -53,9 +53,8 @@ def _table(path: str, owner: type[BaseModel], name: str, default: Any) -> Iterat
         nested = [key for key in model.model_fields if _is_table(model, key)]
         for key, field in model.model_fields.items():
             if key not in nested:
-                yield from _key(
-                    key, field, None if entry is None else getattr(entry, key), example=entry is None
-                )
+                value = None if entry is None else getattr(entry, key)
+                yield from _key(field.alias or key, field, value, example=entry is None)
         for key in nested:
             field = model.model_fields[key]
             yield from _table(

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import EnvSettingsSource
 
-from lakehouse.config.section import Anchored, table_model
+from lakehouse.config.section import Anchored, keys, table_model
 from lakehouse.config.settings import ENV_PREFIX, Settings
 from lakehouse.errors import ConfigError
 
@@ -162,19 +162,19 @@ def _nearest_key(location: Location) -> str:
     for step in location[:-1]:
         model = (table_model(model, step) if isinstance(step, str) else None) or model
     key = str(location[-1])
-    near = get_close_matches(key, model.model_fields, n=1, cutoff=0.6)
+    near = get_close_matches(key, keys(model), n=1, cutoff=0.6)
     if near:
         return f"did you mean {_dotted((*location[:-1], near[0]))}?"
     elsewhere = {
         name: f"{section}.{name}"
         for section in Settings.model_fields
         if (table := table_model(Settings, section)) is not None
-        for name in table.model_fields
+        for name in keys(table)
     }
     near = get_close_matches(key, elsewhere, n=1, cutoff=0.7)
     if near:
         return f"did you mean {elsewhere[near[0]]}?"
-    return f"expected one of {', '.join(model.model_fields)}"
+    return f"expected one of {', '.join(keys(model))}"
 
 
 def _anchor(model: Model, base: Path) -> Model:
@@ -188,11 +188,12 @@ def _anchor(model: Model, base: Path) -> Model:
             changes[name] = tuple(_anchor(e, base) if isinstance(e, BaseModel) else e for e in value)
         elif (
             value
-            and any(isinstance(mark, Anchored) for mark in field.metadata)
+            and (anchor := next((mark for mark in field.metadata if isinstance(mark, Anchored)), None))
             and (str(value).startswith(_SQLITE) or "://" not in str(value))
         ):
             scheme = _SQLITE if str(value).startswith(_SQLITE) else ""
             value = str(value).removeprefix(_SQLITE) if scheme else value
-            absolute = (base / Path(value).expanduser()).resolve()
+            absolute = base / Path(value).expanduser()
+            absolute = absolute if anchor.keeps_links else absolute.resolve()
             changes[name] = f"{scheme}{absolute}" if isinstance(value, str) else absolute
     return model.model_copy(update=changes)

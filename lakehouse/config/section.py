@@ -8,13 +8,20 @@ from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
 
 class Anchored:
-    """Marks a path that is relative to the directory of the configuration file."""
+    """Marks a path that is relative to the directory of the configuration file.
+
+    Args:
+        keeps_links: Leave links as they are: what they lead to may change while the server runs.
+    """
+
+    def __init__(self, *, keeps_links: bool = False) -> None:
+        self.keeps_links = keeps_links
 
 
 class Section(BaseModel):
     """A table of the configuration file: frozen, and closed to unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, serialize_by_alias=True)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -34,3 +41,8 @@ def table_model(owner: type[BaseModel], field: str) -> type[BaseModel] | None:
         if isinstance(candidate, type) and issubclass(candidate, BaseModel):
             return candidate
     return None
+
+
+def keys(model: type[BaseModel]) -> list[str]:
+    """What the keys of a table are called in the file."""
+    return [field.alias or name for name, field in model.model_fields.items()]

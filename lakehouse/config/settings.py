@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from lakehouse.config.access import BUILT_IN_ROLES, AuditSettings, AuthSettings, RoleSettings, TlsSettings
@@ -13,7 +13,7 @@ from lakehouse.config.catalog import CatalogConnection, CatalogSettings
 from lakehouse.config.hosts import check_host
 from lakehouse.config.journal import JournalSettings
 from lakehouse.config.section import Anchored, Section
-from lakehouse.config.storage import BucketSettings, CacheSettings
+from lakehouse.config.storage import BucketSettings, CacheSettings, check_apart, is_nested, with_classes
 from lakehouse.config.values import ByteSize, MemorySize
 
 ENV_PREFIX = "LAKEHOUSE__"
@@ -234,7 +234,9 @@ class Settings(BaseSettings):
 
     server: ServerSettings = ServerSettings()
     log: LogSettings = LogSettings()
-    buckets: tuple[BucketSettings, ...] = (BucketSettings(),)
+    buckets: Annotated[tuple[BucketSettings, ...], AfterValidator(with_classes)] = Field(
+        (BucketSettings(),), validate_default=True
+    )
     cache: CacheSettings = CacheSettings()
     catalog: CatalogSettings = CatalogSettings()
     catalogs: tuple[CatalogConnection, ...] = ()
@@ -258,6 +260,7 @@ class Settings(BaseSettings):
         twice = [name for name, count in names.items() if count > 1]
         if twice:
             raise ValueError(f"the bucket name {twice[0]!r} is used {names[twice[0]]} times, expected once")
+        check_apart(self.buckets)
         return self
 
     @model_validator(mode="after")
@@ -281,13 +284,18 @@ class Settings(BaseSettings):
                     "expected names that differ by more than case"
                 )
             named[each.name.lower()] = each.name
+            if each.name.lower() in buckets:
+                raise ValueError(
+                    f"a catalog and a bucket have the name {each.name.lower()!r}, expected different names: "
+                    "the path of a table or object begins with it"
+                )
             if each.bucket and each.bucket not in buckets:
                 raise ValueError(
                     f"the catalog {each.name!r} names the bucket {each.bucket!r}, expected one of "
                     f"{', '.join(sorted(buckets))}"
                 )
             for name, bucket, warehouse in places:
-                if bucket == self.bucket_of(each) and _nested(warehouse, each.warehouse):
+                if bucket == self.bucket_of(each) and is_nested(warehouse, each.warehouse):
                     raise ValueError(
                         f"the catalogs {name!r} and {each.name!r} are both in the bucket {bucket!r}, with "
                         f"the warehouses {warehouse!r} and {each.warehouse!r}: expected prefixes of which "
@@ -298,7 +306,12 @@ class Settings(BaseSettings):
 
     def bucket_of(self, catalog: CatalogConnection) -> str:
         """The name of the bucket that a catalog's tables are in."""
-        return catalog.bucket or self.buckets[0].name
+        return catalog.bucket or self.primary_bucket.name
+
+    @property
+    def primary_bucket(self) -> BucketSettings:
+        """The bucket of class "primary": what the server itself keeps is there."""
+        return next(bucket for bucket in self.buckets if bucket.bucket_class == "primary")
 
     @model_validator(mode="after")
     def _known_roles(self) -> Self:
@@ -334,8 +347,3 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Keyword arguments only, so that tests and libraries get what they ask for."""
         return (init_settings,)
-
-
-def _nested(one: str, other: str) -> bool:
-    """Whether one key prefix is within the other, or the same."""
-    return f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")

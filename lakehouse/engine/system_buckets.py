@@ -11,12 +11,15 @@ from lakehouse.storage import Buckets
 BUCKETS_SCHEMA = pa.schema(
     [
         ("name", pa.string()),
+        ("bucket_class", pa.string()),
         ("kind", pa.string()),
         ("is_primary", pa.bool_()),
         ("endpoint", pa.string()),
         ("location", pa.string()),
+        ("state", pa.string()),
         ("requests", pa.int64()),
         ("failures", pa.int64()),
+        ("refused", pa.int64()),
         ("last_failure_at", pa.timestamp("us", tz="UTC")),
         ("last_operation", pa.string()),
         ("last_key", pa.string()),
@@ -57,12 +60,15 @@ def bucket_rows(buckets: Buckets) -> list[dict[str, object]]:
         rows.append(
             {
                 "name": name,
+                "bucket_class": settings.bucket_class,
                 "kind": settings.kind,
                 "is_primary": buckets[name] is buckets.primary,
                 "endpoint": settings.endpoint or None,
                 "location": buckets[name].uri if is_remote else None,
+                "state": buckets.state(name).value,
                 "requests": use.requests,
                 "failures": use.failures,
+                "refused": use.refused,
                 "last_failure_at": use.last_failure_at,
                 "last_operation": last.operation if last else None,
                 "last_key": last.key if last else None,

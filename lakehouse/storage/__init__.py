@@ -1,21 +1,25 @@
 """Object storage: buckets that hold everything that has to survive a restart."""
 
-from lakehouse.storage.bucket import Bucket, BucketFailure, ObjectWriter, StoredObject
+from lakehouse.storage.breaker import BreakerState, CircuitBreaker
+from lakehouse.storage.bucket import Bucket, BucketFailure, ObjectWriter, StoredObject, StoreUnreachable
 from lakehouse.storage.buckets import BucketHealth, Buckets, BucketUse, open_bucket
 from lakehouse.storage.local import open_local_bucket
 from lakehouse.storage.object_cache import CacheStatistics, Lease, ObjectCache
 from lakehouse.storage.uploads import Uploads
 
 __all__ = [
+    "BreakerState",
     "Bucket",
     "BucketFailure",
     "BucketHealth",
     "BucketUse",
     "Buckets",
     "CacheStatistics",
+    "CircuitBreaker",
     "Lease",
     "ObjectCache",
     "ObjectWriter",
+    "StoreUnreachable",
     "StoredObject",
     "Uploads",
     "open_bucket",

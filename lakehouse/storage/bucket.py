@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import obstore
+import structlog
 from obstore.exceptions import (
     AlreadyExistsError,
     BaseError,
@@ -25,11 +26,14 @@ from obstore.exceptions import (
 
 from lakehouse import telemetry
 from lakehouse.errors import InvalidRequest, LakehouseError, ObjectAlreadyExists, ObjectNotFound, StorageError
+from lakehouse.storage.breaker import CircuitBreaker
 from lakehouse.storage.object_cache import ObjectCache
 
 if TYPE_CHECKING:
     from obstore import GetOptions, WritableFile
     from obstore.store import ObjectStore
+
+_log = structlog.get_logger()
 
 # What obstore calls the files of a directory that it has not finished.
 _UNFINISHED = re.compile(r"#\d+$")
@@ -38,17 +42,32 @@ _UPLOAD_PART_BYTES = 10 * 1024 * 1024
 _UPLOADED_PARTS = 4
 _FETCH = "fetch"
 # What the messages of obstore say of a request, which hold endpoints, and what clients are told of it.
-_REQUEST = "Error performing"
+_REQUEST = re.compile("Error performing|HTTP error:")
 _REASONS = (
     (re.compile("NoSuchBucket"), "the object store has no such bucket"),
+    (
+        re.compile("RequestTimeTooSkewed"),
+        "the clock of this machine and that of the object store are too far apart",
+    ),
     (re.compile("status code: 40[13]"), "the object store does not accept the credentials for that"),
-    (re.compile("status code: 5"), "the object store is not working"),
+)
+_NO_ANSWER = (
+    (re.compile("status code: (5|429)"), "the object store is not working"),
     (re.compile("timed out|TimedOut"), "the object store did not answer in time"),
-    (re.compile("sending request|onnect"), "the object store cannot be reached"),
+    (re.compile("response body"), "the answer of the object store broke off"),
+    (re.compile("sending request|onnect|dns error"), "the object store cannot be reached"),
 )
 
 StorageObserver = Callable[[str, str, float], None]
-"""Told of the operation, its outcome (``ok``, ``not_found``, ``already_exists``, ``failed``) and seconds."""
+"""Told of the operation, its outcome and seconds.
+
+The outcome is ``ok``, ``not_found``, ``already_exists``, ``failed``, or ``refused`` where the store was not
+asked because it had not answered lately.
+"""
+
+
+class StoreUnreachable(StorageError):
+    """The store did not answer, or says that it is not working."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +120,7 @@ class Bucket:
         cache: Where copies of objects are read, where the bucket is elsewhere.
 
     Attributes:
+        breaker: Says when the store is not to be asked; None asks always.
         observers: Told of every request to the store.
         failure_observers: Told of those that failed. That an object is not there is no failure, unless
             something refers to it.
@@ -123,18 +143,25 @@ class Bucket:
         self._store = store
         self._root = root
         self._persist = persist
+        self.breaker: CircuitBreaker | None = None
         self.observers: list[StorageObserver] = []
         self.failure_observers: list[Callable[[BucketFailure], None]] = []
 
     @contextmanager
-    def operation(self, name: str, key: str, done: str) -> Iterator[None]:
+    def operation(self, name: str, key: str, done: str, *, always: bool = False) -> Iterator[None]:
         """A request to the store: its errors are translated, and observers and traces are told of it.
 
         Args:
             name: Of the operation, from a small fixed set.
             key: The object's key.
             done: What is being done, as a participle.
+            always: Whether to ask a store that has not been answering.
+
+        Raises:
+            StoreUnreachable: The store has not been answering, and is left alone for a while.
         """
+        if self.breaker is not None and not always:
+            self._check_answering(name, key, done)
         part = telemetry.begin(f"storage.{name}", key=key)
         begun_s = time.perf_counter()
         outcome = "failed"
@@ -154,11 +181,33 @@ class Bucket:
         finally:
             part.set({"outcome": outcome})
             part.end(failure)
+            if self.breaker is not None:
+                self._judge(self.breaker, failure)
             seconds = time.perf_counter() - begun_s
             for observer in self.observers:
                 observer(name, outcome, seconds)
             if isinstance(failure, LakehouseError):
                 self.report(name, key, failure, seconds)
+
+    def _check_answering(self, name: str, key: str, done: str) -> None:
+        assert self.breaker is not None
+        wait_s = self.breaker.admit()
+        if wait_s:
+            for observer in self.observers:
+                observer(name, "refused", 0.0)
+            raise StoreUnreachable(
+                f"{_subject(self.name, key)} could not be {done}: the object store has not been answering, "
+                f"and is asked again in {max(wait_s, 0.1):.1f} s"
+            )
+
+    def _judge(self, breaker: CircuitBreaker, failure: BaseException | None) -> None:
+        if isinstance(failure, StoreUnreachable):
+            if breaker.failed():
+                _log.warning("bucket is not asked for a while", bucket=self.name, reason=failure.message)
+        elif failure is None or isinstance(failure, StorageError):
+            breaker.answered()
+        else:
+            breaker.abandoned()
 
     def report(self, operation: str, key: str, error: LakehouseError, seconds: float) -> None:
         """Tell the observers of failures of one."""
@@ -377,12 +426,12 @@ class Bucket:
                         yield StoredObject(key, found.st_size, modified)
 
     def check(self) -> None:
-        """Ask the store for something small.
+        """Ask the store for something small, even if it has not been answering.
 
         Raises:
             StorageError: It cannot be reached, or does not let this server in.
         """
-        with self.operation("list", "", "listed"):
+        with self.operation("list", "", "listed", always=True):
             if self._root is not None and not os.access(self._root, os.R_OK | os.W_OK | os.X_OK):
                 # The store itself would take a directory that is gone for an empty one.
                 raise StorageError(f"the directory of bucket '{self.name}' is gone or not accessible")
@@ -390,7 +439,14 @@ class Bucket:
             obstore.list_with_delimiter(self._store, None if self._root else "_probe")
 
     def open_writer(self, key: str) -> ObjectWriter:
-        """A file to write an object through; the object appears, whole, when the file is closed."""
+        """A file to write an object through; the object appears, whole, when the file is closed.
+
+        Raises:
+            StorageError: The store has not been answering.
+        """
+        if self.breaker is not None:
+            self._check_answering("upload", key, "written")
+            self.breaker.abandoned()  # no request is made yet
         with storage_errors(self.name, key, "written"):
             target = obstore.open_writer(
                 self._store, key, buffer_size=_UPLOAD_PART_BYTES, max_concurrency=_UPLOADED_PARTS
@@ -422,6 +478,8 @@ class ObjectWriter:
             with storage_errors(self._bucket.name, self.key, "written"):
                 written = self._target.write(data)
         except LakehouseError as error:
+            if self._bucket.breaker is not None:
+                self._bucket._judge(self._bucket.breaker, error)  # noqa: SLF001 - part of the bucket
             self._bucket.report("upload", self.key, error, time.perf_counter() - begun_s)
             raise
         self.size_bytes += written
@@ -438,7 +496,7 @@ class ObjectWriter:
         """Make the object appear."""
         target, self._target = self._target, None
         if target is not None:
-            with self._bucket.operation("upload", self.key, "written"):
+            with self._bucket.operation("upload", self.key, "written", always=True):
                 target.close()
                 if self._persist:
                     self._persist(self.key)
@@ -490,7 +548,7 @@ def storage_errors(bucket: str, key: str, done: str) -> Iterator[None]:
         key: The object's key.
         done: What was being done, as a participle.
     """
-    subject = f"object '{key}' of bucket '{bucket}'" if key else f"bucket '{bucket}'"
+    subject = _subject(bucket, key)
     try:
         yield
     except AlreadyExistsError as error:
@@ -504,12 +562,19 @@ def storage_errors(bucket: str, key: str, done: str) -> Iterator[None]:
             f"{subject} could not be {done}: the credentials cannot be read or are not accepted"
         ) from error
     except (PermissionDeniedError, PermissionError) as error:
-        reason = _reason(error) if _REQUEST in str(error) else "permission denied"
+        reason = _reason(error) if _REQUEST.search(str(error)) else "permission denied"
         raise StorageError(f"{subject} could not be {done}: {reason}") from error
     except ValueError as error:
         raise InvalidRequest(f"{subject} could not be {done}: the key is not valid") from error
     except (BaseError, OSError) as error:
+        reason = _no_answer(error)
+        if reason:
+            raise StoreUnreachable(f"{subject} could not be {done}: {reason}") from error
         raise StorageError(f"{subject} could not be {done}: {_reason(error)}", _hint(error)) from error
+
+
+def _subject(bucket: str, key: str) -> str:
+    return f"object '{key}' of bucket '{bucket}'" if key else f"bucket '{bucket}'"
 
 
 def _directories(root: Path | None) -> tuple[str, ...]:
@@ -524,9 +589,17 @@ def _os_error(error: BaseException) -> int | None:
     return int(found.group(1)) if found else None
 
 
+def _no_answer(error: BaseException) -> str:
+    """Why a store did not answer; empty where it did."""
+    text = str(error)
+    if not _REQUEST.search(text) or any(pattern.search(text) for pattern, _ in _REASONS):
+        return ""
+    return next((told for pattern, told in _NO_ANSWER if pattern.search(text)), "")
+
+
 def _reason(error: BaseException) -> str:
     text = str(error)
-    if _REQUEST in text:
+    if _REQUEST.search(text):
         told = (told for pattern, told in _REASONS if pattern.search(text))
         return next(told, "the object store reported an error")
     number = _os_error(error)

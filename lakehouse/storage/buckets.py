@@ -12,9 +12,12 @@ from datetime import datetime
 
 from lakehouse.clock import Clock
 from lakehouse.config import BucketSettings
-from lakehouse.errors import InvalidRequest, LakehouseError
+from lakehouse.config.storage import check_apart, with_classes
+from lakehouse.errors import ConfigError, InvalidRequest, LakehouseError
+from lakehouse.storage.breaker import BreakerState, CircuitBreaker
 from lakehouse.storage.bucket import Bucket, BucketFailure
 from lakehouse.storage.local import open_local_bucket
+from lakehouse.storage.memory import open_memory_bucket
 from lakehouse.storage.object_cache import ObjectCache
 from lakehouse.storage.s3 import check_create_only, open_s3_bucket
 
@@ -23,10 +26,14 @@ _PROBE_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class BucketUse:
-    """What became of the requests to a bucket since the server was started."""
+    """What became of the requests to a bucket since the server was started.
+
+    ``refused`` are those that were not made, because the store had not been answering.
+    """
 
     requests: int = 0
     failures: int = 0
+    refused: int = 0
     last_failure: BucketFailure | None = None
     last_failure_at: datetime | None = None
 
@@ -45,12 +52,12 @@ class Buckets(Mapping[str, Bucket]):
     """The buckets by name, in the order of the configuration.
 
     Args:
-        settings: How they are configured; the first one is the primary bucket.
+        settings: How they are configured.
         cache: Where the objects of remote buckets are kept for reading.
         clock: Source of time.
         needed: Names of those without which there is nothing to serve; these have to answer.
         deciding: Names of those in which the first of two writers has to win.
-        first: The primary bucket, where it is open already.
+        primary: The primary bucket, where it is open already.
 
     Attributes:
         settings: How they are configured, by name.
@@ -69,9 +76,15 @@ class Buckets(Mapping[str, Bucket]):
         clock: Clock,
         needed: frozenset[str],
         deciding: frozenset[str],
-        first: Bucket | None = None,
+        primary: Bucket | None = None,
     ) -> None:
-        self.settings = {each.name: each for each in settings}
+        try:
+            listed = with_classes(tuple(settings))
+            check_apart(listed)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        self.settings = {each.name: each for each in listed}
+        self._primary = next(each.name for each in listed if each.bucket_class == "primary")
         self.needed = needed
         self._clock = clock
         self._lock = threading.Lock()
@@ -79,11 +92,16 @@ class Buckets(Mapping[str, Bucket]):
         self._open: dict[str, Bucket] = {}
         self._probes = ThreadPoolExecutor(thread_name_prefix="bucket-probe")
         for name, each in self.settings.items():
-            bucket = first if first is not None and not self._open else None
+            bucket = primary if name == self._primary else None
             self._open[name] = bucket or open_bucket(
                 each, cache, ask=name in needed, decides=name in deciding
             )
         for name, bucket in self._open.items():
+            each = self.settings[name]
+            if each.kind == "s3" and each.breaker_failures:
+                bucket.breaker = CircuitBreaker(
+                    clock, each.breaker_failures, each.breaker_seconds, each.breaker_max_seconds
+                )
             bucket.observers.append(self._counter(name))
             bucket.failure_observers.append(self._failed)
 
@@ -98,8 +116,13 @@ class Buckets(Mapping[str, Bucket]):
 
     @property
     def primary(self) -> Bucket:
-        """The first one: what the server itself keeps is there."""
-        return next(iter(self._open.values()))
+        """What the server itself keeps is there."""
+        return self._open[self._primary]
+
+    def state(self, name: str) -> BreakerState:
+        """Whether requests reach the store of a bucket."""
+        breaker = self._open[name].breaker
+        return BreakerState.CLOSED if breaker is None else breaker.state
 
     def use(self, name: str) -> BucketUse:
         """What became of the requests to a bucket."""
@@ -136,9 +159,12 @@ class Buckets(Mapping[str, Bucket]):
 
     def _counter(self, name: str) -> Callable[[str, str, float], None]:
         def count(operation: str, outcome: str, seconds: float) -> None:
+            refused = outcome == "refused"
             with self._lock:
                 use = self._use[name]
-                self._use[name] = replace(use, requests=use.requests + 1)
+                self._use[name] = replace(
+                    use, requests=use.requests + (not refused), refused=use.refused + refused
+                )
 
         return count
 
@@ -170,6 +196,8 @@ def open_bucket(
     """
     if settings.kind == "local":
         return open_local_bucket(settings.name, settings.path)
+    if settings.kind == "memory":
+        return open_memory_bucket(settings.name, cache)
     bucket = open_s3_bucket(settings, cache)
     if ask:
         bucket.check()

@@ -91,20 +91,17 @@ class _Credentials:
 
     def __init__(self, bucket: str, reference: SecretRef) -> None:
         self._bucket = bucket
-        self._reference = reference
+        self._secrets = reference.provider()
 
     def __call__(self) -> S3Credential:
-        text = self._reference.resolve().get_secret_value()
-        try:
-            found = tomllib.loads(text)
-        except tomllib.TOMLDecodeError:
-            found = dict(zip(("access_key_id", "secret_access_key", "session_token"), text.split(":", 2)))  # noqa: B905
+        found = self._found()
         wanted = {key: found.get(key) for key in ("access_key_id", "secret_access_key")}
         token = found.get("session_token")
         if not all(value and isinstance(value, str) for value in (*wanted.values(), token or "none")):
             raise ConfigError(
                 f"the credentials of bucket '{self._bucket}' are not in the secret that secret_ref names",
-                "expected access_key_id and secret_access_key as TOML, or ID:SECRET in one line",
+                "expected access_key_id and secret_access_key as TOML or as files of these names, or "
+                "ID:SECRET in one line",
             )
         return {
             "access_key_id": wanted["access_key_id"] or "",
@@ -112,3 +109,14 @@ class _Credentials:
             "token": token,
             "expires_at": datetime.now(UTC) + _REREAD,
         }
+
+    def _found(self) -> dict[str, Any]:
+        parts = self._secrets.parts()
+        if parts is not None:
+            return {name: part.get_secret_value() for name, part in parts.items()}
+        text = self._secrets.text().get_secret_value()
+        try:
+            return tomllib.loads(text)
+        except tomllib.TOMLDecodeError:
+            names = ("access_key_id", "secret_access_key", "session_token")
+            return dict(zip(names, text.split(":", 2), strict=False))

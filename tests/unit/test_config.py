@@ -50,7 +50,7 @@ def refusal(path: Path | None = None, overrides: dict[str, Any] | None = None) -
 def test_without_any_source_the_defaults_hold() -> None:
     settings = load_settings(None)
     assert (settings.server.host, settings.server.port) == ("127.0.0.1", 31337)
-    assert settings.buckets == (BucketSettings(path=Path.cwd() / "data"),)
+    assert settings.buckets == (BucketSettings(path=Path.cwd() / "data", **{"class": "primary"}),)
 
 
 def test_later_sources_win(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -384,6 +384,86 @@ def test_what_is_no_secret_file_is_refused(secret_file: Path, tmp_path: Path) ->
         secret_file.write_bytes(content)
         with pytest.raises(ConfigError, match=expected):
             SecretRef(file=secret_file).resolve()
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Path:
+    """A directory as Kubernetes mounts a secret into a container."""
+    directory = tmp_path / "mounted"
+    directory.mkdir()
+    directory.chmod(0o1777)
+    generation(directory, "..2026_11_21", access_key_id="lake", secret_access_key="hunter2\n")
+    for name in ("access_key_id", "secret_access_key"):
+        (directory / name).symlink_to(f"..data/{name}")
+    return directory
+
+
+def generation(directory: Path, name: str, **parts: str) -> None:
+    (directory / name).mkdir(mode=0o755)
+    for part, text in parts.items():
+        (directory / name / part).write_text(text)
+        (directory / name / part).chmod(0o644)
+    (directory / "..new").symlink_to(name)
+    (directory / "..new").rename(directory / "..data")
+
+
+def revealed(directory: Path) -> dict[str, str]:
+    parts = SecretRef(directory=directory).provider().parts()
+    assert parts is not None
+    return {name: part.get_secret_value() for name, part in parts.items()}
+
+
+def test_a_mounted_secret_is_read_part_by_part_and_anew_each_time(mounted: Path) -> None:
+    assert revealed(mounted) == {"access_key_id": "lake", "secret_access_key": "hunter2"}
+    with pytest.raises(ConfigError, match="'mounted' holds 2 files, expected one with the secret"):
+        SecretRef(directory=mounted).resolve()
+    generation(mounted, "..2026_11_22", token="hunter3")
+    assert revealed(mounted) == {"token": "hunter3"}
+    assert SecretRef(directory=mounted).resolve().get_secret_value() == "hunter3"
+
+
+def test_a_mounted_secret_that_others_could_replace_is_refused(
+    mounted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = mounted / "..data" / "secret_access_key"
+
+    def refused(why: str) -> None:
+        with pytest.raises(ConfigError, match=why) as caught:
+            revealed(mounted)
+        assert "hunter2" not in str(caught.value)
+        assert str(tmp_path) not in str(caught.value)
+
+    for mode in (0o646, 0o660):
+        part.chmod(mode)
+        refused("'secret_access_key' of secret directory 'mounted' has mode 06.., expected")
+    part.chmod(0o440)
+    for directory in (mounted, mounted / "..2026_11_21"):
+        before = directory.stat().st_mode
+        directory.chmod(0o777)
+        refused("has mode 0777")
+        directory.chmod(before)
+    part.unlink()
+    (tmp_path / "elsewhere").write_text("hunter2")
+    part.symlink_to(tmp_path / "elsewhere")
+    refused("leads out of the directory")
+    part.unlink()
+    part.write_text("")
+    refused("unset or empty")
+    part.write_text("hunter2")
+    monkeypatch.setattr(os, "geteuid", lambda: 4242)
+    if part.stat().st_uid:
+        refused("expected root or 4242")
+    with pytest.raises(ConfigError, match="'none' cannot be read"):
+        revealed(tmp_path / "none")
+
+
+def test_a_reference_to_a_mounted_secret_keeps_to_the_link_that_is_changed(mounted: Path) -> None:
+    file = mounted.parent / "lakehouse.toml"
+    for key, path in (("directory", "mounted/..data"), ("file", "mounted/access_key_id")):
+        file.write_text(f'[[buckets]]\nkind = "s3"\nbucket = "b-1"\nsecret_ref = {{ {key} = "{path}" }}\n')
+        reference = load_settings(file).buckets[0].secret_ref
+        assert reference is not None
+        assert getattr(reference, key) == mounted.parent / path
 
 
 def test_an_unset_secret_variable_is_named() -> None:

@@ -16,9 +16,10 @@ from pydantic import ValidationError
 from s3 import S3, start_s3
 from s3_proxy import start_proxy
 
+from lakehouse.clock import FixedClock
 from lakehouse.config import BucketSettings, SecretRef, Settings
 from lakehouse.errors import ConfigError, LakehouseError, ObjectAlreadyExists, ObjectNotFound, StorageError
-from lakehouse.storage import Bucket, open_bucket
+from lakehouse.storage import BreakerState, Bucket, Buckets, ObjectCache, open_bucket
 
 
 @pytest.fixture(scope="module")
@@ -230,3 +231,69 @@ def test_a_request_that_comes_while_the_store_starts_is_repeated(s3: S3) -> None
     time.sleep(0.05)
     assert patient.get("kept") == b"1"
     starting.join()
+
+
+def test_a_store_that_does_not_answer_is_left_alone_and_noticed_when_it_is_back(s3: S3) -> None:
+    proxy = start_proxy(s3.endpoint)
+    quick = {"endpoint": proxy.endpoint, "max_retries": 0, "breaker_failures": 2, "breaker_seconds": 5}
+    here = {"name": "here", "kind": "memory"}
+    there = s3.settings(name="there", **quick).model_dump()
+    clock = FixedClock()
+    buckets = Buckets(Settings(buckets=[here, there]).buckets, ObjectCache(), clock, frozenset(), frozenset())
+    bucket = buckets["there"]
+
+    def fails(told: str) -> None:
+        with pytest.raises(StorageError, match=told):
+            bucket.get("x")
+
+    try:
+        bucket.put("x", b"1")
+        for status in (403, 404):
+            proxy.fault = lambda answer, told=status: replace(answer, status=told)
+            for _ in range(5):
+                with pytest.raises(StorageError):
+                    bucket.get("x")
+        assert buckets.state("there") is BreakerState.CLOSED, "a store that refuses is there"
+        proxy.fault = lambda answer: replace(answer, status=503, body=b"", length=0)
+        fails("is not working")
+        proxy.fault = lambda answer: replace(answer, body=b"", length=1)
+        fails("broke off")
+        asked = len(proxy.seen)
+        fails("has not been answering, and is asked again in 5.0 s")
+        with pytest.raises(StorageError, match="has not been answering"):
+            bucket.open_writer("y")
+        assert len(proxy.seen) == asked
+        use = buckets.use("there")
+        assert (use.refused, use.last_failure.error.code) == (2, "STORAGE_UNAVAILABLE")
+        clock.elapsed_s = 5
+        proxy.fault = lambda answer: None
+        fails("cannot be reached")
+        fails("asked again in 10.0 s")
+        proxy.fault = lambda answer: answer
+        assert [each.reason for each in buckets.health(["there"])] == [""]
+        assert bucket.get("x") == b"1", "whoever sees the store answer opens it for all"
+    finally:
+        proxy.stop()
+        buckets.close()
+
+
+def test_credentials_come_from_a_directory_that_is_replaced_as_a_whole(
+    s3: S3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("lakehouse.storage.s3._REREAD", timedelta(0))
+    right = {"access_key_id": s3.access_key, "secret_access_key": f"{s3.secret_key}\n"}
+    for number, parts in enumerate((right, {**right, "secret_access_key": "wr0ng"}, right)):
+        (tmp_path / f"..{number}").mkdir()
+        for name, text in parts.items():
+            (tmp_path / f"..{number}" / name).write_text(text)
+            (tmp_path / f"..{number}" / name).chmod(0o444)
+    (tmp_path / "..data").symlink_to("..0")
+    bucket = open_bucket(s3.settings(secret_ref=SecretRef(directory=tmp_path)))
+    bucket.put("x", b"1")
+    for number in (1, 2):
+        (tmp_path / "..new").symlink_to(f"..{number}")
+        (tmp_path / "..new").rename(tmp_path / "..data")
+        if number == 1:
+            with pytest.raises(StorageError, match="credentials"):
+                bucket.get("x")
+    assert bucket.get("x") == b"1"

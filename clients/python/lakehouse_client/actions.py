@@ -374,12 +374,15 @@ class BucketState:
     """A bucket, and what became of the requests to it since the server was started."""
 
     name: str
+    bucket_class: str
     kind: str
     is_primary: bool
     endpoint: str | None
     location: str | None
+    state: str
     requests: int
     failures: int
+    refused: int
     last_failure_at: datetime | None
     last_operation: str | None
     last_key: str | None
@@ -389,7 +392,7 @@ class BucketState:
 
 @dataclass(frozen=True, slots=True)
 class BucketsResponse:
-    """The configured buckets, the primary one first."""
+    """The configured buckets."""
 
     buckets: list[BucketState]
 
@@ -466,6 +469,7 @@ class BucketHealth:
     bucket: str
     healthy: bool
     latency_ms: float
+    state: str
     code: str | None
     reason: str | None
     recent_failures: int
