@@ -58,6 +58,9 @@ class Lakehouse:
         self._opened = open_catalogs(settings, self.clock, self.buckets)
         self.catalogs = Catalogs(self._opened, settings.catalog.default_schema)
         self.catalog: Catalog = self.catalogs.default
+        if self.events.is_enabled:
+            for catalog in self._opened:
+                catalog.recorder = self.events
         readable = [Path(bucket.path).absolute() for bucket in settings.buckets if bucket.kind == "local"]
         if self.cache.directory is not None:
             readable.append(self.cache.directory)

@@ -6,6 +6,7 @@ import json
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from flight_server.context import CallContext
 from lakehouse.access.policy import Permission
 from lakehouse.errors import InternalError, InvalidRequest, PermissionDenied
+from lakehouse.journal.change_event import Origin, acting
 
 __all__ = ["ActionRegistry", "ActionSpec", "Permission", "Progress", "Request", "Response", "in_a_thread"]
 
@@ -76,7 +78,8 @@ def in_a_thread(
         except BaseException as error:  # noqa: BLE001 - handed to the thread that answers the client
             results.put(error)
 
-    thread = threading.Thread(target=run, name=name, daemon=True)
+    # On behalf of the same caller.
+    thread = threading.Thread(target=copy_context().run, args=(run,), name=name, daemon=True)
     thread.start()
     try:
         while True:
@@ -122,9 +125,12 @@ class ActionRegistry:
                 f"it needs the permission {spec.permission.value}",
             )
         request = decode_request(spec, body)
-        for result in spec.run(ctx, request):
-            ctx.check_cancelled()
-            yield result.model_dump_json().encode()
+        session = ctx.session
+        origin = Origin(session.principal.name, f"action:{spec.name}", session.workspace, "", ctx.request_id)
+        with acting(origin):
+            for result in spec.run(ctx, request):
+                ctx.check_cancelled()
+                yield result.model_dump_json().encode()
 
 
 def decode_request(spec: ActionSpec, body: bytes) -> Request:

@@ -20,7 +20,7 @@ from flight_server.protocol.commands import (
     SetSessionOptions,
 )
 from lakehouse.engine.database import SESSION_SETTINGS
-from lakehouse.engine.session import Session
+from lakehouse.engine.session import WORKSPACE, Session
 from lakehouse.errors import LakehouseError
 
 
@@ -38,9 +38,11 @@ def set_options(ctx: CallContext, command: SetSessionOptions) -> Iterator[bytes]
 def _set(ctx: CallContext, name: str, value: SessionOptionValue) -> SessionOptionError | None:
     engine, session = ctx.lakehouse.engine, ctx.session
     key = name.lower()
-    if key not in ("catalog", "schema") and key not in SESSION_SETTINGS:
+    if key not in ("catalog", "schema", WORKSPACE) and key not in SESSION_SETTINGS:
         return SessionOptionError.INVALID_NAME
     if isinstance(value, tuple | float):
+        return SessionOptionError.INVALID_VALUE
+    if key == WORKSPACE and not isinstance(value, str | None):
         return SessionOptionError.INVALID_VALUE
     text = None if value is None else str(value).lower() if isinstance(value, bool) else str(value)
     try:
@@ -72,7 +74,8 @@ def _catalog_with(session: Session, schema: str) -> str:
 def get_options(ctx: CallContext, command: GetSessionOptions) -> Iterator[bytes]:
     """The options that are set."""
     session = ctx.session
-    yield encode_session_options({"catalog": session.catalog, "schema": session.schema, **session.settings})
+    options = {"catalog": session.catalog, "schema": session.schema, **session.settings}
+    yield encode_session_options(options | ({WORKSPACE: session.workspace} if session.workspace else {}))
 
 
 def close(ctx: CallContext, command: CloseSession) -> Iterator[bytes]:

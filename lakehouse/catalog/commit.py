@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -23,6 +23,7 @@ from pyiceberg.table.update import (
 
 from lakehouse.catalog import iceberg_types
 from lakehouse.catalog.catalog import Catalog
+from lakehouse.catalog.change_events import Change, Share, Told, events_of, origin_properties
 from lakehouse.catalog.iceberg_catalog import IcebergCatalog
 from lakehouse.catalog.iceberg_errors import iceberg_errors
 from lakehouse.catalog.metadata_update import updated_metadata
@@ -57,10 +58,13 @@ from lakehouse.errors import (
     StorageError,
     TableAlreadyExists,
 )
+from lakehouse.journal.change_event import ChangeEvent, Origin, current_origin
 from lakehouse.storage import Uploads
 from lakehouse.types import DataFileRef, TableName
 
 _log = logging.getLogger(__name__)
+# Of one transaction; an append log holds about as many.
+_MOST_ROW_EVENTS = 100_000
 # The number of retries and the codec are for other programs that write to our tables.
 _PROPERTIES = {
     "format-version": "2",
@@ -138,6 +142,8 @@ class StagedWrite:
         commit_id: Marks the commit in the table's history.
         definition: What the table that is created or replaced is declared to be.
         keeps_rows: Whether the files hold exactly the rows of those that go, so that the table is the same.
+        shares: Who brought the rows.
+        row_events: What becomes of single rows by it.
     """
 
     target: TableName
@@ -156,6 +162,18 @@ class StagedWrite:
     commit_id: str
     definition: TableDefinition | None = None
     keeps_rows: bool = False
+    shares: tuple[Share, ...] = ()
+    row_events: tuple[ChangeEvent, ...] = ()
+
+    def after(self, earlier: StagedWrite | None) -> StagedWrite:
+        """This write with what is to be told of the earlier one of the same transaction."""
+        if earlier is None:
+            return self
+        return replace(
+            self,
+            shares=_by_origin((*earlier.shares, *self.shares)),
+            row_events=(*earlier.row_events, *self.row_events)[-_MOST_ROW_EVENTS:],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,7 +326,16 @@ def staged_write(catalog: IcebergCatalog, target: Target, files: Sequence[DataFi
         snapshot_id=target.table.metadata.new_snapshot_id(),
         commit_id=catalog.clock.token(),
         definition=target.definition,
+        shares=(Share(current_origin(), sum(file.rows for file in references)),),
     )
+
+
+def _by_origin(shares: Iterable[Share]) -> tuple[Share, ...]:
+    """The shares with those of one origin put together."""
+    rows: dict[Origin, int] = {}
+    for share in shares:
+        rows[share.origin] = rows.get(share.origin, 0) + share.rows
+    return tuple(Share(origin, count) for origin, count in rows.items())
 
 
 def drop_files(catalog: Catalog, target: Target) -> StagedWrite:
@@ -335,12 +362,12 @@ def commit(catalog: Catalog, staged: StagedWrite, ready: Ready | None = None) ->
     lake = writable(catalog)
     rows = sum(file.record_count for file in staged.data_files)
     with lake.committing(staged.target.schema, staged.target.table):
+        told = lake.told(staged.target)
         if staged.new is not None:
-            _create(lake, staged, ready=ready)
+            _create(lake, staged, told, ready=ready)
         else:
-            _change(
-                lake, staged, known=lake.known_head(staged.target.schema, staged.target.table), ready=ready
-            )
+            known = lake.known_head(staged.target.schema, staged.target.table)
+            _change(lake, staged, told, known=known, ready=ready)
     lake.catch_up(staged.target.schema, staged.target.table)
     _delete(lake, staged.superseded)
     return CommitResult(staged.snapshot_id if _makes_snapshot(staged) else None, rows)
@@ -389,40 +416,56 @@ def commit_together(catalog: Catalog, staged: Sequence[StagedWrite], drops: Sequ
     with ExitStack() as locks:
         for name, _ in changes:
             locks.enter_context(lake.committing(name.schema, name.table))
-        if not retried(lambda: _together(lake, changes)):
+        events = retried(lambda: _together(lake, changes))
+        if events is None:
             raise CommitConflict("the commit took too long and was aborted; nothing was stored", "try again")
+        lake.record(*events)
         for name, _ in changes:
             lake.objects.write_out(name.schema, name.table)
     for each in staged:
         _delete(lake, each.superseded)
 
 
-def _together(catalog: IcebergCatalog, changes: Sequence[tuple[TableName, StagedWrite | None]]) -> bool:
-    """Try once to make all changes take place; gives whether nobody aborted them.
+def _together(
+    catalog: IcebergCatalog, changes: Sequence[tuple[TableName, StagedWrite | None]]
+) -> list[ChangeEvent] | None:
+    """Try once to make all changes take place; gives the events of it, or None where somebody aborted them.
 
     Raises:
         CommitFailedException: Another writer came first, and nothing was changed; it can be tried again.
     """
     promise = catalog.clock.token()
+    events: list[ChangeEvent] = []
     try:
         for name, write in changes:
-            _promise(catalog, name, write, promise)
+            _promise(catalog, name, write, promise, events)
     except BaseException as error:
         _abort(catalog, promise)
         if isinstance(error, CommitStateUnknown | CommitStateUnknownException):
             raise StorageError("storage failed before the commit; nothing was stored") from error
         raise
-    return _decided(catalog, promise)
+    return events if _decided(catalog, promise) else None
 
 
-def _promise(catalog: IcebergCatalog, name: TableName, staged: StagedWrite | None, promise: str) -> None:
+def _promise(
+    catalog: IcebergCatalog,
+    name: TableName,
+    staged: StagedWrite | None,
+    promise: str,
+    events: list[ChangeEvent],
+) -> None:
+    def told(change: Change) -> None:
+        events.extend(events_of(name, change))
+
     with iceberg_errors(f"table '{name}'"):
         if staged is None:
+            dropped = catalog.dropped(name.schema, name.table)
             retried(lambda: catalog.objects.promise_drop(name.schema, name.table, promise))
+            events.append(dropped)
         elif staged.new is not None:
-            _create(catalog, staged, promise)
+            _create(catalog, staged, told, promise)
         else:
-            _change(catalog, staged, promise)
+            _change(catalog, staged, told, promise)
 
 
 def _decided(catalog: IcebergCatalog, promise: str) -> bool:
@@ -532,21 +575,31 @@ def _makes_snapshot(staged: StagedWrite) -> bool:
 def _rows(staged: StagedWrite) -> NewSnapshot | None:
     if not _makes_snapshot(staged):
         return None
-    properties = {COMMIT_ID_PROPERTY: staged.commit_id}
+    properties = {
+        COMMIT_ID_PROPERTY: staged.commit_id,
+        **origin_properties(staged.shares, len(staged.row_events)),
+    }
     removed = frozenset(file.uri for file in staged.removed)
     replaces_all = staged.mode is WriteMode.REPLACE
     return NewSnapshot(
-        staged.snapshot_id, staged.data_files, properties, replaces_all, removed, staged.keeps_rows
+        staged.snapshot_id,
+        staged.data_files,
+        properties,
+        replaces_all,
+        removed,
+        staged.keeps_rows,
+        staged.shares,
+        staged.row_events,
     )
 
 
 def _create(
-    catalog: IcebergCatalog, staged: StagedWrite, promise: str = "", ready: Ready | None = None
+    catalog: IcebergCatalog, staged: StagedWrite, told: Told, promise: str = "", ready: Ready | None = None
 ) -> None:
     if staged.new is None:
         raise AssertionError("only a write that creates a table has a new one")
     try:
-        create_table(catalog.objects, staged.new, lambda _: _rows(staged), promise, ready)
+        create_table(catalog.objects, staged.new, lambda _: _rows(staged), promise, ready, told)
     except ValidationException as error:
         head = catalog.objects.head(staged.target.schema, staged.target.table)
         if head.metadata is not None and head.metadata.table_uuid == staged.new.metadata.table_uuid:
@@ -559,6 +612,7 @@ def _create(
 def _change(
     catalog: IcebergCatalog,
     staged: StagedWrite,
+    told: Told,
     promise: str = "",
     known: Head | None = None,
     ready: Ready | None = None,
@@ -602,7 +656,7 @@ def _change(
 
     if staged.mode is WriteMode.REPLACE or staged.data_files or staged.removed:
         schema, table = staged.target.schema, staged.target.table
-        change_table(catalog.objects, schema, table, build, promise, known, ready)
+        change_table(catalog.objects, schema, table, build, promise, known, ready, told)
 
 
 def _stage_replacement(transaction: Transaction, base: Table, staged: StagedWrite) -> None:

@@ -23,6 +23,7 @@ from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.typedef import Identifier
 from pyiceberg.view.metadata import ViewMetadata
 
+from lakehouse.catalog.change_events import Change, Told, events_of
 from lakehouse.catalog.iceberg_errors import iceberg_errors
 from lakehouse.catalog.names import check_name, fold
 from lakehouse.catalog.object_catalog import ObjectCatalog
@@ -53,6 +54,7 @@ from lakehouse.errors import (
     TableAlreadyExists,
     TableNotFound,
 )
+from lakehouse.journal.change_event import SCHEMA_FIELD, ChangeEvent, ChangeRecorder
 from lakehouse.storage import Bucket, open_bucket
 from lakehouse.types import ForeignKey, TableName
 
@@ -116,6 +118,9 @@ class IcebergCatalog:
         refresh_s: How old what is known may be.
         limits: How large data files become.
         store: Keeps which versions of the tables are current; objects of the bucket when left out.
+
+    Attributes:
+        recorder: Is told of every change that took place; nobody is while it is None.
     """
 
     def __init__(
@@ -134,6 +139,7 @@ class IcebergCatalog:
         self.planner = SnapshotFiles(bucket)
         self.clock = clock
         self.limits = limits
+        self.recorder: ChangeRecorder | None = None
         self._refresh_s = refresh_s
         self._lock = threading.Lock()
         self._version = 0
@@ -169,6 +175,7 @@ class IcebergCatalog:
                 raise SchemaAlreadyExists(f"schema '{self.name}.{schema}' exists already") from error
             return
         self._forget_schemas()
+        self.record(ChangeEvent("create", f"{self.name}.{schema}", field=SCHEMA_FIELD))
 
     def drop_schema(self, schema: str, if_exists: bool = False) -> None:
         """Remove an empty schema.
@@ -178,6 +185,7 @@ class IcebergCatalog:
             SchemaNotEmpty: It holds tables or views.
         """
         check_name(schema, "schema")
+        spelled = self._schema_names().get(fold(schema), schema)
         try:
             self.objects.drop_namespace((schema,))
         except NoSuchNamespaceError as error:
@@ -188,6 +196,8 @@ class IcebergCatalog:
                 f"schema '{self.name}.{schema}' cannot be dropped because it holds tables or views",
                 "drop them first, or all at once with CASCADE",
             ) from error
+        else:
+            self.record(ChangeEvent("drop", f"{self.name}.{spelled}", field=SCHEMA_FIELD))
         self._forget_schemas()
 
     # -- tables ---------------------------------------------------------------------------------------
@@ -225,11 +235,14 @@ class IcebergCatalog:
         check_name(schema, "schema")
         check_name(table, "table")
         with self.committing(schema, table):
+            dropped = self.dropped(schema, table)
             try:
                 self.objects.drop_table((schema, table))
             except NoSuchTableError as error:
                 if not if_exists:
                     raise self._no_table(schema, table) from error
+            else:
+                self.record(dropped)
 
     def declare_keys(
         self, schema: str, table: str, primary_key: Sequence[str], foreign_keys: Sequence[ForeignKey]
@@ -337,9 +350,12 @@ class IcebergCatalog:
         if not self.objects.capabilities.views:
             raise self._lacks("keeps no views", "a temporary view, CREATE TEMP VIEW, can be made")
 
+        former: list[ViewMetadata | None] = [None]
+
         def build(old: ViewMetadata | None) -> ViewMetadata:
             if old is not None and not replace:
                 raise TableAlreadyExists(f"view '{name}' exists already", "CREATE OR REPLACE VIEW")
+            former[0] = old
             return new_version(old, name, location, sql, columns, now_ms)
 
         with self.committing(spelled, view):
@@ -351,6 +367,10 @@ class IcebergCatalog:
             except TableAlreadyExistsError as error:
                 if not if_not_exists:
                     raise TableAlreadyExists(f"'{name}' is the name of a table") from error
+            else:
+                before = None if former[0] is None else as_view(name, former[0]).sql
+                action = "create" if before is None else "replace"
+                self.record(ChangeEvent(action, str(name), field="view", old=before, new=sql))
 
     def describe_view(self, schema: str, view: str, description: str | None) -> None:
         """Set what a view is, in words.
@@ -359,6 +379,7 @@ class IcebergCatalog:
             TableNotFound: There is no such view.
         """
         missing = self._no_view(schema, view)
+        found = self.find_view(schema, view)
 
         def build(old: ViewMetadata | None) -> ViewMetadata:
             if old is None:
@@ -370,6 +391,9 @@ class IcebergCatalog:
                 self.objects.put_view(schema, view, build)
             except TableAlreadyExistsError:
                 raise missing from None
+            if found is not None:
+                old, new = found.description or None, description or None
+                self.record(ChangeEvent("alter", str(found.name), field="description", old=old, new=new))
 
     def drop_view(self, schema: str, view: str, if_exists: bool = False) -> None:
         """Remove a view.
@@ -380,11 +404,17 @@ class IcebergCatalog:
         check_name(schema, "schema")
         check_name(view, "view")
         with self.committing(schema, view):
+            known = self._known.get((fold(schema), fold(view)))
+            found = known.view if known is not None else None
             try:
                 self.objects.drop_view((schema, view))
             except NoSuchViewError as error:
                 if not if_exists:
                     raise self._no_view(schema, view) from error
+            else:
+                name = found.name if found is not None else TableName(self.name, schema, view)
+                old = found.sql if found is not None else None
+                self.record(ChangeEvent("drop", str(name), found.uuid if found else "", "view", old))
 
     def rename(self, schema: str, name: str, to_schema: str, to_name: str, *, is_view: bool = False) -> None:
         """Give a table or view another name. Rows, history and location stay as they are.
@@ -411,12 +441,14 @@ class IcebergCatalog:
             raise self._lacks("cannot move tables to another schema")
         first, second = sorted([(fold(schema), fold(name)), (fold(target), fold(to_name))])
         with self.committing(*first), self.committing(*second):
+            event = self._renamed(schema, name, TableName(self.name, target, to_name), is_view)
             try:
                 self.objects.rename(schema, name, target, to_name, "view" if is_view else "metadata")
             except NoSuchTableError as error:
                 raise (self._no_view if is_view else self._no_table)(schema, name) from error
             except TableAlreadyExistsError as error:
                 raise TableAlreadyExists(f"'{self.name}.{target}.{to_name}' exists already") from error
+            self.record(event)
 
     def purge(self, schema: str, table: str) -> int:
         """Delete the files of a dropped table that no table refers to; gives how many these were.
@@ -438,7 +470,10 @@ class IcebergCatalog:
             dropped = self.objects.last_table(schema, table)
             if dropped is None:
                 raise TableNotFound(f"no table '{self.name}.{schema}.{table}' was dropped")
-            return purge_table(self.objects, dropped)
+            count = purge_table(self.objects, dropped)
+            name, uuid = TableName(self.name, schema, table), str(dropped.table_uuid)
+            self.record(ChangeEvent("purge", str(name), uuid, old={"files": count}))
+            return count
 
     def version(self) -> int:
         """A number that grows whenever anything that this process knows of the catalog changes."""
@@ -479,6 +514,40 @@ class IcebergCatalog:
                     self._tables.pop(key[0], None)
                     self._views.pop(key[0], None)
                 self.refresh(schema, table)
+
+    def record(self, *events: ChangeEvent) -> None:
+        """Put changes that took place on record, if anybody keeps one."""
+        if self.recorder is not None:
+            self.recorder.record(*events)
+
+    def told(self, name: TableName) -> Told:
+        """What is to be told of changes of a table, so that they are put on record."""
+
+        def told(change: Change) -> None:
+            if self.recorder is not None:
+                self.recorder.record(*events_of(name, change))
+
+        return told
+
+    def dropped(self, schema: str, table: str) -> ChangeEvent:
+        """What is to be put on record once a table has been dropped."""
+        found = self._last_seen(schema, table)
+        if found is None:
+            return ChangeEvent("drop", str(TableName(self.name, schema, table)))
+        columns = {field.name: str(field.field_type) for field in found.metadata.schema().fields}
+        old = {"columns": columns, "snapshot_id": found.metadata.current_snapshot_id}
+        return ChangeEvent("drop", str(found.name), found.uuid, old=old)
+
+    def _renamed(self, schema: str, name: str, to: TableName, is_view: bool) -> ChangeEvent:
+        found = self._last_seen(schema, name)
+        old = str(found.name) if found is not None else str(TableName(self.name, schema, name))
+        field = "view" if is_view else ""
+        return ChangeEvent("rename", str(to), found.uuid if found else "", field, old, str(to))
+
+    def _last_seen(self, schema: str, table: str) -> Table | None:
+        """A table as it was at the last look; what is on record of it does not need another one."""
+        known = self._known.get((fold(schema), fold(table)))
+        return known.table if known is not None else None
 
     def known_head(self, schema: str, table: str) -> Head | None:
         """The version that a look at a table would give without asking storage; None where it would ask."""
@@ -527,9 +596,9 @@ class IcebergCatalog:
                 self._known[key] = replace(known, fresh_until=0.0)
 
     def _change(self, schema: str, table: str, build: Callable[[Transaction], None]) -> None:
-        self.load(schema, table)
+        name = self.load(schema, table).name
         with self.committing(schema, table):
-            change_table(self.objects, schema, table, build)
+            change_table(self.objects, schema, table, build, told=self.told(name))
 
     # -- what is known --------------------------------------------------------------------------------
 

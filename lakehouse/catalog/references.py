@@ -190,7 +190,8 @@ def roll_back(
 
 def _commit(catalog: IcebergCatalog, table: Table, build: Callable[[Transaction], None]) -> None:
     with catalog.committing(table.name.schema, table.name.table):
-        change_table(catalog.objects, table.name.schema, table.name.table, build)
+        told = catalog.told(table.name)
+        change_table(catalog.objects, table.name.schema, table.name.table, build, told=told)
 
 
 def _check_same(table: Table, now: TableMetadata) -> None:

@@ -123,7 +123,8 @@ def remove_snapshots(catalog: IcebergCatalog, table: Table, choice: Expendable) 
         stage_updates(transaction, [*updates, *([RemoveSnapshotsUpdate(snapshot_ids=gone)] if gone else [])])
 
     with catalog.committing(table.name.schema, table.name.table):
-        change_table(catalog.objects, table.name.schema, table.name.table, build)
+        told = catalog.told(table.name)
+        change_table(catalog.objects, table.name.schema, table.name.table, build, told=told)
 
 
 def only_needed_by(catalog: IcebergCatalog, table: Table, snapshot_ids: Iterable[int]) -> set[str]:

@@ -53,11 +53,13 @@ from pyiceberg.table.update.snapshot import (
 )
 from pyiceberg.typedef import EMPTY_DICT
 
+from lakehouse.catalog.change_events import Change, Share, Told
 from lakehouse.catalog.file_io import AttemptFiles
 from lakehouse.catalog.metadata_update import SharingTransaction
 from lakehouse.catalog.slots import Head
 from lakehouse.catalog.table_store import TableStore
 from lakehouse.errors import CommitConflict, StorageError
+from lakehouse.journal.change_event import ChangeEvent
 
 COMMIT_ID_PROPERTY = "lakehouse.commit-id"
 MERGE_PROPERTY = "commit.manifest-merge.enabled"
@@ -84,6 +86,8 @@ class NewSnapshot:
         replaces_all: Whether every file that is in the table goes.
         removed: Which files go, by what the table calls them.
         keeps_rows: Whether the files that come hold exactly the rows of those that go.
+        shares: Who brought the rows.
+        row_events: What becomes of single rows.
     """
 
     snapshot_id: int
@@ -92,6 +96,8 @@ class NewSnapshot:
     replaces_all: bool = False
     removed: frozenset[str] = frozenset()
     keeps_rows: bool = False
+    shares: tuple[Share, ...] = ()
+    row_events: tuple[ChangeEvent, ...] = ()
 
 
 # What has to be true before a commit may take place: waits for it, and raises where it fails.
@@ -236,6 +242,7 @@ def change_table(
     promise: str = "",
     known: Head | None = None,
     ready: Ready | None = None,
+    told: Told | None = None,
 ) -> TableMetadata:
     """Change a table that exists, in one commit; gives its new metadata.
 
@@ -248,6 +255,7 @@ def change_table(
         promise: The joint commit that this is part of.
         known: A version that was current a moment ago, which the first attempt takes for the current one.
         ready: Called before each attempt takes place.
+        told: Called once the change has taken place, or has been promised.
 
     Raises:
         NoSuchTableError: It does not exist.
@@ -259,13 +267,18 @@ def change_table(
 
     def attempt() -> TableMetadata:
         base = catalog.load_table((schema, table), likely.pop() if likely else None)
-        return _attempt(catalog, base, SharingTransaction(base), build, promise, ready)
+        return _attempt(catalog, base, SharingTransaction(base), build, promise, ready, told)
 
     return retried(attempt)
 
 
 def create_table(
-    catalog: TableStore, staged: StagedTable, build: Build, promise: str = "", ready: Ready | None = None
+    catalog: TableStore,
+    staged: StagedTable,
+    build: Build,
+    promise: str = "",
+    ready: Ready | None = None,
+    told: Told | None = None,
 ) -> TableMetadata:
     """Create a table together with its first rows, in one commit; gives its metadata.
 
@@ -274,7 +287,9 @@ def create_table(
         NoSuchNamespaceError: There is no such schema.
         CommitFailedException, CommitStateUnknownException: As for ``change_table``.
     """
-    return retried(lambda: _attempt(catalog, staged, CreateTableTransaction(staged), build, promise, ready))
+    return retried(
+        lambda: _attempt(catalog, staged, CreateTableTransaction(staged), build, promise, ready, told)
+    )
 
 
 def stage_updates(transaction: Transaction, updates: Sequence[TableUpdate]) -> None:
@@ -304,30 +319,37 @@ def _attempt(
     build: Build,
     promise: str,
     ready: Ready | None,
+    told: Told | None,
 ) -> TableMetadata:
     producer: _SnapshotProducer[Any] | None = None
     files = AttemptFiles(catalog.file_io.bucket)
     rows: NewSnapshot | None = None
+    is_new = isinstance(transaction, CreateTableTransaction)
     try:
         rows = build(transaction)
         if rows is not None:
             producer = _producer(transaction, rows, files)
             updates, requirements = producer._commit()
             transaction._stage(_in_order(updates, transaction.table_metadata), requirements)
-        is_new = isinstance(transaction, CreateTableTransaction)
         # A table that is being created has no refs that could be required to stay the same.
         required = (AssertCreate(),) if is_new else (*transaction._requirements, *_unchanged(base.metadata))
         files.uploads.settle()
         if ready is not None:
             ready()
-        return catalog.commit_table(base, required, transaction._updates, promise).metadata
+        metadata = catalog.commit_table(base, required, transaction._updates, promise).metadata
     except CommitStateUnknownException:
         if rows is None or promise:
             raise
-        return _look_for(catalog, base, rows.snapshot_id)
+        metadata = _look_for(catalog, base, rows.snapshot_id)
     except (CommitFailedException, ValidationException, NoSuchTableError, StorageError):
         _clean_up(producer, files)
         raise
+    if told is not None:
+        before = None if is_new else base.metadata
+        uuid = str(base.metadata.table_uuid)
+        shares, row_events = (rows.shares, rows.row_events) if rows is not None else ((), ())
+        told(Change(before, transaction._updates, uuid, shares, row_events))
+    return metadata
 
 
 def _unchanged(base: TableMetadata) -> tuple[TableRequirement, ...]:

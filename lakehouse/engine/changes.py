@@ -18,7 +18,7 @@ from lakehouse.engine.ddl import TableDdl
 from lakehouse.engine.dml import LakeDml
 from lakehouse.engine.gate import Analysis, StatementKind, TableReference, retarget
 from lakehouse.engine.running import CallWatch
-from lakehouse.engine.session import Session
+from lakehouse.engine.session import WORKSPACE, Session, check_workspace
 from lakehouse.engine.transaction import Transaction
 from lakehouse.engine.views import ViewDdl
 from lakehouse.errors import (
@@ -30,6 +30,7 @@ from lakehouse.errors import (
     TableNotFound,
 )
 from lakehouse.ingest import StagedWrite, WriteMode, commit_or_discard, stage
+from lakehouse.journal.change_event import Origin, acting
 from lakehouse.types import TableName, quote
 
 if TYPE_CHECKING:
@@ -75,6 +76,10 @@ class Changes:
         Raises:
             LakehouseError: The statement failed; nothing of it remains.
         """
+        with acting(_origin(scope, "sql")):
+            return self._run(analysis, scope, rows)
+
+    def _run(self, analysis: Analysis, scope: Scope, rows: Iterable[Sequence[Any]] | None) -> int:
         kind, detail = analysis.kind, analysis.detail
         if kind is StatementKind.BEGIN:
             scope.session.begin_sql()
@@ -213,7 +218,8 @@ class Changes:
         path, session = analysis.target, scope.session
         name = path[-1] if len(path) == 1 else ""
         if not name or name.lower() not in session.temp_objects():
-            outcome = self._dml.run(analysis, session, scope.transaction, scope.watch, rows)
+            with acting(_origin(scope, "sql")):
+                outcome = self._dml.run(analysis, session, scope.transaction, scope.watch, rows)
             return outcome.count, outcome.rows
         if self._database.has_view(TableName(session.catalog, session.schema, name)):
             raise NotSupported(
@@ -311,8 +317,11 @@ class Changes:
             SqlBindError, SqlExecutionError: The value does not fit.
         """
         key = name.lower()
+        if key == WORKSPACE:
+            session.workspace = check_workspace(value or "")
+            return
         if key not in SESSION_SETTINGS:
-            allowed = ", ".join(sorted(SESSION_SETTINGS.values()))
+            allowed = ", ".join(sorted((*SESSION_SETTINGS.values(), WORKSPACE)))
             raise StatementForbidden(f"the setting {name} cannot be changed", f"these can: {allowed}")
         if value is None:
             session.settings.pop(key, None)
@@ -405,6 +414,17 @@ class Changes:
         Raises:
             LakehouseError: The load failed; nothing of it is visible.
         """
+        with acting(_origin(scope, "ingest")):
+            return self._ingest(scope, target, mode, schema, batches)
+
+    def _ingest(
+        self,
+        scope: Scope,
+        target: TableName,
+        mode: WriteMode,
+        schema: pa.Schema,
+        batches: Iterable[pa.RecordBatch],
+    ) -> int:
         transaction = scope.transaction
         lake = scope.session.lakes.of(target.catalog)
         lake.check_write(target.schema, target.table)
@@ -457,6 +477,17 @@ class Changes:
         except (TableNotFound, SchemaNotFound):
             return transaction.known(target) in transaction.drops
         return True
+
+
+def _origin(scope: Scope, source: str) -> Origin:
+    session, record = scope.session, scope.watch.record
+    return Origin(
+        session.principal.name,
+        source,
+        session.workspace,
+        record.id if record is not None else "",
+        record.request_id if record is not None else "",
+    )
 
 
 def _values(analysis: Analysis, rows: Iterable[Sequence[Any]] | None) -> Iterable[Values] | None:

@@ -19,12 +19,14 @@ from lakehouse.engine.gate import Analysis, TableReference
 from lakehouse.engine.running import StatementRecord
 from lakehouse.engine.transaction import Transaction
 from lakehouse.errors import (
+    InvalidRequest,
     LakehouseError,
     LimitExceeded,
     StatementNotFound,
     TransactionNotFound,
     TransactionStateError,
 )
+from lakehouse.journal.change_event import Origin, acting
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,6 +34,23 @@ if TYPE_CHECKING:
     from lakehouse.engine.engine import Engine, Plan
 
 _MAX_ALIASES = 8
+_WORKSPACE_CHARACTERS = 200
+WORKSPACE = "workspace"
+"""The option of a session that names what its work is for; the event journal keeps it with each change."""
+
+
+def check_workspace(name: str) -> str:
+    """The name itself, if it can be that of a workspace.
+
+    Raises:
+        InvalidRequest: It is too long, or has characters that cannot be printed.
+    """
+    if len(name) > _WORKSPACE_CHARACTERS or not (name.isprintable() or not name):
+        raise InvalidRequest(
+            f"the name of a workspace has {len(name)} characters, expected at most {_WORKSPACE_CHARACTERS} "
+            "that can be printed"
+        )
+    return name
 
 
 @dataclass
@@ -89,6 +108,7 @@ class Session:
     lakes: GuardedCatalogs = field(kw_only=True)
     settings: dict[str, str] = field(default_factory=dict)
     temporary: str = ""
+    workspace: str = ""
     created_at: datetime = field(kw_only=True)
     created_s: float = field(kw_only=True)
     last_used_s: float = 0.0
@@ -269,7 +289,8 @@ class Session:
         self.index.pop(transaction.id, None)
         if self.sql_transaction is transaction:
             self.sql_transaction = None
-        with transaction.lock:
+        origin = Origin(self.principal.name, "sql", self.workspace)
+        with transaction.lock, acting(origin):
             try:
                 if commit:
                     transaction.commit()
@@ -327,7 +348,7 @@ class Session:
 
     def is_disposable(self) -> bool:
         """Whether nothing would be lost by closing this session."""
-        held = (self.temporary, self.settings, self.transactions, self._prepared)
+        held = (self.temporary, self.workspace, self.settings, self.transactions, self._prepared)
         return not any(held) and (self.catalog, self.schema) == self.home and not self.is_running()
 
     def open_counts(self) -> tuple[int, int]:

@@ -110,7 +110,7 @@ class Transaction:
         except NotSupported:
             discard(self._catalog_of(staged.target), staged)
             raise
-        self.writes[staged.target] = staged
+        self.writes[staged.target] = staged.after(self.writes.get(staged.target))
 
     def drop(self, name: TableName, *, if_exists: bool) -> None:
         """Drop a table when the transaction commits.

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
 from lakehouse.catalog import Catalog, Table
+from lakehouse.catalog.change_events import Share
 from lakehouse.catalog.commit import WriteMode, commit_or_discard, resolve, writable
 from lakehouse.errors import CommitConflict
 from lakehouse.ingest.conversion import Conversion
 from lakehouse.ingest.writer import stage_for
+from lakehouse.journal.change_event import Origin, current_origin
 from lakehouse.storage import Uploads
 
 _Key = tuple[str, int]
@@ -23,6 +25,7 @@ class _Addition:
     """The rows of one insert, and what became of them."""
 
     rows: pa.Table
+    origin: Origin = field(default_factory=current_origin)
     done: bool = False
     error: BaseException | None = None
 
@@ -99,13 +102,14 @@ class GroupCommit:
     def _commit(self, table: Table, additions: Sequence[_Addition]) -> None:
         error: BaseException | None = None
         try:
-            self._store(table, pa.concat_tables(addition.rows for addition in additions))
+            self._store(table, additions)
         except BaseException as raised:  # noqa: BLE001 - everybody who shares the commit is told
             error = raised
         for addition in additions:
             addition.error, addition.done = error, True
 
-    def _store(self, table: Table, rows: pa.Table) -> None:
+    def _store(self, table: Table, additions: Sequence[_Addition]) -> None:
+        rows = pa.concat_tables(addition.rows for addition in additions)
         lake = writable(self._catalog)
         seen = lake.load(table.name.schema, table.name.table)
         target = resolve(lake, table.name, WriteMode.APPEND, pa.schema, seen=seen)
@@ -117,4 +121,5 @@ class GroupCommit:
             )
         uploads = Uploads()
         staged = stage_for(lake, target, rows.schema, rows.to_batches(), lambda: False, uploads)
-        commit_or_discard(lake, staged, uploads)
+        shares = tuple(Share(addition.origin, addition.rows.num_rows) for addition in additions)
+        commit_or_discard(lake, replace(staged, shares=shares), uploads)

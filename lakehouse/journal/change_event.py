@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -66,7 +66,9 @@ def acting(origin: Origin) -> Iterator[None]:
     try:
         yield
     finally:
-        _origin.reset(token)
+        # A generator that nobody finishes may be closed from anywhere; who acts there is not touched.
+        with suppress(ValueError):
+            _origin.reset(token)
 
 
 @dataclass(frozen=True, slots=True)

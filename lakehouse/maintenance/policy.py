@@ -14,6 +14,7 @@ from lakehouse.catalog.retention import table_rule
 from lakehouse.config import MaintenanceSettings
 from lakehouse.errors import LakehouseError, NotSupported, SchemaNotFound, TableNotFound
 from lakehouse.journal import AuditJournal
+from lakehouse.journal.change_event import Origin, acting
 from lakehouse.maintenance.cleanup import Cleaner
 from lakehouse.maintenance.compaction import CompactionOptions, CompactionResult, Compactor, Reader
 from lakehouse.types import TableName
@@ -193,7 +194,8 @@ class Maintenance:
         """Look at every table once."""
         for name, catalog in self._by_catalog.items():
             try:
-                catalog.run_once()
+                with acting(Origin(source="maintenance")):
+                    catalog.run_once()
             except Exception:  # noqa: BLE001 - the next look may go better
                 _log.exception("maintenance failed", catalog=name)
 
