@@ -39,19 +39,27 @@ class FlightPlan:
 
 @dataclass(frozen=True, slots=True)
 class DataStream:
-    """A result on its way: closing ``batches`` (a generator) releases whatever it holds."""
+    """A result on its way: closing ``batches`` (a generator) releases whatever it holds.
+
+    ``trailer`` gives what is told with an empty batch after the last one.
+    """
 
     schema: pa.Schema
     batches: Iterator[pa.RecordBatch]
+    trailer: Callable[[], bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """Record batches that a client sends, and a way to answer while they arrive."""
+    """Record batches that a client sends, and a way to answer while they arrive.
+
+    ``notes`` are the metadata of the messages up to the batch that came last.
+    """
 
     schema: pa.Schema
     batches: Iterable[pa.RecordBatch]
     reply: Callable[[bytes], None]
+    notes: list[bytes] = field(default_factory=list)
 
 
 class QueryHandler(Protocol):

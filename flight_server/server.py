@@ -17,7 +17,7 @@ from flight_server.actions.registry import ActionRegistry
 from flight_server.context import CallContext, CallLimits
 from flight_server.dispatch import DataStream, Dispatcher, FlightPlan, Upload
 from flight_server.errors import wire_errors
-from flight_server.handlers import flights
+from flight_server.handlers import flights, objects
 from flight_server.middleware.authentication import AuthenticationMiddleware, AuthenticationMiddlewareFactory
 from flight_server.middleware.observation import TRACE_HEADERS, Observation, ObservedCall
 from flight_server.protocol.codec import PROTOCOL_ACTIONS, decode_action, decode_command
@@ -183,7 +183,8 @@ class LakehouseFlightServer(flight.FlightServerBase):
     ) -> flight.FlightInfo:
         """GetFlightInfo."""
         if descriptor.descriptor_type == flight.DescriptorType.PATH:
-            plan = flights.info(ctx, _path(descriptor))
+            path = _path(descriptor)
+            plan = (objects if objects.is_object_path(ctx, path) else flights).info(ctx, path)
         else:
             plan = self._dispatcher.info(ctx, self._decoded(descriptor.command), descriptor.command)
         return _flight_info(plan, descriptor)
@@ -194,7 +195,9 @@ class LakehouseFlightServer(flight.FlightServerBase):
     ) -> flight.SchemaResult:
         """GetSchema."""
         if descriptor.descriptor_type == flight.DescriptorType.PATH:
-            return flight.SchemaResult(flights.schema(ctx, _path(descriptor)))
+            path = _path(descriptor)
+            family = objects if objects.is_object_path(ctx, path) else flights
+            return flight.SchemaResult(family.schema(ctx, path))
         return flight.SchemaResult(self._dispatcher.schema(ctx, self._decoded(descriptor.command)))
 
     @_rpc
@@ -202,7 +205,11 @@ class LakehouseFlightServer(flight.FlightServerBase):
         """DoGet."""
         check_size("the ticket", len(ticket.ticket), self._bounds.request_bytes, "limits.request_bytes")
         if flights.is_path_ticket(ticket.ticket):
-            result = flights.stream(ctx, flights.decode_ticket(ticket.ticket))
+            wanted = objects.decode_ticket(ctx, ticket.ticket)
+            if wanted is not None:
+                result = objects.stream(ctx, wanted)
+            else:
+                result = flights.stream(ctx, flights.decode_ticket(ticket.ticket))
         else:
             result = self._dispatcher.stream(ctx, self._decoded(ticket.ticket))
         return flight.GeneratorStream(result.schema, _Outgoing(result, call), options=_WRITE_OPTIONS)
@@ -217,12 +224,19 @@ class LakehouseFlightServer(flight.FlightServerBase):
         writer: flight.FlightMetadataWriter,
     ) -> None:
         """DoPut."""
-        if descriptor.descriptor_type == flight.DescriptorType.PATH:
-            raise NotSupported("DoPut takes Flight SQL commands", "load tables with CommandStatementIngest")
 
         def reply(metadata: bytes) -> None:
             writer.write(pa.py_buffer(metadata))
 
+        def note(metadata: bytes) -> None:
+            check_size("the metadata", len(metadata), self._bounds.request_bytes, "limits.request_bytes")
+            notes.append(metadata)
+
+        notes: list[bytes] = []
+        if descriptor.descriptor_type == flight.DescriptorType.PATH:
+            batches = upload_batches(reader, self._bounds.message_bytes, ctx.check_cancelled, note)
+            objects.put(ctx, _path(descriptor), Upload(upload_schema(reader), batches, reply, notes))
+            return
         command = self._decoded(descriptor.command)
         batches = upload_batches(reader, self._bounds.message_bytes, ctx.check_cancelled)
         self._dispatcher.put(ctx, command, Upload(upload_schema(reader), batches, reply))
@@ -299,6 +313,8 @@ class _Outgoing:
 
     def __init__(self, result: DataStream, call: _Call) -> None:
         self._batches = result.batches
+        self._empty = result.schema
+        self._trailer = result.trailer
         self._call = call
         self._part = begin("stream")
         self._sent = self._rows = 0
@@ -307,15 +323,20 @@ class _Outgoing:
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         return self
 
-    def __next__(self) -> pa.RecordBatch:
+    def __next__(self) -> pa.RecordBatch | tuple[pa.RecordBatch, pa.Buffer]:
         try:
             batch = self._call.observed.run(next, self._batches, None)
+            told = None
+            if batch is None and self._trailer is not None:
+                told, self._trailer = self._trailer(), None
         except BaseException as error:
             with wire_errors("do_get"):
                 self._release(error)
                 self._call.end(error)
                 raise
             raise
+        if told is not None:
+            return pa.RecordBatch.from_pylist([], schema=self._empty), pa.py_buffer(told)
         if batch is None:
             self._release()
             self._call.end()

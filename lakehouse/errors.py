@@ -285,6 +285,13 @@ class ShuttingDown(LakehouseError):
     kind = ErrorKind.UNAVAILABLE
 
 
+class BucketNotFound(LakehouseError):
+    """No bucket of that name."""
+
+    code = "BUCKET_NOT_FOUND"
+    kind = ErrorKind.NOT_FOUND
+
+
 class ObjectNotFound(StorageError):
     """The bucket holds no object of that key."""
 
@@ -297,6 +304,20 @@ class ObjectAlreadyExists(StorageError):
 
     code = "OBJECT_ALREADY_EXISTS"
     kind = ErrorKind.ALREADY_EXISTS
+
+
+class ObjectChanged(StorageError):
+    """The object was replaced while it was read; nothing of the new one was mixed in, read it again."""
+
+    code = "OBJECT_CHANGED"
+    kind = ErrorKind.CONFLICT
+
+
+class ContentMismatch(LakehouseError):
+    """What arrived is not what was announced, by size or hash; nothing was stored."""
+
+    code = "CONTENT_MISMATCH"
+    kind = ErrorKind.INVALID
 
 
 class AccessPolicyError(LakehouseError):

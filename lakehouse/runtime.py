@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lakehouse.access.authenticator import Authenticator, OnAttempt
+from lakehouse.access.guarded_objects import Objects
 from lakehouse.access.policy import AccessPolicy
 from lakehouse.access.principal import ANONYMOUS, Principal
 from lakehouse.catalog import Catalog, Catalogs, open_catalogs
@@ -55,6 +56,7 @@ class Lakehouse:
         self.bucket_errors = BucketErrorJournal(self.bucket, self.clock)
         self.bucket_errors.watch(self.buckets.values())
         self.events = EventJournal(self.bucket, settings.journal, self.clock)
+        self.objects = Objects(settings, self.buckets, self.clock, self.events)
         self._opened = open_catalogs(settings, self.clock, self.buckets)
         self.catalogs = Catalogs(self._opened, settings.catalog.default_schema)
         self.catalog: Catalog = self.catalogs.default
@@ -108,6 +110,7 @@ class Lakehouse:
         for catalog in self._opened:
             catalog.close()
         self.cache.close()
+        self.objects.close()
         self.buckets.close()
 
     def _attempted(self, principal: str, peer: str, method: str, outcome: str) -> None:

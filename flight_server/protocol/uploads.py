@@ -36,7 +36,10 @@ def upload_schema(reader: flight.MetadataRecordBatchReader) -> pa.Schema:
 
 
 def upload_batches(
-    reader: flight.MetadataRecordBatchReader, most_bytes: int, check: Callable[[], None]
+    reader: flight.MetadataRecordBatchReader,
+    most_bytes: int,
+    check: Callable[[], None],
+    note: Callable[[bytes], None] | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """The batches of an upload, each of them sound and of bounded size.
 
@@ -44,6 +47,7 @@ def upload_batches(
         reader: The stream.
         most_bytes: Largest batch to take, in bytes, with every value written out.
         check: Called before each batch; raises where the call is over.
+        note: Given the metadata of each message that has any, before its batch.
 
     Raises:
         InvalidRequest: A message is malformed, or text in it is not UTF-8.
@@ -52,7 +56,10 @@ def upload_batches(
     while True:
         check()
         try:
-            batch = reader.read_chunk().data
+            chunk = reader.read_chunk()
+            batch = chunk.data
+            if note is not None and chunk.app_metadata is not None:
+                note(chunk.app_metadata.to_pybytes())
             if batch is None:
                 continue
             size = float(batch.get_total_buffer_size())

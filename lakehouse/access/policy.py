@@ -12,9 +12,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from lakehouse.access.object_grants import READ, WRITE, ObjectGrants
 from lakehouse.access.principal import Principal
 from lakehouse.access.restriction import Restriction, check_restriction
-from lakehouse.config import GrantSettings, RoleSettings, Settings
+from lakehouse.config import GrantSettings, ObjectGrantSettings, RoleSettings, Settings
 from lakehouse.types import TableName
 
 SYSTEM_SCHEMA = "system"
@@ -78,9 +79,15 @@ class _Grant:
 
 class _Role:
     def __init__(
-        self, name: str, grants: Sequence[_Grant], actions: Iterable[str], permissions: frozenset[Permission]
+        self,
+        name: str,
+        grants: Sequence[_Grant],
+        actions: Iterable[str],
+        permissions: frozenset[Permission],
+        objects: ObjectGrants,
     ) -> None:
         self.name = name
+        self.objects = objects
         self.grants = sorted(grants, key=lambda g: g.pattern.specificity)
         restrictions = [grant.restriction for grant in grants if grant.restriction is not None]
         self.is_personal = any(restriction.is_personal for restriction in restrictions)
@@ -120,6 +127,7 @@ class _Role:
 
 
 _EVERYTHING = "*.*.*"
+_ALL_OBJECTS = ObjectGrants([ObjectGrantSettings(on="*/*", privileges=("read", "write"))])
 _BUILT_IN = (
     ("reader", ("read",), frozenset({Permission.READ})),
     ("writer", ("read", "write"), frozenset({Permission.READ, Permission.WRITE})),
@@ -197,6 +205,22 @@ class Access:
             return True
         return any(pattern.fullmatch(action) for role in self._roles for pattern in role.actions)
 
+    def reads_object(self, bucket: str, key: str) -> bool:
+        """Whether an object may be read, unless it is the server's own."""
+        return any(READ in role.objects.privileges(bucket, key) for role in self._roles)
+
+    def writes_object(self, bucket: str, key: str) -> bool:
+        """Whether an object may be written and deleted, unless it is the server's own."""
+        return any(WRITE in role.objects.privileges(bucket, key) for role in self._roles)
+
+    def reads_objects_below(self, bucket: str, prefix: str) -> bool:
+        """Whether objects with a prefix may be read."""
+        return any(role.objects.reads_below(bucket, prefix) for role in self._roles)
+
+    def sees_bucket(self, bucket: str) -> bool:
+        """Whether a bucket is there for this principal."""
+        return any(role.objects.sees_bucket(bucket) for role in self._roles)
+
     def sees_all_of(self, catalog: str, table: str) -> bool:
         """Whether a system table shows what concerns everybody, not only the principal itself.
 
@@ -225,7 +249,11 @@ class AccessPolicy:
     def __init__(self, settings: Settings) -> None:
         self._roles = {
             name: _Role(
-                name, [_Grant(name, GrantSettings(on=_EVERYTHING, privileges=privileges))], (), permissions
+                name,
+                [_Grant(name, GrantSettings(on=_EVERYTHING, privileges=privileges))],
+                (),
+                permissions,
+                _ALL_OBJECTS if name == _ADMIN else ObjectGrants(),
             )
             for name, privileges, permissions in _BUILT_IN
         }
@@ -276,4 +304,5 @@ def _named(settings: RoleSettings) -> _Role:
     for grant in grants:
         if grant.restriction is not None:
             check_restriction(grant.restriction)
-    return _Role(settings.name, grants, settings.actions, frozenset({Permission.READ}))
+    objects = ObjectGrants(settings.objects)
+    return _Role(settings.name, grants, settings.actions, frozenset({Permission.READ}), objects)

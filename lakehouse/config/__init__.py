@@ -5,12 +5,14 @@ from lakehouse.config.access import (
     AuthSettings,
     GrantSettings,
     JwtSettings,
+    ObjectGrantSettings,
     RoleSettings,
     TlsSettings,
 )
 from lakehouse.config.catalog import CatalogConnection, CatalogSettings
 from lakehouse.config.journal import JournalSettings
 from lakehouse.config.loading import load_settings
+from lakehouse.config.objects import ObjectSettings
 from lakehouse.config.secret_ref import SecretRef
 from lakehouse.config.settings import (
     EngineSettings,
@@ -41,6 +43,8 @@ __all__ = [
     "LimitSettings",
     "LogSettings",
     "MaintenanceSettings",
+    "ObjectGrantSettings",
+    "ObjectSettings",
     "OperationsSettings",
     "RoleSettings",
     "SecretRef",

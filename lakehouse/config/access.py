@@ -39,9 +39,19 @@ def _table_pattern(pattern: str) -> str:
     return pattern
 
 
+def _object_pattern(pattern: str) -> str:
+    bucket, slash, key = pattern.partition("/")
+    if not bucket or not slash or not key:
+        raise ValueError(
+            'should be bucket/key, each a text or a pattern with *, such as "media/photos/*" or "media/*"'
+        )
+    return pattern
+
+
 PrincipalName = Annotated[str, AfterValidator(_principal_name)]
 RoleName = Annotated[str, AfterValidator(_role_name)]
 TablePattern = Annotated[str, AfterValidator(_table_pattern)]
+ObjectPattern = Annotated[str, AfterValidator(_object_pattern)]
 
 
 class TlsSettings(Section):
@@ -225,6 +235,18 @@ class GrantSettings(Section):
     )
 
 
+class ObjectGrantSettings(Section):
+    """What a role may do with the objects whose keys a pattern fits. The most specific pattern holds."""
+
+    on: ObjectPattern = Field(
+        description="bucket/key, each a text or a pattern with * for any characters, / among them.",
+        examples=["primary/photos/*"],
+    )
+    privileges: tuple[Literal["read", "write"], ...] = Field(
+        ("read",), description="read, write, both, or none.", examples=[("read",)]
+    )
+
+
 class RoleSettings(Section):
     """A named role. Built in are reader (reads every table), writer (writes them too), admin (everything)."""
 
@@ -235,6 +257,7 @@ class RoleSettings(Section):
         examples=[("catalog.*",)],
     )
     grants: tuple[GrantSettings, ...] = ()
+    objects: tuple[ObjectGrantSettings, ...] = ()
 
     @model_validator(mode="after")
     def _not_built_in(self) -> Self:

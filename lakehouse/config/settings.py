@@ -12,6 +12,7 @@ from lakehouse.config.access import BUILT_IN_ROLES, AuditSettings, AuthSettings,
 from lakehouse.config.catalog import CatalogConnection, CatalogSettings
 from lakehouse.config.hosts import check_host
 from lakehouse.config.journal import JournalSettings
+from lakehouse.config.objects import ObjectSettings
 from lakehouse.config.section import Anchored, Section
 from lakehouse.config.storage import BucketSettings, CacheSettings, check_apart, is_nested, with_classes
 from lakehouse.config.values import ByteSize, MemorySize
@@ -238,6 +239,7 @@ class Settings(BaseSettings):
         (BucketSettings(),), validate_default=True
     )
     cache: CacheSettings = CacheSettings()
+    objects: ObjectSettings = ObjectSettings()
     catalog: CatalogSettings = CatalogSettings()
     catalogs: tuple[CatalogConnection, ...] = ()
     engine: EngineSettings = EngineSettings()
@@ -334,6 +336,19 @@ class Settings(BaseSettings):
                 raise ValueError(
                     f"{place} names the role {role!r}, expected one of {', '.join(sorted(known))}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _known_buckets_of_grants(self) -> Self:
+        known = sorted(bucket.name for bucket in self.buckets)
+        for role in self.roles:
+            for grant in role.objects:
+                name = grant.on.partition("/")[0]
+                if "*" not in name and name not in known:
+                    raise ValueError(
+                        f"the role {role.name!r} has a grant on objects of the bucket {name!r}, expected one "
+                        f"of {', '.join(known)}"
+                    )
         return self
 
     @classmethod

@@ -1,7 +1,14 @@
 """Object storage: buckets that hold everything that has to survive a restart."""
 
 from lakehouse.storage.breaker import BreakerState, CircuitBreaker
-from lakehouse.storage.bucket import Bucket, BucketFailure, ObjectWriter, StoredObject, StoreUnreachable
+from lakehouse.storage.bucket import (
+    Bucket,
+    BucketFailure,
+    ObjectDetails,
+    ObjectWriter,
+    StoredObject,
+    StoreUnreachable,
+)
 from lakehouse.storage.buckets import BucketHealth, Buckets, BucketUse, open_bucket
 from lakehouse.storage.local import open_local_bucket
 from lakehouse.storage.object_cache import CacheStatistics, Lease, ObjectCache
@@ -18,6 +25,7 @@ __all__ = [
     "CircuitBreaker",
     "Lease",
     "ObjectCache",
+    "ObjectDetails",
     "ObjectWriter",
     "StoreUnreachable",
     "StoredObject",

@@ -6,13 +6,13 @@ import errno
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import obstore
 import structlog
@@ -21,16 +21,26 @@ from obstore.exceptions import (
     BaseError,
     NotFoundError,
     PermissionDeniedError,
+    PreconditionError,
     UnauthenticatedError,
 )
+from obstore.store import S3Store
 
 from lakehouse import telemetry
-from lakehouse.errors import InvalidRequest, LakehouseError, ObjectAlreadyExists, ObjectNotFound, StorageError
+from lakehouse.errors import (
+    InvalidRequest,
+    LakehouseError,
+    NotSupported,
+    ObjectAlreadyExists,
+    ObjectChanged,
+    ObjectNotFound,
+    StorageError,
+)
 from lakehouse.storage.breaker import CircuitBreaker
 from lakehouse.storage.object_cache import ObjectCache
 
 if TYPE_CHECKING:
-    from obstore import GetOptions, WritableFile
+    from obstore import GetOptions, ObjectMeta, WritableFile
     from obstore.store import ObjectStore
 
 _log = structlog.get_logger()
@@ -38,7 +48,7 @@ _log = structlog.get_logger()
 # What obstore calls the files of a directory that it has not finished.
 _UNFINISHED = re.compile(r"#\d+$")
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
-_UPLOAD_PART_BYTES = 10 * 1024 * 1024
+UPLOAD_PART_BYTES = 10 * 1024 * 1024
 _UPLOADED_PARTS = 4
 _FETCH = "fetch"
 # What the messages of obstore say of a request, which hold endpoints, and what clients are told of it.
@@ -96,6 +106,14 @@ class StoredObject:
     key: str
     size_bytes: int
     modified_at: datetime
+    e_tag: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectDetails(StoredObject):
+    """An object that was looked up, with what the store keeps beside its content."""
+
+    attributes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -438,8 +456,12 @@ class Bucket:
             # Of a store without directories all that is in the bucket might be listed.
             obstore.list_with_delimiter(self._store, None if self._root else "_probe")
 
-    def open_writer(self, key: str) -> ObjectWriter:
+    def open_writer(self, key: str, attributes: Mapping[str, str] | None = None) -> ObjectWriter:
         """A file to write an object through; the object appears, whole, when the file is closed.
+
+        Args:
+            key: The object's key.
+            attributes: What the store is to keep beside the content.
 
         Raises:
             StorageError: The store has not been answering.
@@ -449,9 +471,176 @@ class Bucket:
             self.breaker.abandoned()  # no request is made yet
         with storage_errors(self.name, key, "written"):
             target = obstore.open_writer(
-                self._store, key, buffer_size=_UPLOAD_PART_BYTES, max_concurrency=_UPLOADED_PARTS
+                self._store,
+                key,
+                attributes=dict(attributes) if attributes else None,
+                buffer_size=UPLOAD_PART_BYTES,
+                max_concurrency=_UPLOADED_PARTS,
             )
         return ObjectWriter(self, key, target, self._persist)
+
+    # -- objects that clients read and write as they are ---------------------------------------------------
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a directory of this machine."""
+        return self._root is not None
+
+    @property
+    def keeps_attributes(self) -> bool:
+        """Whether it keeps more of an object than its content."""
+        return isinstance(self._store, S3Store)
+
+    @property
+    def key_prefix(self) -> str:
+        """What the store puts before every key; empty where that is nothing."""
+        if isinstance(self._store, S3Store) and self._store.prefix:
+            return f"{str(self._store.prefix).strip('/')}/"
+        return ""
+
+    def details(self, key: str) -> ObjectDetails:
+        """All that the store knows of an object.
+
+        Raises:
+            ObjectNotFound: There is none.
+        """
+        with self.operation("head", key, "looked up"):
+            if self._root is not None and not (self._root / key).is_file():
+                raise ObjectNotFound(f"object '{key}' of bucket '{self.name}' does not exist")
+            answer = obstore.get(self._store, key, options={"head": True})
+            found, attributes = answer.meta, answer.attributes
+        return ObjectDetails(
+            key, int(found["size"]), found["last_modified"], found["e_tag"] or "", dict(attributes)
+        )
+
+    def read(self, key: str, start: int, end: int, e_tag: str) -> memoryview:
+        """Some bytes of an object, all of one version; none where the answer broke off.
+
+        Raises:
+            ObjectNotFound: There is none any more.
+            ObjectChanged: It is another version by now.
+        """
+        options: GetOptions = {"range": (start, end)}
+        if e_tag:
+            options["if_match"] = e_tag
+        with self.operation("get", key, "read"):
+            try:
+                answer = obstore.get(self._store, key, options=options)
+            except PreconditionError as error:
+                raise ObjectChanged(
+                    f"object '{key}' of bucket '{self.name}' was replaced while it was read", "read it again"
+                ) from error
+            try:
+                return memoryview(answer.bytes())
+            except BaseError:
+                return memoryview(b"")
+
+    def put_once(self, key: str, content: bytes, attributes: Mapping[str, str], *, create: bool) -> str:
+        """Write an object whole in one request; gives its ETag.
+
+        Args:
+            key: The object's key.
+            content: What it is to hold.
+            attributes: What the store is to keep beside the content.
+            create: Whether there must not be one.
+
+        Raises:
+            ObjectAlreadyExists: There is one.
+        """
+        with self.operation("put_new" if create else "put", key, "written"):
+            told = obstore.put(
+                self._store,
+                key,
+                content,
+                attributes=dict(attributes) if attributes else None,
+                mode="create" if create else "overwrite",
+                use_multipart=False,
+            )
+            if self._persist:
+                self._persist(key)
+        return told["e_tag"] or ""
+
+    def move(self, source: str, target: str, *, create: bool) -> None:
+        """Give an object another key, in one step where the bucket is a directory.
+
+        Args:
+            source: Its key.
+            target: The key that it is to have.
+            create: Whether there must not be an object of that key.
+
+        Raises:
+            ObjectAlreadyExists: There is one.
+        """
+        if self._root is not None and not _make_way(self._root / target):
+            raise InvalidRequest(
+                f"'{target}' is the beginning of other keys in bucket '{self.name}', which is a directory",
+                "expected a key that is no directory",
+            )
+        with self.operation("move", target, "written"):
+            obstore.rename(self._store, source, target, overwrite=not create)
+            if self._persist:
+                self._persist(target)
+
+    def copy(self, source: str, target: str, *, create: bool) -> None:
+        """Let the store copy an object.
+
+        Args:
+            source: Its key.
+            target: The key of the copy.
+            create: Whether there must not be an object of that key.
+
+        Raises:
+            ObjectAlreadyExists: There is one.
+            ObjectNotFound: There is nothing to copy.
+        """
+        with self.operation("copy", target, "copied"):
+            obstore.copy(self._store, source, target, overwrite=not create)
+
+    def objects_after(self, prefix: str, after: str) -> Iterator[Sequence[StoredObject]]:
+        """The objects below ``prefix``, at any depth, whose keys come after one; some at a time.
+
+        They come sorted by their keys unless the bucket is a directory of this machine.
+        """
+        with self.operation("list", prefix, "listed"):
+            for chunk in obstore.list(self._store, prefix or None, offset=after or None, chunk_size=1000):
+                yield [_stored(found) for found in chunk if found["path"] != prefix]
+
+    def level(self, prefix: str) -> tuple[list[str], list[StoredObject]]:
+        """What is directly below ``prefix``: keys that have something below them, and objects."""
+        with self.operation("list", prefix, "listed"):
+            listed = obstore.list_with_delimiter(self._store, prefix or None)
+        objects = [_stored(found) for found in listed["objects"] if found["path"] != prefix]
+        return list(listed["common_prefixes"]), objects
+
+    def presign(self, method: Literal["GET", "PUT"], key: str, seconds: int) -> str:
+        """A URL at which an object can be read or written for a time, without credentials.
+
+        Raises:
+            NotSupported: The bucket is of a kind that gives none.
+        """
+        if not isinstance(self._store, S3Store):
+            raise NotSupported(
+                f"bucket '{self.name}' has no URLs that could be given away: it is not an S3 store",
+                "read and write its objects as flights",
+            )
+        with self.operation("presign", key, "signed"):
+            return obstore.sign(self._store, method, key, timedelta(seconds=seconds))
+
+
+def _stored(found: ObjectMeta) -> StoredObject:
+    return StoredObject(found["path"], int(found["size"]), found["last_modified"], found["e_tag"] or "")
+
+
+def _make_way(path: Path) -> bool:
+    """Remove a directory that deleted objects left empty; gives whether a file can be at its place."""
+    if not path.is_dir():
+        return True
+    try:
+        for parent, _, _ in os.walk(path, topdown=False):
+            Path(parent).rmdir()
+    except OSError:
+        return False
+    return True
 
 
 class ObjectWriter:

@@ -40,6 +40,7 @@ def open_s3_bucket(settings: BucketSettings, cache: ObjectCache | None = None) -
         store = S3Store(
             settings.bucket,
             prefix=settings.prefix or None,
+            copy_if_not_exists="multipart",
             region=settings.region,
             client_options={
                 "allow_http": settings.endpoint.startswith("http:"),

@@ -585,7 +585,8 @@ NO_OBJECT = {
     "list_actions", "do_exchange",
     "server.status", "actions.describe", "samples.load",
 }  # fmt: skip
-NO_OBJECT_FAMILIES = ("auth.", "admin.", "audit.", "cache.", "storage.")
+# Objects of buckets have a matrix of their own: test_objects_wire.py.
+NO_OBJECT_FAMILIES = ("auth.", "admin.", "audit.", "cache.", "storage.", "objects.")
 
 
 @pytest.fixture(scope="module")

@@ -325,6 +325,161 @@ class SnapshotsResponse:
 
 
 @dataclass(frozen=True, slots=True)
+class CopyRequest:
+    """An object, and where a copy of it is to be."""
+
+    bucket: str
+    key: str
+    to_key: str
+    to_bucket: str | None = None
+    if_absent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CopyResponse:
+    """The copy."""
+
+    bucket: str
+    key: str
+    size: int
+    sha256: str | None
+    e_tag: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteRequest:
+    """The object to delete."""
+
+    bucket: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteResponse:
+    """What was deleted."""
+
+    bucket: str
+    key: str
+    size: int
+    e_tag: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class GetRequest:
+    """The object, or the part of it, to read."""
+
+    bucket: str
+    key: str
+    offset: int = 0
+    length: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GetResponse:
+    """The content, if it is small enough for an answer; else only where it is to be had."""
+
+    size: int
+    e_tag: str | None
+    content: str | None
+    sha256: str | None
+    path: list[str]
+    ticket: str
+
+
+@dataclass(frozen=True, slots=True)
+class HeadRequest:
+    """The object to look at."""
+
+    bucket: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectResponse:
+    """What is known of an object."""
+
+    bucket: str
+    key: str
+    size: int
+    modified_at: datetime
+    e_tag: str | None
+    content_type: str | None
+    sha256: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ListRequest:
+    """What to list."""
+
+    bucket: str
+    prefix: str = ""
+    recursive: bool = False
+    limit: int = 1000
+    token: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ListedObject:
+    """An object that was listed."""
+
+    key: str
+    size: int
+    modified_at: datetime
+    e_tag: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ListResponse:
+    """A page of keys that the caller may read; it may be short, or empty, before the last one."""
+
+    objects: list[ListedObject]
+    prefixes: list[str]
+    next_token: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PresignRequest:
+    """For what a URL is wanted."""
+
+    bucket: str
+    key: str
+    method: Literal["GET", "PUT"] = "GET"
+    seconds: int = 900
+
+
+@dataclass(frozen=True, slots=True)
+class PresignResponse:
+    """A URL that needs no credentials: whoever has it can use it."""
+
+    url: str
+    method: str
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class PutRequest:
+    """An object of a small content. A larger one is put as a flight with the path bucket, key."""
+
+    bucket: str
+    key: str
+    content: str
+    if_absent: bool = False
+    sha256: str | None = None
+    content_type: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PutResponse:
+    """What was put."""
+
+    bucket: str
+    key: str
+    size: int
+    sha256: str
+    e_tag: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class LoadRequest:
     """Which sample to load."""
 
@@ -988,6 +1143,180 @@ class CatalogActions:
         )
 
 
+class ObjectsActions:
+    """Actions of the family ``objects``."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    def copy(
+        self,
+        *,
+        bucket: str,
+        key: str,
+        to_key: str,
+        to_bucket: str | None = None,
+        if_absent: bool = False,
+        on_progress: OnProgress | None = None,
+    ) -> CopyResponse:
+        """Copy an object within a bucket, or into another one.
+
+        Needs the permission ``read``.
+
+        Args:
+            bucket: name of the bucket.
+            key: key of the object.
+            to_key: key of the copy.
+            to_bucket: the same bucket when left out.
+            if_absent: fail if there is an object of that key.
+            on_progress: called with the share done (0 to 1) and a message.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "objects.copy",
+            CopyRequest(bucket=bucket, key=key, to_key=to_key, to_bucket=to_bucket, if_absent=if_absent),
+            CopyResponse,
+            on_progress,
+        )
+
+    def delete(self, *, bucket: str, key: str) -> DeleteResponse:
+        """Delete an object.
+
+        Needs the permission ``read``.
+
+        Args:
+            bucket: name of the bucket.
+            key: key of the object.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call("objects.delete", DeleteRequest(bucket=bucket, key=key), DeleteResponse)
+
+    def get(self, *, bucket: str, key: str, offset: int = 0, length: int | None = None) -> GetResponse:
+        """The content of a small object, or the ticket of a large one.
+
+        Needs the permission ``read``.
+
+        Args:
+            bucket: name of the bucket.
+            key: key of the object.
+            offset: the first byte.
+            length: how many bytes; all that follow when left out.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "objects.get", GetRequest(bucket=bucket, key=key, offset=offset, length=length), GetResponse
+        )
+
+    def head(self, *, bucket: str, key: str) -> ObjectResponse:
+        """What is known of an object: size, time, ETag, type, hash.
+
+        Needs the permission ``read``.
+
+        Args:
+            bucket: name of the bucket.
+            key: key of the object.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call("objects.head", HeadRequest(bucket=bucket, key=key), ObjectResponse)
+
+    def list(
+        self,
+        *,
+        bucket: str,
+        prefix: str = "",
+        recursive: bool = False,
+        limit: int = 1000,
+        token: str | None = None,
+    ) -> ListResponse:
+        """The keys of a bucket that begin with a prefix, page by page.
+
+        Needs the permission ``read``.
+
+        Args:
+            bucket: name of the bucket.
+            prefix: what keys begin with; may end within a segment.
+            recursive: list keys at any depth; else what follows the next slash is one prefix.
+            limit: most entries to give.
+            token: next_token of the page before.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "objects.list",
+            ListRequest(bucket=bucket, prefix=prefix, recursive=recursive, limit=limit, token=token),
+            ListResponse,
+        )
+
+    def presign(
+        self, *, bucket: str, key: str, method: Literal["GET", "PUT"] = "GET", seconds: int = 900
+    ) -> PresignResponse:
+        """A URL at which an object can be read or written for a time (S3 only).
+
+        Needs the permission ``read``.
+
+        Args:
+            bucket: name of the bucket.
+            key: key of the object.
+            method: to read the object, or to write it.
+            seconds: how long it is good; see objects.presign_seconds.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "objects.presign",
+            PresignRequest(bucket=bucket, key=key, method=method, seconds=seconds),
+            PresignResponse,
+        )
+
+    def put(
+        self,
+        *,
+        bucket: str,
+        key: str,
+        content: str,
+        if_absent: bool = False,
+        sha256: str | None = None,
+        content_type: str = "",
+    ) -> PutResponse:
+        """Put an object of a small content; it appears whole or not at all.
+
+        Needs the permission ``read``.
+
+        Args:
+            bucket: name of the bucket.
+            key: key of the object.
+            content: the bytes in base64.
+            if_absent: fail if there is an object of that key.
+            sha256: fail unless this is their hash.
+            content_type: media type; S3 only.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "objects.put",
+            PutRequest(
+                bucket=bucket,
+                key=key,
+                content=content,
+                if_absent=if_absent,
+                sha256=sha256,
+                content_type=content_type,
+            ),
+            PutResponse,
+        )
+
+
 class SamplesActions:
     """Actions of the family ``samples``."""
 
@@ -1481,6 +1810,7 @@ class Actions:
         self.auth = AuthActions(call)
         self.cache = CacheActions(call)
         self.catalog = CatalogActions(call)
+        self.objects = ObjectsActions(call)
         self.samples = SamplesActions(call)
         self.server = ServerActions(call)
         self.storage = StorageActions(call)
