@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.objects import objects
 from benchmarks.processes import Line, drain, drain_reader, interleaved, lakehouse, query, ratio, started
 from benchmarks.storage import s3_reads
 from benchmarks.tables import compaction, planning
@@ -253,6 +254,7 @@ _BENCHMARKS: dict[str, Callable[[Path, bool], list[Line]]] = {
     "planning": planning,
     "compaction": compaction,
     "s3": s3_reads,
+    "objects": objects,
 }
 
 

@@ -37,7 +37,7 @@ _WIDE = (
 def s3_reads(directory: Path, quick: bool) -> list[Line]:
     """Cold and warm reads of one table, beside a bare download of its files and DuckDB on these."""
     rows = _ROWS // (_QUICK if quick else 1)
-    with _s3(directory) as store:
+    with s3_store(directory) as store:
         config = directory / "lakehouse.toml"
         config.write_text(
             f'[[buckets]]\nkind = "s3"\nbucket = "{_BUCKET}"\nendpoint = "{_endpoint(store)}"\n'
@@ -127,7 +127,7 @@ def _endpoint(store: S3Store) -> str:
 
 
 @contextmanager
-def _s3(directory: Path) -> Iterator[S3Store]:
+def s3_store(directory: Path) -> Iterator[S3Store]:
     """SeaweedFS with an empty bucket; its credentials are in the variables that every client looks into."""
     weed = Path(sys.executable).with_name("weed")
     os.environ |= {"AWS_ACCESS_KEY_ID": _KEY, "AWS_SECRET_ACCESS_KEY": _SECRET}

@@ -43,7 +43,7 @@ class ObjectResponse(Response):
     modified_at: datetime = Field(description="by the clock of the store")
     e_tag: str | None = Field(description="changes whenever the object does")
     content_type: str | None = Field(description="none where the bucket keeps none")
-    sha256: str | None = Field(description="where it was known when the object was put; S3 only")
+    sha256: str | None = Field(description="where it is known; see docs/objects.md")
 
 
 class ListRequest(Request):
@@ -210,7 +210,7 @@ def _listed(found: StoredObject) -> ListedObject:
 def _get(ctx: CallContext, request: GetRequest) -> Iterator[Response]:
     objects = _guarded(ctx)
     place = objects.to_read(request.bucket, request.key)
-    found = place.bucket.details(request.key)
+    found = objects.details(place)
     start = min(request.offset, found.size_bytes)
     end = found.size_bytes if request.length is None else min(start + request.length, found.size_bytes)
     content = None

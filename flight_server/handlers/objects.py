@@ -47,7 +47,7 @@ class ObjectTicket(BaseModel):
     offset: int = Field(default=0, ge=0)
     length: int | None = Field(default=None, ge=0)
     e_tag: str | None = None
-    sha256: bool = True
+    sha256: bool = False
 
     @property
     def key(self) -> str:
@@ -143,7 +143,7 @@ def stream(ctx: CallContext, ticket: ObjectTicket) -> DataStream:
     with Recording(ctx, f"OBJECT GET {ticket.path[0]}/{ticket.key}", _KIND) as recording:
         objects = guarded(ctx)
         place = objects.to_read(ticket.path[0], ticket.key)
-        found = place.bucket.details(ticket.key)
+        found = objects.details(place)
         if ticket.e_tag is not None and ticket.e_tag != found.e_tag:
             raise ObjectChanged(
                 f"object '{ticket.key}' of bucket '{ticket.path[0]}' is another version by now"
@@ -175,8 +175,9 @@ class _ContentStream:
         self._piece_bytes = ctx.lakehouse.settings.engine.batch_bytes
         start = min(ticket.offset, found.size_bytes)
         end = found.size_bytes if ticket.length is None else min(start + ticket.length, found.size_bytes)
-        self._is_whole = end - start == found.size_bytes
-        self._hash = RunningHash() if ticket.sha256 and self._is_whole else None
+        is_whole = end - start == found.size_bytes
+        is_known = HASH_ATTRIBUTE in found.attributes
+        self._hash = RunningHash() if ticket.sha256 and is_whole and not is_known else None
         self._objects.enter()
         try:
             self._statement = self._running.start(watch(ctx, record), ctx.session.id)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from lakehouse.access.policy import Access
@@ -35,10 +36,47 @@ from lakehouse.storage.object_upload import (
     copy_new,
 )
 
+_KNOWN_HASHES = 10_000
+
 
 class _Nobody:
     def record(self, *events: ChangeEvent) -> None:
         """Forget them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An object, whether it is there or not."""
+
+    bucket: Bucket
+    key: str
+
+    @property
+    def uri(self) -> str:
+        """Where it is."""
+        return self.bucket.uri_of(self.key)
+
+    def __str__(self) -> str:
+        return f"{self.bucket.name}/{self.key}"
+
+
+class KnownHashes:
+    """The hashes of objects that were put by this server, as long as they are the same objects."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._hashes: OrderedDict[tuple[str, str], str] = OrderedDict()
+
+    def note(self, place: Place, e_tag: str, sha256: str) -> None:
+        """Keep the hash of an object, and forget the oldest ones."""
+        with self._lock:
+            self._hashes[place.uri, e_tag] = sha256
+            while len(self._hashes) > _KNOWN_HASHES:
+                self._hashes.popitem(last=False)
+
+    def of(self, place: Place, e_tag: str) -> str:
+        """The hash of an object; empty if it is not known."""
+        return self._hashes.get((place.uri, e_tag), "")
 
 
 class Objects:
@@ -61,6 +99,7 @@ class Objects:
         self.bounds: ObjectSettings = settings.objects
         self.buckets = buckets
         self.places = ServerPlaces(settings, buckets)
+        self.hashes = KnownHashes()
         self.recorder: ChangeRecorder = recorder or _Nobody()
         self._clock = clock
         self._transfers = threading.BoundedSemaphore(self.bounds.concurrent_transfers)
@@ -110,17 +149,6 @@ class Objects:
     def close(self) -> None:
         """Sweep no more."""
         self._sweeper.shutdown(wait=False, cancel_futures=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """An object, whether it is there or not."""
-
-    bucket: Bucket
-    key: str
-
-    def __str__(self) -> str:
-        return f"{self.bucket.name}/{self.key}"
 
 
 class GuardedObjects:
@@ -192,8 +220,17 @@ class GuardedObjects:
         Raises:
             ObjectNotFound: There is none for the principal.
         """
-        place = self.to_read(bucket, key)
-        return place.bucket.details(key)
+        return self.details(self.to_read(bucket, key))
+
+    def details(self, place: Place) -> ObjectDetails:
+        """What is known of an object that may be read; among its attributes its hash, if that is known.
+
+        Raises:
+            ObjectNotFound: There is none.
+        """
+        found = place.bucket.details(place.key)
+        sha256 = self._objects.hashes.of(place, found.e_tag)
+        return replace(found, attributes={**found.attributes, HASH_ATTRIBUTE: sha256}) if sha256 else found
 
     def list(self, bucket: str, prefix: str, *, recursive: bool, limit: int, after: str) -> Page:
         """The next page of the keys that begin with a prefix and may be read.
@@ -288,6 +325,8 @@ class GuardedObjects:
 
     def recorded(self, action: str, place: Place, result: PutResult, source: Place | None = None) -> None:
         """Record that an object was put or copied."""
+        if result.sha256 and result.is_exact:
+            self._objects.hashes.note(place, result.e_tag, result.sha256)
         new = {"size": result.size_bytes, "sha256": result.sha256, "e_tag": result.e_tag}
         if source is not None:
             new["copied_from"] = str(source)

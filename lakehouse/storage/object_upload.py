@@ -43,11 +43,19 @@ class PutOptions:
 
 @dataclass(frozen=True, slots=True)
 class PutResult:
-    """An object that was put."""
+    """An object that was put.
+
+    Attributes:
+        size_bytes: Its size.
+        sha256: Of its content; empty where nobody but the store saw it.
+        e_tag: Of what was put or, unless ``is_exact``, of what was there right afterwards.
+        is_exact: Whether nobody else can have put what the ETag is of.
+    """
 
     size_bytes: int
     sha256: str
     e_tag: str
+    is_exact: bool = True
 
 
 class ObjectUpload:
@@ -134,9 +142,10 @@ class ObjectUpload:
             raise ContentMismatch(f"{self._subject} was announced with {size} bytes, found {self.size_bytes}")
         if wanted and wanted != found:
             raise ContentMismatch(f"{self._subject} was announced with SHA-256 {wanted}, found {found}")
+        is_exact = self._writer is None or self._bucket.is_local
         e_tag = self._put_whole(found) if self._writer is None else self._complete(self._writer)
         self._is_over = True
-        return PutResult(self.size_bytes, found, e_tag)
+        return PutResult(self.size_bytes, found, e_tag, is_exact)
 
     def abort(self) -> None:
         """Leave nothing of it. Harmless when repeated, and after ``finish``."""

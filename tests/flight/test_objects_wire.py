@@ -160,7 +160,7 @@ def test_bytes_go_in_and_come_out_whatever_the_batches(
     }  # fmt: skip
     part, known = admin.get(path, offset=2, length=8_500_000, e_tag=told["e_tag"])
     assert part == content[2 : 2 + 8_500_000]
-    assert (known["sha256"] is None) == bool(content)
+    assert known["sha256"] == sha256
     info = admin.client.get_flight_info(flight.FlightDescriptor.for_path(*path), admin.options)
     assert info.total_bytes == len(content)
     schema = admin.client.get_schema(flight.FlightDescriptor.for_path(*path), admin.options).schema
@@ -170,6 +170,18 @@ def test_bytes_go_in_and_come_out_whatever_the_batches(
     assert b"".join(read.column("content").to_pylist()) == content
     head = admin.act("objects.head", bucket="media", key="some/ü x.bin")
     assert (head["size"], head["e_tag"]) == (len(content), told["e_tag"])
+
+
+def test_the_hash_of_what_others_put_is_told_when_asked_for(running: Server, admin: Caller) -> None:
+    place(running, "media/others")
+    path, expected = ["media", "others"], hashlib.sha256(b"before").hexdigest()
+    assert admin.get(path)[1]["sha256"] is None
+    assert admin.get(path, sha256=True)[1]["sha256"] == expected
+    assert admin.get(path, sha256=True, length=3)[1]["sha256"] is None
+    admin.put(path, [[b"mine"]])
+    assert admin.get(path)[1]["sha256"] == hashlib.sha256(b"mine").hexdigest()
+    place(running, "media/others")
+    assert admin.get(path)[1]["sha256"] is None
 
 
 def test_text_and_a_slice_of_an_array_are_put_as_they_are(admin: Caller) -> None:
