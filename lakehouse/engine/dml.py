@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from lakehouse.engine.dml_text import (
 )
 from lakehouse.engine.gate import Analysis
 from lakehouse.engine.result import rows_per_batch
+from lakehouse.engine.row_changes import RowChanges
 from lakehouse.engine.running import CallWatch, RunningStatement
 from lakehouse.engine.session import Session
 from lakehouse.engine.transaction import Transaction
@@ -40,6 +41,7 @@ from lakehouse.errors import (
     TableNotFound,
 )
 from lakehouse.ingest import GroupCommit, StagedWrite, WriteMode, drop_files, rewriting, stage, stage_for
+from lakehouse.journal.change_event import ChangeEvent
 from lakehouse.types import DataFileRef, TableName, quote
 
 if TYPE_CHECKING:
@@ -201,7 +203,7 @@ class _Change:
                 return Outcome(self._insert_query(cursor, statement, *query))
             return self._on_shadow(cursor, statement, ())
         if text.verb in ("DELETE", "TRUNCATE") and not (text.source or text.condition or text.returning):
-            return Outcome(self._remove_all())
+            return Outcome(self._remove_all(cursor))
         return self._on_shadow(cursor, statement, self._affected(cursor))
 
     # -- INSERT from a query ---------------------------------------------------------------------------
@@ -301,20 +303,35 @@ class _Change:
         connection.execute(f"CREATE OR REPLACE TEMP TABLE {_SHADOW} ({', '.join(columns)})").fetchall()
         try:
             before = self._fill(cursor, affected)
+            changes = None if self.text.verb == "INSERT" else self._row_changes()
+            if changes is not None:
+                changes.prepare(connection, self.text, self.values, before)
             outcome = self._execute(connection)
             if outcome.count:
-                self._write_shadow(cursor, statement, affected, before)
+                events = changes.events(connection, self.text, outcome.count) if changes is not None else ()
+                self._write_shadow(cursor, statement, affected, before, events)
             return outcome
         finally:
             with suppress(duckdb.Error):
                 connection.execute(f"DROP TABLE IF EXISTS {_SHADOW}").fetchall()
 
+    def _row_changes(self) -> RowChanges | None:
+        """What finds out which rows change and how, where that is to be recorded."""
+        journal = self.engine.settings.journal
+        if not (journal.enabled and journal.max_row_changes and self.table.primary_key):
+            return None
+        return RowChanges(self.table, _SHADOW, journal.max_row_changes)
+
     def _fill(self, cursor: PooledCursor, affected: Sequence[DataFileRef]) -> int:
-        """Put the rows of files into the shadow; gives how many there are."""
+        """Put the rows of files into the shadow; gives the row id from which on those are that come later.
+
+        Within DuckDB's own transaction row ids do not begin with zero.
+        """
         if not affected:
             return 0
         body = self._body(cursor, affected)
-        rows = cursor.connection.execute(f"INSERT INTO {_SHADOW} {body}").fetchall()
+        cursor.connection.execute(f"INSERT INTO {_SHADOW} {body}").fetchall()
+        rows = cursor.connection.execute(f"SELECT coalesce(max(rowid) + 1, 0) FROM {_SHADOW}").fetchall()
         return int(rows[0][0])
 
     def _execute(self, connection: duckdb.DuckDBPyConnection) -> Outcome:
@@ -332,7 +349,12 @@ class _Change:
         return Outcome(rows.num_rows, rows)
 
     def _write_shadow(
-        self, cursor: PooledCursor, statement: RunningStatement, affected: Sequence[DataFileRef], before: int
+        self,
+        cursor: PooledCursor,
+        statement: RunningStatement,
+        affected: Sequence[DataFileRef],
+        before: int,
+        events: tuple[ChangeEvent, ...],
     ) -> None:
         only_new = self.text.verb == "INSERT" or self.text.inserts_only
         rows = f"SELECT * FROM {_SHADOW}" + (f" WHERE rowid >= {before}" if only_new and before else "")
@@ -351,7 +373,8 @@ class _Change:
                 serializable=self.text.verb == "MERGE",
             )
             batches, cancelled = self._batches(reader), self._cancelled(statement)
-            self._keep(stage_for(self._catalog, target, reader.schema, batches, cancelled))
+            staged = stage_for(self._catalog, target, reader.schema, batches, cancelled)
+            self._keep(replace(staged, row_events=events))
         finally:
             reader.close()
 
@@ -396,13 +419,18 @@ class _Change:
             return files
         return [file for file in files if file.uri in found]
 
-    def _remove_all(self) -> int:
+    def _remove_all(self, cursor: PooledCursor) -> int:
         files = self.table.files()
         if not files:
             return 0
-        earlier = self.transaction.writes.get(self.table.name)
-        self._keep(drop_files(self._catalog, rewriting(self.table, files, earlier)))
-        return self.table.planner.rows_left(files)
+        earlier, count = self.transaction.writes.get(self.table.name), self.table.planner.rows_left(files)
+        changes = self._row_changes()
+        events: tuple[ChangeEvent, ...] = ()
+        if changes is not None:
+            events = changes.removed(cursor.connection, self._body(cursor, files), count)
+        staged = drop_files(self._catalog, rewriting(self.table, files, earlier))
+        self._keep(replace(staged, row_events=events))
+        return count
 
     def _body(
         self, cursor: PooledCursor, files: Sequence[DataFileRef], file_column: str | None = None
