@@ -48,7 +48,7 @@ def bulk(directory: Path, quick: bool) -> list[Line]:
             cursor.adbc_ingest(
                 "bulk", own.sql(_WIDE.format(rows=rows)).to_arrow_reader(100_000), mode="replace"
             )
-        files = [str(f) for f in (directory / "bucket").rglob("*.parquet")]
+        files = [str(f) for f in (directory / "bucket" / "warehouse").rglob("*.parquet")]
         batches = directory / "bulk.arrow"
         reader = own.read_parquet(files).to_arrow_reader(40_960)
         with pa.ipc.new_stream(str(batches), reader.schema) as writer:

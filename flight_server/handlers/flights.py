@@ -201,8 +201,17 @@ def _flight(ctx: CallContext, table: Table, result_schema: pa.Schema) -> FlightP
         # Of rows that other engines deleted, nobody counts how many are still there.
         total_records=sum(f.rows for f in files) if is_whole and not has_deletes(files) else -1,
         total_bytes=sum(f.size_bytes for f in files) if is_whole else -1,
-        app_metadata=json.dumps({"snapshot": table.snapshot_id}).encode(),
+        app_metadata=_facts(ctx, table),
     )
+
+
+def _facts(ctx: CallContext, table: Table) -> bytes:
+    """Which snapshot of which dataset it is, and the fingerprint of its schema where that is known."""
+    facts = {"snapshot": table.snapshot_id, "dataset": table.uuid}
+    manifest = ctx.lakehouse.manifests.known(table.uuid)
+    if manifest is not None and manifest.fingerprint:
+        facts["fingerprint"] = manifest.fingerprint
+    return json.dumps(facts).encode()
 
 
 def _groups(files: tuple[DataFileRef, ...]) -> list[tuple[int, int]]:

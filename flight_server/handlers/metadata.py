@@ -15,7 +15,7 @@ import pyarrow as pa
 from flight_server.context import CallContext
 from flight_server.dispatch import QueryHandler
 from flight_server.metadata_query import MetadataQuery, Row, of_rows, to_table
-from flight_server.protocol.column_metadata import described
+from flight_server.protocol.column_metadata import REMARKS, described
 from flight_server.protocol.commands import GetCatalogs, GetDbSchemas, GetTables, GetTableTypes
 from flight_server.protocol.result_schemas import (
     GET_CATALOGS,
@@ -29,8 +29,10 @@ from lakehouse.access.policy import SYSTEM_SCHEMA
 from lakehouse.catalog import Table
 from lakehouse.catalog.iceberg_types import duckdb_type
 from lakehouse.catalog.names import fold
+from lakehouse.datasets import DatasetManifest
+from lakehouse.datasets.remarks import column_remarks, table_remarks
 from lakehouse.engine.transaction import Transaction
-from lakehouse.errors import AccessPolicyError, NotSupported, SchemaNotFound, TableNotFound
+from lakehouse.errors import AccessPolicyError, NotSupported, SchemaNotFound, StorageError, TableNotFound
 from lakehouse.types import TableName
 
 TEMPORARY_SCHEMA = "temp"
@@ -230,6 +232,9 @@ def _columns(ctx: CallContext, table: Table) -> pa.Schema:
             seen = ctx.lakehouse.engine.columns_seen(name, ctx.session)
             return pa.schema([described(f, name.catalog, name.schema, name.table) for f in seen])
         types = {field.name: duckdb_type(field.field_type) for field in table.metadata.schema().fields}
+        manifest = _manifest(ctx, table)
+        known = {column.name: column for column in manifest.columns} if manifest else {}
+        docs, remarks = table.column_docs, table_remarks(manifest, table.description)
         return pa.schema(
             [
                 described(
@@ -238,13 +243,21 @@ def _columns(ctx: CallContext, table: Table) -> pa.Schema:
                     name.schema,
                     name.table,
                     type_name=types[field.name],
-                    remarks=table.column_docs.get(field.name),
+                    remarks=column_remarks(known.get(field.name), docs.get(field.name)) or None,
                 )
                 for field in table.arrow_schema()
-            ]
+            ],
+            {REMARKS: remarks} if remarks else None,
         )
     except (NotSupported, AccessPolicyError):
         return pa.schema([])
+
+
+def _manifest(ctx: CallContext, table: Table) -> DatasetManifest | None:
+    try:
+        return ctx.lakehouse.manifests.get(table.uuid)
+    except StorageError:
+        return None
 
 
 def _temporary_tables(ctx: CallContext, command: GetTables) -> Iterator[Row]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 _PREFIX = "ARROW:FLIGHT:SQL:"
+REMARKS = f"{_PREFIX}REMARKS"
+"""The key of what a column, or a table in the metadata of its schema, is in words."""
 _FRACTION_DIGITS = {"s": 0, "ms": 3, "us": 6, "ns": 9}
 _NAMES: dict[pa.DataType, tuple[str, int | None, int | None]] = {
     pa.bool_(): ("BOOLEAN", 1, None),

@@ -28,6 +28,7 @@ from lakehouse.storage.object_download import ObjectDownload
 from lakehouse.storage.object_keys import MOST_KEY_BYTES, check_key
 from lakehouse.storage.object_listing import Page, Wish, list_page
 from lakehouse.storage.object_upload import (
+    HASH_ATTRIBUTE,
     MOST_COPIED_BYTES,
     Leftovers,
     ObjectUpload,

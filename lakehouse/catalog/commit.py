@@ -6,7 +6,7 @@ import itertools
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import pyarrow as pa
@@ -28,6 +28,7 @@ from lakehouse.catalog.iceberg_catalog import IcebergCatalog
 from lakehouse.catalog.iceberg_errors import iceberg_errors
 from lakehouse.catalog.metadata_update import updated_metadata
 from lakehouse.catalog.names import check_name
+from lakehouse.catalog.observer import RowSource, current_source
 from lakehouse.catalog.partitioning import check_layout, layout_columns
 from lakehouse.catalog.slots import Head
 from lakehouse.catalog.table import Table
@@ -144,6 +145,7 @@ class StagedWrite:
         keeps_rows: Whether the files hold exactly the rows of those that go, so that the table is the same.
         shares: Who brought the rows.
         row_events: What becomes of single rows by it.
+        sources: Where the rows come from, as far as somebody said.
     """
 
     target: TableName
@@ -164,15 +166,18 @@ class StagedWrite:
     keeps_rows: bool = False
     shares: tuple[Share, ...] = ()
     row_events: tuple[ChangeEvent, ...] = ()
+    sources: tuple[RowSource, ...] = field(default_factory=current_source)
 
     def after(self, earlier: StagedWrite | None) -> StagedWrite:
         """This write with what is to be told of the earlier one of the same transaction."""
         if earlier is None:
             return self
+        kept = () if self.mode is WriteMode.REPLACE else earlier.sources
         return replace(
             self,
             shares=_by_origin((*earlier.shares, *self.shares)),
             row_events=(*earlier.row_events, *self.row_events)[-_MOST_ROW_EVENTS:],
+            sources=tuple(dict.fromkeys((*kept, *self.sources))),
         )
 
 
@@ -362,6 +367,7 @@ def commit(catalog: Catalog, staged: StagedWrite, ready: Ready | None = None) ->
     lake = writable(catalog)
     rows = sum(file.record_count for file in staged.data_files)
     with lake.committing(staged.target.schema, staged.target.table):
+        _announce(lake, staged)
         told = lake.told(staged.target)
         if staged.new is not None:
             _create(lake, staged, told, ready=ready)
@@ -369,6 +375,7 @@ def commit(catalog: Catalog, staged: StagedWrite, ready: Ready | None = None) ->
             known = lake.known_head(staged.target.schema, staged.target.table)
             _change(lake, staged, told, known=known, ready=ready)
     lake.catch_up(staged.target.schema, staged.target.table)
+    _tell(lake, staged)
     _delete(lake, staged.superseded)
     return CommitResult(staged.snapshot_id if _makes_snapshot(staged) else None, rows)
 
@@ -416,6 +423,8 @@ def commit_together(catalog: Catalog, staged: Sequence[StagedWrite], drops: Sequ
     with ExitStack() as locks:
         for name, _ in changes:
             locks.enter_context(lake.committing(name.schema, name.table))
+        for name, write in changes:
+            _announce(lake, write, name)
         events = retried(lambda: _together(lake, changes))
         if events is None:
             raise CommitConflict("the commit took too long and was aborted; nothing was stored", "try again")
@@ -423,7 +432,25 @@ def commit_together(catalog: Catalog, staged: Sequence[StagedWrite], drops: Sequ
         for name, _ in changes:
             lake.objects.write_out(name.schema, name.table)
     for each in staged:
+        _tell(lake, each)
         _delete(lake, each.superseded)
+
+
+def _announce(lake: IcebergCatalog, staged: StagedWrite | None, name: TableName | None = None) -> None:
+    """Tell of a table that is about to be created, replaced or dropped."""
+    if lake.observer is None:
+        return
+    if staged is None:
+        if name is not None and lake.table_exists(name.schema, name.table):
+            lake.observer.dropping(lake.load(name.schema, name.table))
+    elif staged.mode is not WriteMode.APPEND:
+        after = lake.view(staged.target, staged.table.metadata)
+        lake.observer.altering(after, staged.base, staged.sources)
+
+
+def _tell(lake: IcebergCatalog, staged: StagedWrite) -> None:
+    if lake.observer is not None and staged.sources:
+        lake.observer.filled(staged.target, staged.sources)
 
 
 def _together(

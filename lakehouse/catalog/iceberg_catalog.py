@@ -27,6 +27,7 @@ from lakehouse.catalog.change_events import Change, Told, events_of
 from lakehouse.catalog.iceberg_errors import iceberg_errors
 from lakehouse.catalog.names import check_name, fold
 from lakehouse.catalog.object_catalog import ObjectCatalog
+from lakehouse.catalog.observer import CatalogObserver
 from lakehouse.catalog.purge import purge_table
 from lakehouse.catalog.slots import NAME_PROPERTY, Head
 from lakehouse.catalog.snapshot_files import SnapshotFiles
@@ -121,6 +122,7 @@ class IcebergCatalog:
 
     Attributes:
         recorder: Is told of every change that took place; nobody is while it is None.
+        observer: Told of changes of tables, where somebody wants to know of them.
     """
 
     def __init__(
@@ -140,6 +142,7 @@ class IcebergCatalog:
         self.clock = clock
         self.limits = limits
         self.recorder: ChangeRecorder | None = None
+        self.observer: CatalogObserver | None = None
         self._refresh_s = refresh_s
         self._lock = threading.Lock()
         self._version = 0
@@ -237,6 +240,8 @@ class IcebergCatalog:
         with self.committing(schema, table):
             dropped = self.dropped(schema, table)
             try:
+                if self.observer is not None and self.table_exists(schema, table):
+                    self.observer.dropping(self.load(schema, table))
                 self.objects.drop_table((schema, table))
             except NoSuchTableError as error:
                 if not if_exists:
@@ -443,6 +448,9 @@ class IcebergCatalog:
         with self.committing(*first), self.committing(*second):
             event = self._renamed(schema, name, TableName(self.name, target, to_name), is_view)
             try:
+                if self.observer is not None and not is_view and self.table_exists(schema, name):
+                    to = TableName(self.name, target, to_name)
+                    self.observer.renaming(self.load(schema, name), to)
                 self.objects.rename(schema, name, target, to_name, "view" if is_view else "metadata")
             except NoSuchTableError as error:
                 raise (self._no_view if is_view else self._no_table)(schema, name) from error
@@ -514,6 +522,8 @@ class IcebergCatalog:
                     self._tables.pop(key[0], None)
                     self._views.pop(key[0], None)
                 self.refresh(schema, table)
+                if self.observer is not None:
+                    self.observer.changed(TableName(self.name, schema, table))
 
     def record(self, *events: ChangeEvent) -> None:
         """Put changes that took place on record, if anybody keeps one."""
@@ -597,8 +607,16 @@ class IcebergCatalog:
 
     def _change(self, schema: str, table: str, build: Callable[[Transaction], None]) -> None:
         name = self.load(schema, table).name
+
+        def announced(transaction: Transaction) -> None:
+            before = transaction.table_metadata
+            build(transaction)
+            if self.observer is not None:
+                after = self.view(name, transaction.table_metadata)
+                self.observer.altering(after, self.view(name, before))
+
         with self.committing(schema, table):
-            change_table(self.objects, schema, table, build, told=self.told(name))
+            change_table(self.objects, schema, table, announced, told=self.told(name))
 
     # -- what is known --------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from lakehouse.config.access import (
     TlsSettings,
 )
 from lakehouse.config.catalog import CatalogConnection, CatalogSettings
+from lakehouse.config.datasets import DatasetSettings
 from lakehouse.config.journal import JournalSettings
 from lakehouse.config.loading import load_settings
 from lakehouse.config.objects import ObjectSettings
@@ -35,6 +36,7 @@ __all__ = [
     "CacheSettings",
     "CatalogConnection",
     "CatalogSettings",
+    "DatasetSettings",
     "EngineSettings",
     "GrantSettings",
     "IngestSettings",

@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from lakehouse.config.access import BUILT_IN_ROLES, AuditSettings, AuthSettings, RoleSettings, TlsSettings
 from lakehouse.config.catalog import CatalogConnection, CatalogSettings
+from lakehouse.config.datasets import DatasetSettings
 from lakehouse.config.hosts import check_host
 from lakehouse.config.journal import JournalSettings
 from lakehouse.config.objects import ObjectSettings
@@ -251,6 +252,7 @@ class Settings(BaseSettings):
     roles: tuple[RoleSettings, ...] = ()
     audit: AuditSettings = AuditSettings()
     journal: JournalSettings = JournalSettings()
+    datasets: DatasetSettings = DatasetSettings()
     ops: OperationsSettings = OperationsSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
 

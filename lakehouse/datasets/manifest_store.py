@@ -193,11 +193,22 @@ class ManifestStore:
         """The manifest of a dataset, dropped or not; None where there is none."""
         return self._look().get(dataset_id)
 
+    def known(self, dataset_id: str) -> DatasetManifest | None:
+        """The manifest of a dataset as far as this process knows it without asking storage."""
+        return self._state.get(dataset_id)
+
     def find(self, name: TableName) -> DatasetManifest | None:
         """The manifest of the dataset that has a name now, in whatever case; None where there is none."""
         state = self._look()
         dataset_id = state.names.get(_key(name))
         return None if dataset_id is None else state.get(dataset_id)
+
+    def named(self, name: TableName) -> list[DatasetManifest]:
+        """The manifests of all datasets that have a name: several where another program gave it away."""
+        state, key = self._look(), _key(name)
+        return [
+            e.rows.manifest(e.row) for e in list(state.entries.values()) if e.key == key and not e.dropped
+        ]
 
     def all(self) -> Sequence[DatasetManifest]:
         """The manifests of all datasets that are not dropped, sorted by name."""

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from lakehouse.access.policy import SYSTEM_SCHEMA
 from lakehouse.catalog import Table
+from lakehouse.catalog.observer import coming_from
 from lakehouse.config.catalog import RESERVED_SCHEMAS
 from lakehouse.engine.database import SESSION_SETTINGS, Binding, Input
 from lakehouse.engine.ddl import TableDdl
@@ -460,7 +461,10 @@ class Changes:
         seen: Table | None = None,
     ) -> StagedWrite:
         running = self._engine.running
-        with running.working(scope.watch, scope.session.id) as statement:
+        with (
+            running.working(scope.watch, scope.session.id) as statement,
+            coming_from("upload", ingest="bulk ingest"),
+        ):
 
             def cancelled() -> bool:
                 return statement.reason is not None or scope.watch.cancelled()

@@ -15,6 +15,7 @@ from lakehouse.catalog import Table
 from lakehouse.catalog import table_alteration as alteration
 from lakehouse.catalog.commit import Target, resolve, writable
 from lakehouse.catalog.names import fold
+from lakehouse.catalog.observer import coming_from
 from lakehouse.catalog.table_definition import TableDefinition
 from lakehouse.config.catalog import RESERVED_SCHEMAS
 from lakehouse.engine import gate_ddl as written
@@ -149,7 +150,10 @@ class TableDdl:
                 return stage(definition, definition.columns, ())
             bound = engine.binder.bind(analysis, session, transaction)
             scope.watch.note_tables([*bound.names, target])
-            with self._reading(bound, scope, values, statement) as relation:
+            with (
+                self._reading(bound, scope, values, statement) as relation,
+                coming_from("sql", ingest="CREATE TABLE AS", inputs=bound.names),
+            ):
                 columns = _columns_of(relation, create.names)
                 definition = TableDefinition(
                     columns, create.layout.partitioning or (), create.layout.sorting or ()

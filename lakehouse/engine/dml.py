@@ -7,7 +7,7 @@ what the shadow then holds is written as new files, and one commit puts them in 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ import duckdb
 import pyarrow as pa
 
 from lakehouse.catalog import Catalog, Table
+from lakehouse.catalog.observer import coming_from
 from lakehouse.engine.binding import Bound, has_deletes
 from lakehouse.engine.database import PooledCursor
 from lakehouse.engine.dml_text import (
@@ -120,7 +121,8 @@ class LakeDml:
                 raise
             try:
                 if change.small is not None:
-                    self._groups[target.catalog].add(change.table, change.small)
+                    with change.origin():
+                        self._groups[target.catalog].add(change.table, change.small)
                 own.commit()
             except CommitConflict:
                 if attempt + 1 == _ATTEMPTS:
@@ -163,6 +165,7 @@ class _Change:
         with (
             running.working(self.watch, self.session.id) as statement,
             self.engine.cursor(self.session.state(), owner) as cursor,
+            self.origin(),
         ):
             statement.attach(cursor.interrupt)
             with self.engine.errors(), cursor.supplied(self.bound.inputs):
@@ -172,6 +175,13 @@ class _Change:
                 finally:
                     with suppress(duckdb.Error):
                         cursor.connection.unregister("~parameters")
+
+    def origin(self) -> AbstractContextManager[None]:
+        """For the length of a ``with``, what is written comes from what the statement reads."""
+        inputs = [name for name in self.bound.names if name != self.table.name]
+        if not inputs and self.text.verb not in ("INSERT", "MERGE"):
+            return nullcontext()
+        return coming_from("sql", ingest=self.text.verb, inputs=inputs)
 
     def _check(self) -> None:
         lake = self.session.lakes.of(self.target.catalog)

@@ -88,11 +88,17 @@ def history_tables() -> tuple[SystemTable, ...]:
 
 
 def _table(name: str, summary: str, schema: pa.Schema, rows: Rows) -> SystemTable:
-    return SystemTable(name, summary, schema, scan=lambda reading: _scan(reading, name, schema, rows))
+    return SystemTable(name, summary, schema, scan=lambda reading: scan_tables(reading, name, schema, rows))
 
 
-def _scan(reading: Reading, name: str, schema: pa.Schema, rows: Rows) -> pa.Table:
-    """The rows of all tables, in memory that is bounded, and interruptible after each few thousand.
+def scan_tables(reading: Reading, name: str, schema: pa.Schema, rows: Rows) -> pa.Table:
+    """What there is to tell of all lake tables, in memory that is bounded, and interruptible meanwhile.
+
+    Args:
+        reading: The statement.
+        name: The name of the system table.
+        schema: Its columns, the first three of which name the lake table.
+        rows: Gives its rows for a lake table, of which the principal may see a part only.
 
     Raises:
         LimitExceeded: There are too many of them.

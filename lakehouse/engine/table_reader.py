@@ -16,6 +16,8 @@ from lakehouse.engine.result import rows_per_batch
 from lakehouse.engine.running import CallWatch
 from lakehouse.types import DataFileRef, quote
 
+_SAMPLED_FILES = 8
+
 
 class TableReader:
     """Reads files with the engine, in bounded memory: as a stream, sorted by way of the disk where need be.
@@ -74,6 +76,32 @@ class TableReader:
                     reader.close()
         finally:
             engine.database.release(cursor)
+
+    def sample(self, table: Table, rows: int, cancelled: Callable[[], bool]) -> pa.Table:
+        """Some rows of a table as it is, of a small one among its oldest and its newest files each.
+
+        Args:
+            table: The table.
+            rows: How many at most.
+            cancelled: Asked from time to time.
+
+        Raises:
+            LakehouseError: They could not be read, or ``cancelled`` said so.
+        """
+        files = table.files()
+        # A file of a bucket elsewhere is fetched as a whole.
+        ends = (files[:_SAMPLED_FILES], files[_SAMPLED_FILES:][-_SAMPLED_FILES:])
+        chosen = [min(end, key=lambda file: file.size_bytes) for end in ends if end]
+        parts: list[pa.RecordBatch] = []
+        for file in chosen:
+            wanted = -(-rows // len(chosen))
+            with self.rows(table, (file,), (), cancelled) as (_, batches):
+                for batch in batches:
+                    parts.append(batch.slice(0, wanted))
+                    wanted -= parts[-1].num_rows
+                    if wanted <= 0:
+                        break
+        return pa.Table.from_batches(parts) if parts else table.arrow_schema().empty_table()
 
 
 def _order(by: SortColumn) -> str:

@@ -11,6 +11,7 @@ import pyarrow as pa
 from lakehouse.catalog import Catalog, Table
 from lakehouse.catalog.change_events import Share
 from lakehouse.catalog.commit import WriteMode, commit_or_discard, resolve, writable
+from lakehouse.catalog.observer import RowSource, current_source
 from lakehouse.errors import CommitConflict
 from lakehouse.ingest.conversion import Conversion
 from lakehouse.ingest.writer import stage_for
@@ -26,6 +27,7 @@ class _Addition:
 
     rows: pa.Table
     origin: Origin = field(default_factory=current_origin)
+    sources: tuple[RowSource, ...] = field(default_factory=current_source)
     done: bool = False
     error: BaseException | None = None
 
@@ -122,4 +124,5 @@ class GroupCommit:
         uploads = Uploads()
         staged = stage_for(lake, target, rows.schema, rows.to_batches(), lambda: False, uploads)
         shares = tuple(Share(addition.origin, addition.rows.num_rows) for addition in additions)
-        commit_or_discard(lake, replace(staged, shares=shares), uploads)
+        sources = tuple(dict.fromkeys(source for addition in additions for source in addition.sources))
+        commit_or_discard(lake, replace(staged, shares=shares, sources=sources), uploads)

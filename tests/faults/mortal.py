@@ -26,6 +26,7 @@ class Lake:
             buckets=[{"name": "primary", "kind": "local", "path": root}],
             catalog={"refresh_ms": 0, **catalog},
             audit={"enabled": False},
+            datasets={"enabled": False},
             engine={"threads": 1},
         )
         self.lakehouse = Lakehouse(settings, bucket=self.bucket)

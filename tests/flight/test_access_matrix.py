@@ -268,7 +268,28 @@ def by_current_catalog(who: Caller, name: str) -> set[int]:
         who.sql("RESET schema")
 
 
+def by_dataset_description(who: Caller, name: str) -> set[int]:
+    """Who sees a part is told neither counts nor what columns hold."""
+    found = who.call("catalog.describe", **named(name))
+    rows = by_query(who, name)
+    assert found["rows"] == (len(ALL) if rows == ALL else None)
+    assert (found["sensitivity"] is not None) == (rows == ALL)
+    assert {(c["nulls"], c["minimum"]) for c in found["columns"]} & {(0, "1")} == (
+        {(0, "1")} if rows == ALL else set()
+    )
+    assert {step["ingest"] for step in found["lineage"]} == {"bulk ingest"}
+    return rows
+
+
+def by_dataset_lineage(who: Caller, name: str) -> set[int]:
+    found = who.call("catalog.lineage", **named(name))
+    assert f"{catalog_of(name)}.hr.{name}" in {each["name"] for each in found["datasets"]}
+    return by_query(who, name)
+
+
 READ = {
+    by_dataset_description: {"catalog.describe"},
+    by_dataset_lineage: {"catalog.lineage"},
     by_current_catalog: set(),
     by_query: {commands.StatementQuery, commands.TicketStatementQuery},
     by_update_command: {commands.StatementUpdate},
@@ -369,7 +390,25 @@ def may_add_to_other(who: Caller) -> bool:
     return True
 
 
+def by_dataset_search(who: Caller) -> set[str]:
+    found = who.call("catalog.search", db_schema="hr")["datasets"]
+    rows = {each["table"]: each["rows"] for each in found}
+    assert {each["table"] for each in who.call("catalog.search", column="region")["datasets"]} == set(rows)
+    return set(rows)
+
+
+def by_system_datasets(who: Caller) -> set[str]:
+    found = []
+    for table in ("datasets", "columns", "lineage"):
+        sql = f"SELECT DISTINCT table_name FROM system.{table} WHERE schema_name = 'hr'"
+        found.append(set(who.sql(sql).column(0).to_pylist()))
+    assert found[0] == found[1] == found[2]
+    return found[0]
+
+
 LIST = {
+    by_dataset_search: {"catalog.search"},
+    by_system_datasets: set(),
     by_get_catalogs: {commands.GetCatalogs},
     by_get_tables: {commands.GetTables},
     by_get_schemas: {commands.GetDbSchemas},
@@ -545,6 +584,23 @@ def purge(who: Caller, name: str) -> None:
             raise
 
 
+def say_what_it_is(who: Caller, name: str) -> None:
+    who.call("catalog.update", **named(name), description="", add_tags=["x"])
+    who.call("catalog.update", **named(name), remove_tags=["x"])
+
+
+def drop_dataset(who: Caller, name: str) -> None:
+    try:
+        comment(who, name)
+    except pa.ArrowException:
+        who.call("catalog.drop", **named(name))
+        return
+    gone = f"{name}_gone"
+    who.sql(f"CREATE TABLE {full(name)}_gone AS FROM {full(name)}")
+    assert who.call("catalog.drop", **{**named(name), "table": gone})["dropped"]
+    assert not who.call("catalog.drop", **{**named(name), "table": gone}, if_exists=True)["dropped"]
+
+
 # Changes of a table as a whole, which need it to be both read and written in full.
 CHANGE = {
     declare: {"catalog.declare_keys", "do_action"},
@@ -571,6 +627,8 @@ CHANGE = {
         "table.create_branch",
         "table.drop_branch",
     },
+    say_what_it_is: {"catalog.update"},
+    drop_dataset: {"catalog.drop"},
     roll_back: {"table.rollback"},
     keep_in_shape: {"table.compact", "table.expire_snapshots", "table.remove_orphans"},
     purge: {"table.purge"},

@@ -86,7 +86,7 @@ def orphans(lakehouse: Lakehouse, table: str = "t", age_hours: float = 1, dry_ru
 
 
 def stored(root: Path, pattern: str = "*.parquet") -> set[Path]:
-    return set(root.rglob(pattern))
+    return set((root / "warehouse").rglob(pattern))
 
 
 def grow_old(root: Path) -> None:

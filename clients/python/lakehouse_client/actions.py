@@ -300,6 +300,217 @@ class DeclareKeysResponse:
 
 
 @dataclass(frozen=True, slots=True)
+class DescribeDatasetRequest:
+    """A dataset by the name of its table."""
+
+    table: str
+    db_schema: str | None = None
+    catalog: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnSensitivity:
+    """A kind of personal or confidential data that a column holds."""
+
+    kind: str
+    confidence: float
+    evidence: str
+    declared: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetColumn:
+    """What is known of a column; counts and bounds are none where nobody knows, or not for the caller."""
+
+    name: str
+    type: str
+    nullable: bool
+    description: str
+    tags: list[str]
+    values: int | None
+    nulls: int | None
+    minimum: str | None
+    maximum: str | None
+    size_bytes: int | None
+    sensitivity: list[ColumnSensitivity]
+    declined: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetForeignKey:
+    """A declared, not enforced, reference to another table."""
+
+    name: str
+    columns: list[str]
+    ref_schema: str
+    ref_table: str
+    ref_columns: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetSource:
+    """Where rows came from."""
+
+    system: str
+    source: str
+    ingest: str
+    inputs: list[str]
+    at: datetime
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetObjectItem:
+    """One object of a dataset that was registered."""
+
+    key: str
+    size_bytes: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetDescription:
+    """What is known of a dataset. Counts are those of the current snapshot."""
+
+    dataset_id: str
+    kind: str
+    catalog: str
+    db_schema: str
+    table: str
+    description: str
+    owner: str
+    tags: list[str]
+    rows: int | None
+    size_bytes: int | None
+    object_count: int | None
+    sensitivity: list[str] | None
+    columns: list[DatasetColumn]
+    primary_key: list[str]
+    foreign_keys: list[DatasetForeignKey]
+    snapshot_id: int | None
+    fingerprint: str
+    freshness: str
+    freshness_seconds: int | None
+    changed_at: datetime | None
+    lineage: list[DatasetSource]
+    bucket: str
+    location: str
+    objects: list[DatasetObjectItem]
+    created_at: datetime
+    created_by: str
+    updated_at: datetime
+    updated_by: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class DropDatasetRequest:
+    """A dataset by the name of its table."""
+
+    table: str
+    db_schema: str | None = None
+    catalog: str | None = None
+    if_exists: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DropDatasetResponse:
+    """What was dropped."""
+
+    dropped: bool
+    dataset_id: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class LineageRequest:
+    """Where to begin, which way to go and how far."""
+
+    table: str
+    db_schema: str | None = None
+    catalog: str | None = None
+    direction: Literal["upstream", "downstream", "both"] = "both"
+    depth: int = 10
+
+
+@dataclass(frozen=True, slots=True)
+class LineageDataset:
+    """A dataset in the graph."""
+
+    dataset_id: str
+    name: str
+    kind: str
+    distance: int
+    dropped: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LineageStep:
+    """Rows of one dataset, or of somewhere else, came into another."""
+
+    from_id: str | None
+    to_id: str
+    system: str
+    source: str
+    ingest: str
+    at: datetime
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class LineageResponse:
+    """What a dataset came from and what came from it, of what the caller may read."""
+
+    datasets: list[LineageDataset]
+    steps: list[LineageStep]
+    is_cut: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SearchDatasetsRequest:
+    """What datasets have to be like; all that is given has to hold."""
+
+    text: str | None = None
+    tag: str | None = None
+    owner: str | None = None
+    column: str | None = None
+    sensitivity: str | None = None
+    kind: Literal["table", "parquet", "vector_index"] | None = None
+    freshness: Literal["fresh", "late", "unknown"] | None = None
+    catalog: str | None = None
+    db_schema: str | None = None
+    limit: int = 100
+    page: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundDataset:
+    """A dataset that was found."""
+
+    dataset_id: str
+    kind: str
+    catalog: str
+    db_schema: str
+    table: str
+    description: str
+    owner: str
+    tags: list[str]
+    rows: int | None
+    size_bytes: int | None
+    sensitivity: list[str] | None
+    freshness: str
+    changed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class SearchDatasetsResponse:
+    """Datasets that the caller may read, sorted by name."""
+
+    datasets: list[FoundDataset]
+    next_page: str
+
+
+@dataclass(frozen=True, slots=True)
 class TableRequest:
     """A table by name."""
 
@@ -322,6 +533,36 @@ class SnapshotsResponse:
     """The history of a table, oldest first."""
 
     snapshots: list[SnapshotItem]
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnUpdate:
+    """What to say of a column; what is left out stays."""
+
+    name: str
+    description: str | None = None
+    tags: Sequence[str] | None = None
+    add_tags: Sequence[str] = ()
+    remove_tags: Sequence[str] = ()
+    declare: Sequence[str] = ()
+    decline: Sequence[str] = ()
+    forget: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateDatasetRequest:
+    """What to say of a dataset; what is left out stays."""
+
+    table: str
+    db_schema: str | None = None
+    catalog: str | None = None
+    owner: str | None = None
+    description: str | None = None
+    tags: Sequence[str] | None = None
+    add_tags: Sequence[str] = ()
+    remove_tags: Sequence[str] = ()
+    freshness_seconds: int | None = None
+    columns: Sequence[ColumnUpdate] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -1121,6 +1362,133 @@ class CatalogActions:
             DeclareKeysResponse,
         )
 
+    def describe(
+        self, *, table: str, db_schema: str | None = None, catalog: str | None = None
+    ) -> DatasetDescription:
+        """Everything that is known of a dataset: columns, counts, owner, tags, sensitivity, lineage.
+
+        Needs the permission ``read``.
+
+        Args:
+            table: name of the table.
+            db_schema: its schema; the session's own when left out.
+            catalog: its catalog; the session's own when left out.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "catalog.describe",
+            DescribeDatasetRequest(table=table, db_schema=db_schema, catalog=catalog),
+            DatasetDescription,
+        )
+
+    def drop(
+        self, *, table: str, db_schema: str | None = None, catalog: str | None = None, if_exists: bool = False
+    ) -> DropDatasetResponse:
+        """Drop a table, or forget what was registered.
+
+        Needs the permission ``write``.
+
+        Args:
+            table: name of the table.
+            db_schema: its schema; the session's own when left out.
+            catalog: its catalog; the session's own when left out.
+            if_exists: do nothing where there is none.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "catalog.drop",
+            DropDatasetRequest(table=table, db_schema=db_schema, catalog=catalog, if_exists=if_exists),
+            DropDatasetResponse,
+        )
+
+    def lineage(
+        self,
+        *,
+        table: str,
+        db_schema: str | None = None,
+        catalog: str | None = None,
+        direction: Literal["upstream", "downstream", "both"] = "both",
+        depth: int = 10,
+    ) -> LineageResponse:
+        """What a dataset came from, and what came from it.
+
+        Needs the permission ``read``.
+
+        Args:
+            table: name of the table.
+            db_schema: its schema; the session's own when left out.
+            catalog: its catalog; the session's own when left out.
+            direction: direction.
+            depth: over so many steps.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "catalog.lineage",
+            LineageRequest(
+                table=table, db_schema=db_schema, catalog=catalog, direction=direction, depth=depth
+            ),
+            LineageResponse,
+        )
+
+    def search(
+        self,
+        *,
+        text: str | None = None,
+        tag: str | None = None,
+        owner: str | None = None,
+        column: str | None = None,
+        sensitivity: str | None = None,
+        kind: Literal["table", "parquet", "vector_index"] | None = None,
+        freshness: Literal["fresh", "late", "unknown"] | None = None,
+        catalog: str | None = None,
+        db_schema: str | None = None,
+        limit: int = 100,
+        page: str = "",
+    ) -> SearchDatasetsResponse:
+        """Find datasets by text, tag, owner, column, sensitivity, kind or freshness.
+
+        Needs the permission ``read``.
+
+        Args:
+            text: occurs in the name, the description, a tag, or the name or description of a column.
+            tag: a tag of the dataset or of a column.
+            owner: who answers for it.
+            column: the name of a column.
+            sensitivity: a kind of personal data, such as email; empty for any kind.
+            kind: kind.
+            freshness: freshness.
+            catalog: catalog.
+            db_schema: db schema.
+            limit: most datasets to give.
+            page: next_page of the answer that this one is to follow.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "catalog.search",
+            SearchDatasetsRequest(
+                text=text,
+                tag=tag,
+                owner=owner,
+                column=column,
+                sensitivity=sensitivity,
+                kind=kind,
+                freshness=freshness,
+                catalog=catalog,
+                db_schema=db_schema,
+                limit=limit,
+                page=page,
+            ),
+            SearchDatasetsResponse,
+        )
+
     def snapshots(
         self, *, table: str, db_schema: str | None = None, catalog: str | None = None
     ) -> SnapshotsResponse:
@@ -1140,6 +1508,56 @@ class CatalogActions:
             "catalog.snapshots",
             TableRequest(table=table, db_schema=db_schema, catalog=catalog),
             SnapshotsResponse,
+        )
+
+    def update(
+        self,
+        *,
+        table: str,
+        db_schema: str | None = None,
+        catalog: str | None = None,
+        owner: str | None = None,
+        description: str | None = None,
+        tags: Sequence[str] | None = None,
+        add_tags: Sequence[str] = (),
+        remove_tags: Sequence[str] = (),
+        freshness_seconds: int | None = None,
+        columns: Sequence[ColumnUpdate] = (),
+    ) -> DatasetDescription:
+        """Say what a dataset and its columns are: owner, description, tags, freshness, sensitivity.
+
+        Needs the permission ``write``.
+
+        Args:
+            table: name of the table.
+            db_schema: its schema; the session's own when left out.
+            catalog: its catalog; the session's own when left out.
+            owner: owner.
+            description: empty takes it away.
+            tags: in place of all that it has.
+            add_tags: add tags.
+            remove_tags: remove tags.
+            freshness_seconds: after how long without a change it is late; 0 for never.
+            columns: columns.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "catalog.update",
+            UpdateDatasetRequest(
+                table=table,
+                db_schema=db_schema,
+                catalog=catalog,
+                owner=owner,
+                description=description,
+                tags=tags,
+                add_tags=add_tags,
+                remove_tags=remove_tags,
+                freshness_seconds=freshness_seconds,
+                columns=columns,
+            ),
+            DatasetDescription,
         )
 
 
