@@ -21,6 +21,7 @@ from lakehouse.engine.running import CallWatch, StatementRecord
 from lakehouse.engine.session import Session, StatementHandle
 from lakehouse.engine.transaction import Transaction
 from lakehouse.errors import StatementCancelled
+from lakehouse.storage import rescue
 
 COUNT_SCHEMA = pa.schema([pa.field("Count", pa.int64())])
 
@@ -68,6 +69,7 @@ class Recording:
         record = self.record
         elapsed_s = self._ctx.lakehouse.clock.monotonic() - self._began_s
         record.plan_s += max(0.0, elapsed_s - record.queue_s - record.run_s)
+        _note_rescue(record)
         if error is not None or not self.goes_on:
             self._ctx.lakehouse.engine.running.end(record, error)
 
@@ -157,9 +159,10 @@ def plan_rows(
     rows: Sequence[Sequence[Any]] | None,
 ) -> tuple[Plan, ...]:
     """Plan a query once for each row of parameters, and at least once."""
-    plans = tuple(
-        session.engine.plan(analysis, session, transaction, row, watched) for row in (rows or (None,))
-    )
+    with rescue.reading():
+        plans = tuple(
+            session.engine.plan(analysis, session, transaction, row, watched) for row in (rows or (None,))
+        )
     watched.note_tables(plans[0].names)
     return plans
 
@@ -192,6 +195,7 @@ def fetch(ctx: CallContext, session: Session, handle: StatementHandle) -> DataSt
     record = session.take_record(handle) or _again(ctx, handle)
     _show(record)
     handle.fetches.add(record)
+    rescue.note(*record.rescue_used)
     stream = RecordedStream(ctx, session, handle.plans, record, lambda: handle.fetches.discard(record))
     return DataStream(handle.schema, stream)
 
@@ -209,7 +213,15 @@ def _again(ctx: CallContext, handle: StatementHandle) -> StatementRecord:
     assert first is not None
     record = arrive(ctx, first.sql, first.kind)
     record.tables = first.tables
+    record.rescue_used = first.rescue_used
     return record
+
+
+def _note_rescue(record: StatementRecord) -> None:
+    """Record from which buckets' copies a statement has read, if any."""
+    used = rescue.used()
+    if used:
+        record.rescue_used = tuple(sorted({*record.rescue_used, *used}))
 
 
 def _nothing() -> None:
@@ -277,6 +289,7 @@ class RecordedStream:
         if self._stream is not None:
             self._stream.close()
         on_end()
+        _note_rescue(self._record)
         self._engine.running.end(self._record, error)
 
     def __del__(self) -> None:

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from flight_server.context import CallContext
 from flight_server.dispatch import DataStream, Endpoint, FlightPlan
+from lakehouse.storage.rescue import reading
 
 C = TypeVar("C")
 Row = Mapping[str, Any]
@@ -29,7 +30,8 @@ class MetadataQuery(Generic[C]):
 
     def info(self, ctx: CallContext, command: C, descriptor: bytes) -> FlightPlan:
         """One endpoint, with the number of rows that there are now."""
-        table = self.table_of(ctx, command)
+        with reading():
+            table = self.table_of(ctx, command)
         return FlightPlan(
             self.schema_of(command), (Endpoint(descriptor),), table.num_rows, table.nbytes, ordered=True
         )

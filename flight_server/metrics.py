@@ -226,6 +226,14 @@ class _State(Collector):
         for name in buckets:
             suspended.add_metric([name], float(buckets.state(name) is not BreakerState.CLOSED))
         yield suspended
+        rescued = CounterMetricFamily(
+            "lakehouse_rescue_reads",
+            "Objects and lists of objects of a bucket that the rescue bucket gave in its place.",
+            labels=["bucket"],
+        )
+        for name in buckets:
+            rescued.add_metric([name], buckets.use(name).rescued)
+        yield rescued
 
     def _engine(self) -> Iterator[Metric]:
         used = self._used if self._usage.finding().ok else None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
@@ -35,12 +37,14 @@ from lakehouse.errors import (
     UnknownAction,
 )
 from lakehouse.runtime import Lakehouse
+from lakehouse.storage.rescue import reading
 from lakehouse.telemetry import begin, span
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 # Given, because looking for the default costs a hundredth of a short statement.
 _WRITE_OPTIONS = pa.ipc.IpcWriteOptions()
+RESCUE_TRAILER = "lakehouse-rescue-used"
 _EXPIRATION = pa.timestamp("ns", "UTC")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # The statements that these prepare are on record themselves.
@@ -84,6 +88,11 @@ class _Call:
 
     def end(self, error: BaseException | None = None) -> None:
         """Let go of the context, and give the place back. Harmless when repeated."""
+        with self._lock:
+            # What the client had before its end is told by a trailer; one that has gone away reads none.
+            if self._context is not None and self.observed.rescue.buckets and error is None:
+                told = ",".join(sorted(self.observed.rescue.buckets))
+                self._context.add_trailer(RESCUE_TRAILER, told)
         if self._let_go():
             self.observed.end(error)
 
@@ -184,10 +193,11 @@ class LakehouseFlightServer(flight.FlightServerBase):
         """GetFlightInfo."""
         if descriptor.descriptor_type == flight.DescriptorType.PATH:
             path = _path(descriptor)
-            plan = (objects if objects.is_object_path(ctx, path) else flights).info(ctx, path)
+            with reading():
+                plan = (objects if objects.is_object_path(ctx, path) else flights).info(ctx, path)
         else:
             plan = self._dispatcher.info(ctx, self._decoded(descriptor.command), descriptor.command)
-        return _flight_info(plan, descriptor)
+        return _flight_info(_marked(plan, call.observed.rescue.buckets), descriptor)
 
     @_rpc
     def get_schema(
@@ -434,6 +444,15 @@ def _path(descriptor: flight.FlightDescriptor) -> tuple[str, ...]:
 def _timestamp(moment: datetime) -> pa.Scalar:
     """A point in time as Arrow has it; of a number that costs a twentieth of what it does of a datetime."""
     return pa.scalar((moment - _EPOCH) // timedelta(microseconds=1) * 1000, _EXPIRATION)
+
+
+def _marked(plan: FlightPlan, rescued: Iterable[str]) -> FlightPlan:
+    """A plan that tells from which buckets' copies it was made, if any."""
+    buckets = sorted(rescued)
+    if not buckets:
+        return plan
+    told = json.loads(plan.app_metadata or b"{}")
+    return replace(plan, app_metadata=json.dumps({**told, "rescue_used": buckets}).encode())
 
 
 def _flight_info(plan: FlightPlan, descriptor: flight.FlightDescriptor) -> flight.FlightInfo:

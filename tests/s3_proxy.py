@@ -30,16 +30,24 @@ Fault = Callable[[Answer], Answer | None]
 """Gives what is answered instead; None closes the connection without an answer."""
 
 
+def _asks(method: str, path: str) -> Answer | None:
+    return None
+
+
 def _unchanged(answer: Answer) -> Answer | None:
     return answer
 
 
 @dataclass
 class S3Proxy:
-    """A running proxy: ``fault`` decides about every answer, ``seen`` holds what the store answered."""
+    """A running proxy: ``fault`` decides about every answer, ``seen`` holds what the store answered.
+
+    What ``instead`` gives for method and path is answered without asking the store.
+    """
 
     endpoint: str
     fault: Fault = _unchanged
+    instead: Callable[[str, str], Answer | None] = _asks
     seen: list[Answer] = field(default_factory=list)
     server: ThreadingHTTPServer | None = None
 
@@ -66,6 +74,9 @@ def start_proxy(endpoint: str) -> S3Proxy:
 
         def _pass(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self._reply(proxy.instead(self.command, self.path) or self._asked(body))
+
+        def _asked(self, body: bytes) -> Answer:
             connection = http.client.HTTPConnection(store, timeout=60)
             connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():
@@ -79,6 +90,9 @@ def start_proxy(endpoint: str) -> S3Proxy:
             told = Answer(self.command, self.path, asked, found.status, content, length, headers)
             connection.close()
             proxy.seen.append(told)
+            return told
+
+        def _reply(self, told: Answer) -> None:
             answer = proxy.fault(told)
             if answer is None:
                 self.close_connection = True

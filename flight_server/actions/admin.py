@@ -76,6 +76,7 @@ class StatementItem(Response):
     bytes: int
     code: str = Field(description="code of the error that ended it")
     error: str
+    rescue_used: list[str] = Field(description="buckets in whose place it read the rescue bucket")
 
 
 class StatementsResponse(Response):
@@ -162,6 +163,7 @@ def _statement(record: StatementRecord, run_seconds: float) -> StatementItem:
         bytes=record.bytes,
         code=record.code,
         error=record.error,
+        rescue_used=list(record.rescue_used),
     )
 
 

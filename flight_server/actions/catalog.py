@@ -7,7 +7,7 @@ from datetime import datetime
 
 from pydantic import Field
 
-from flight_server.actions.registry import ActionSpec, Permission, Request, Response
+from flight_server.actions.registry import ActionSpec, Permission, ReadingResponse, Request, Response
 from flight_server.actions.table_request import OfTable, located
 from flight_server.context import CallContext
 from lakehouse.types import ForeignKey
@@ -25,7 +25,7 @@ class SnapshotItem(Response):
     current: bool
 
 
-class SnapshotsResponse(Response):
+class SnapshotsResponse(ReadingResponse):
     """The history of a table, oldest first."""
 
     snapshots: list[SnapshotItem]

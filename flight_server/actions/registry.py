@@ -6,18 +6,29 @@ import json
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flight_server.context import CallContext
 from lakehouse.access.policy import Permission
 from lakehouse.errors import InternalError, InvalidRequest, PermissionDenied
 from lakehouse.journal.change_event import Origin, acting
+from lakehouse.storage.rescue import reading, used
 
-__all__ = ["ActionRegistry", "ActionSpec", "Permission", "Progress", "Request", "Response", "in_a_thread"]
+__all__ = [
+    "ActionRegistry",
+    "ActionSpec",
+    "Permission",
+    "Progress",
+    "ReadingResponse",
+    "Request",
+    "Response",
+    "in_a_thread",
+]
 
 
 class Request(BaseModel):
@@ -30,6 +41,14 @@ class Response(BaseModel):
     """Base of final results."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ReadingResponse(Response):
+    """Base of final results that come from tables or objects."""
+
+    rescue_used: list[str] = Field(
+        default_factory=list, description="buckets in whose place the rescue bucket was read; it may be older"
+    )
 
 
 class Progress(BaseModel):
@@ -127,9 +146,11 @@ class ActionRegistry:
         request = decode_request(spec, body)
         session = ctx.session
         origin = Origin(session.principal.name, f"action:{spec.name}", session.workspace, "", ctx.request_id)
-        with acting(origin):
+        with acting(origin), reading() if spec.permission is Permission.READ else nullcontext():
             for result in spec.run(ctx, request):
                 ctx.check_cancelled()
+                if isinstance(result, ReadingResponse):
+                    result = result.model_copy(update={"rescue_used": list(used())})  # noqa: PLW2901
                 yield result.model_dump_json().encode()
 
 

@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 
 from pydantic import Field
 
-from flight_server.actions.registry import ActionSpec, Permission, Request, Response
+from flight_server.actions.registry import ActionSpec, Permission, Progress, Request, Response
 from flight_server.context import CallContext
 from lakehouse.engine.system_buckets import bucket_rows
+from lakehouse.storage.rescue_fill import Filled, fill
 
 
 class BucketsRequest(Request):
@@ -29,6 +30,7 @@ class BucketState(Response):
     requests: int
     failures: int
     refused: int = Field(description="requests not made because the store had not been answering")
+    rescued: int = Field(description="objects and lists of objects that the rescue bucket gave instead")
     last_failure_at: datetime | None
     last_operation: str | None
     last_key: str | None
@@ -77,9 +79,10 @@ class ErrorsRequest(Request):
 
 
 class BucketError(Response):
-    """A request that failed."""
+    """A request that failed, or what was read in the rescue bucket instead."""
 
     time: datetime
+    kind: str = Field(description="error or rescue")
     bucket: str | None
     key: str | None
     operation: str | None
@@ -88,6 +91,7 @@ class BucketError(Response):
     duration_s: float | None
     request_id: str | None = Field(description="the call that it was made for")
     principal: str | None
+    detail: str | None
 
 
 class ErrorsResponse(Response):
@@ -118,6 +122,26 @@ class CompactErrorsResponse(Response):
     merged: int = Field(description="objects of the journal that went into others")
 
 
+class RescueCopyRequest(Request):
+    """What to copy into the rescue bucket."""
+
+    bucket: str | None = Field(
+        default=None, description="only objects of this bucket; of all others if left out"
+    )
+    prefix: str = Field(default="", description="only objects below this prefix")
+
+
+class RescueCopyResponse(Response):
+    """What was copied."""
+
+    objects: int = Field(description="that there were to be looked at")
+    copied: int = Field(
+        description="of them, because the rescue bucket lacked them or had them in another size"
+    )
+    copied_bytes: int
+    later: int = Field(description="versions of tables that came meanwhile, and are left for the next time")
+
+
 def _buckets(ctx: CallContext, _: BucketsRequest) -> Iterator[Response]:
     rows = bucket_rows(ctx.lakehouse.buckets)
     yield BucketsResponse(buckets=[BucketState.model_validate(row) for row in rows])
@@ -125,7 +149,8 @@ def _buckets(ctx: CallContext, _: BucketsRequest) -> Iterator[Response]:
 
 def _health(ctx: CallContext, request: HealthRequest) -> Iterator[Response]:
     lakehouse = ctx.lakehouse
-    failures = [event.get("bucket") for event in lakehouse.bucket_errors.recent(1000)]
+    recent = lakehouse.bucket_errors.recent(1000)
+    failures = [event.get("bucket") for event in recent if event.get("kind") == "error"]
     found = [
         BucketHealth(
             bucket=each.bucket,
@@ -161,6 +186,27 @@ def _flush(ctx: CallContext, _: FlushErrorsRequest) -> Iterator[Response]:
 
 def _compact(ctx: CallContext, _: CompactErrorsRequest) -> Iterator[Response]:
     yield CompactErrorsResponse(merged=ctx.lakehouse.bucket_errors.compact())
+
+
+def _rescue_copy(ctx: CallContext, request: RescueCopyRequest) -> Iterator[Progress | Response]:
+    sources = ctx.lakehouse.buckets.to_be_rescued(request.bucket)
+    rescue = ctx.lakehouse.buckets.rescue
+    assert rescue is not None
+    ended: list[Filled] = []
+    for number, source in enumerate(sources):
+        last = Filled(source.name)
+        for last in fill(source, rescue, request.prefix):
+            ctx.check_cancelled()
+            share = (number + last.seen / max(last.total, 1)) / len(sources)
+            said = f"{source.name}: {last.seen} of {last.total} objects, {last.copied} copied"
+            yield Progress(progress=min(share, 1.0), message=said)
+        ended.append(last)
+    yield RescueCopyResponse(
+        objects=sum(each.total for each in ended),
+        copied=sum(each.copied for each in ended),
+        copied_bytes=sum(each.copied_bytes for each in ended),
+        later=sum(each.later for each in ended),
+    )
 
 
 ACTIONS: tuple[ActionSpec, ...] = (
@@ -203,5 +249,14 @@ ACTIONS: tuple[ActionSpec, ...] = (
         CompactErrorsResponse,
         _compact,
         Permission.ADMIN,
+    ),
+    ActionSpec(
+        "storage.rescue.copy",
+        "Copy into the rescue bucket what it lacks of other buckets; nothing is deleted",
+        RescueCopyRequest,
+        RescueCopyResponse,
+        _rescue_copy,
+        Permission.ADMIN,
+        streams=True,
     ),
 )

@@ -9,7 +9,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from flight_server.actions.registry import ActionSpec, Permission, Request, Response
+from flight_server.actions.registry import ActionSpec, Permission, ReadingResponse, Request, Response
 from flight_server.actions.table_request import OfTable, located
 from flight_server.context import CallContext
 from flight_server.execution import Recording
@@ -70,7 +70,7 @@ class TableSnapshot(Response):
     is_current: bool
 
 
-class TableSnapshotsResponse(Response):
+class TableSnapshotsResponse(ReadingResponse):
     """The snapshots of a table that are kept, oldest first."""
 
     snapshots: list[TableSnapshot]
@@ -139,7 +139,7 @@ class DiffRequest(HistoryRequest):
     )
 
 
-class DiffResponse(Response):
+class DiffResponse(ReadingResponse):
     """How many rows differ, and the ticket of a DoGet that gives them."""
 
     before_id: int

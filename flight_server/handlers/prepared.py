@@ -35,6 +35,7 @@ from lakehouse.engine.running import CallWatch
 from lakehouse.engine.session import PreparedStatement, Session
 from lakehouse.engine.transaction import Transaction
 from lakehouse.errors import InvalidRequest, LimitExceeded, NotSupported
+from lakehouse.storage.rescue import reading
 
 # A query is planned once for each row of its parameters before any of them runs.
 _MAX_BOUND_ROWS = 10_000
@@ -55,10 +56,11 @@ def _prepare(ctx: CallContext, command: CreatePreparedStatement) -> bytes:
     session = ctx.lakehouse.sessions.owner(owner, ctx.session)
     transaction = session.transaction(command.transaction_id)
     analysis = engine.gate.analyse(command.query)
-    parameter_schema = engine.parameter_schema(analysis, session, transaction)
     dataset_schema = None
-    if not analysis.is_update and not analysis.detail.get("returning"):
-        dataset_schema = engine.typed_schema(analysis, session, transaction, parameter_schema, watch(ctx))
+    with reading():
+        parameter_schema = engine.parameter_schema(analysis, session, transaction)
+        if not analysis.is_update and not analysis.detail.get("returning"):
+            dataset_schema = engine.typed_schema(analysis, session, transaction, parameter_schema, watch(ctx))
     handle = ctx.lakehouse.clock.token()
     session.add_prepared(PreparedStatement(handle, analysis.sql, analysis, transaction, parameter_schema))
     announced = _in_milliseconds(parameter_schema)

@@ -13,6 +13,8 @@ import structlog
 from flight_server.logs import is_logged
 from lakehouse import telemetry
 from lakehouse.errors import ErrorKind, LakehouseError, LimitExceeded, StatementCancelled
+from lakehouse.storage import rescue
+from lakehouse.storage.rescue import RescueUse
 from lakehouse.telemetry import UNTRACED, Span, call_fields
 
 if TYPE_CHECKING:
@@ -36,6 +38,8 @@ _METHODS = {
     "list_actions": "ListActions",
     "list_flights": "ListFlights",
 }
+# Those in which nothing is ever changed.
+_READS = frozenset({"GetSchema", "DoGet", "ListFlights"})
 _REFUSED = (ErrorKind.UNAUTHENTICATED, ErrorKind.PERMISSION, ErrorKind.EXHAUSTED)
 
 
@@ -71,9 +75,10 @@ class ObservedCall:
 
     Attributes:
         span: The call's span.
+        rescue: What it has read in the rescue bucket.
     """
 
-    __slots__ = ("_begun_s", "_context", "_ended", "_fields", "_method", "_metrics", "span")
+    __slots__ = ("_begun_s", "_context", "_ended", "_fields", "_method", "_metrics", "rescue", "span")
 
     def __init__(self, method: str, span: Span, metrics: Metrics | None) -> None:
         self._begun_s = time.perf_counter()
@@ -82,11 +87,13 @@ class ObservedCall:
         self._fields: dict[str, str] = {"rpc": method}
         self._ended = False
         self.span = span
+        self.rescue = RescueUse(may_be_old=method in _READS)
         self._context: Context = copy_context()
         self._context.run(self._enter)
 
     def _enter(self) -> None:
         call_fields.set(self._fields)
+        rescue.watch(self.rescue)
         if self.span is not UNTRACED:
             telemetry.make_current(self.span)
 

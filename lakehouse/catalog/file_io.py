@@ -40,8 +40,8 @@ class BucketFileIO(FileIO):
         Raises:
             ObjectNotFound: There is none.
         """
-        # Manifests and lists of them are never written again.
-        return self.bucket.get_unchanging(key) if key.endswith(".avro") else self.bucket.get(key)
+        # Manifests and lists of them are never written again, nor is metadata under a name of its own.
+        return self.bucket.get_unchanging(key) if key.endswith(".avro") else self.bucket.get_referred(key)
 
     def write(self, key: str, content: bytes, *, overwrite: bool) -> None:
         """Store an object.

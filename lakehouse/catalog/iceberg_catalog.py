@@ -52,11 +52,13 @@ from lakehouse.errors import (
     SchemaAlreadyExists,
     SchemaNotEmpty,
     SchemaNotFound,
+    StorageError,
     TableAlreadyExists,
     TableNotFound,
 )
 from lakehouse.journal.change_event import SCHEMA_FIELD, ChangeEvent, ChangeRecorder
 from lakehouse.storage import Bucket, open_bucket
+from lakehouse.storage.rescue import may_be_old, note
 from lakehouse.types import ForeignKey, TableName
 
 _REMEMBERED_TABLES = 10_000
@@ -138,6 +140,12 @@ class IcebergCatalog:
         self.name = name
         self.bucket = bucket
         self.objects: TableStore = store or ObjectCatalog(name, bucket, warehouse)
+        # Where the bucket itself says which versions are current, so do the copies of its objects.
+        self._copies: TableStore | None = None
+        if bucket.copies is not None and isinstance(self.objects, ObjectCatalog):
+            self._copies = ObjectCatalog(name, bucket.copies, warehouse)
+        self._rescued: dict[tuple[str, str], _Known] = {}
+        self._is_rescued = False
         self.planner = SnapshotFiles(bucket)
         self.clock = clock
         self.limits = limits
@@ -211,7 +219,7 @@ class IcebergCatalog:
         Raises:
             SchemaNotFound: There is no such schema.
         """
-        return self._listed(self._tables, schema, self.objects.list_tables)
+        return self._listed(self._tables, schema, lambda store, name: store.list_tables(name))
 
     def table_exists(self, schema: str, table: str) -> bool:
         """Whether there is such a table."""
@@ -317,7 +325,7 @@ class IcebergCatalog:
         Raises:
             SchemaNotFound: There is no such schema.
         """
-        return self._listed(self._views, schema, self.objects.list_views)
+        return self._listed(self._views, schema, lambda store, name: store.list_views(name))
 
     def find_view(self, schema: str, view: str) -> SqlView | None:
         """The current version of a view, at most ``refresh_s`` old; None where there is none."""
@@ -628,8 +636,16 @@ class IcebergCatalog:
         check_name(schema, "schema")
         check_name(table, "table")
         asked = self._ask()
-        with iceberg_errors(f"table '{self.name}.{schema}.{table}'"):
-            head = self.objects.head(schema, table)
+        try:
+            with iceberg_errors(f"table '{self.name}.{schema}.{table}'"):
+                head = self.objects.head(schema, table)
+            if head.version == 0:
+                self._check_there()
+        except StorageError as error:
+            if self._copies is None or not may_be_old():
+                raise
+            return self._rescued_version(self._copies, schema, table, error)
+        self._set_rescued(False)
         if known and known.head is head:
             found = replace(known, fresh_until=self._fresh_until(asked))
         else:
@@ -637,6 +653,84 @@ class IcebergCatalog:
             found = _Known(head, seen, self._fresh_until(asked), named)
         with self._lock:
             return self._learn(key, found)
+
+    def _check_there(self) -> None:
+        """Tell a bucket in which there is nothing from a directory that is gone."""
+        if self._copies is not None and self.bucket.root is not None:
+            self.bucket.check()
+
+    def _rescued_version(self, copies: TableStore, schema: str, table: str, cause: LakehouseError) -> _Known:
+        """The newest version of a name that this process has seen, or that was copied; for reading only.
+
+        Nothing later than this may be based on it, so it is kept apart from what is known.
+
+        Raises:
+            StorageError: ``cause``, where there is none.
+        """
+        seen = self.objects.last_head(schema, table)
+        prefix = self.bucket.key_of(self.objects.table_location(schema, table))
+
+        def newest(_: Bucket) -> Head:
+            with iceberg_errors(f"table '{self.name}.{schema}.{table}'"):
+                copied = copies.head(schema, table)
+            if copied.version == 0 and seen is None:
+                raise cause
+            return copied if seen is None or copied.version > seen.version else seen
+
+        try:
+            head = self.bucket.rescued("list", prefix, cause, newest)
+        except StorageError:
+            if seen is None:
+                raise
+            head = seen
+            note(self.bucket.name)
+        self._set_rescued(True)
+        key = (fold(schema), fold(table))
+        known = self._rescued.get(key)
+        if known is not None and known.head is head:
+            return known
+        found, named = self._view_of(schema, table, head), self._sql_view_of(schema, table, head)
+        kept = _Known(head, None if found is None else replace(found, is_rescued=True), 0.0, named)
+        with self._lock:
+            if len(self._rescued) >= _REMEMBERED_TABLES:
+                self._rescued.clear()
+            self._rescued[key] = kept
+            self._version += 1
+        return kept
+
+    def _set_rescued(self, is_rescued: bool) -> None:
+        """Note whether what is told at the moment may be old; who made a list of it then makes another."""
+        if is_rescued is not self._is_rescued:
+            with self._lock:
+                self._is_rescued = is_rescued
+                self._version += 1
+
+    def _rescued_names(
+        self,
+        prefix: str,
+        cause: LakehouseError,
+        ask: Callable[[TableStore], dict[str, str]],
+        known: _Names | None,
+    ) -> _Names:
+        """What a listing that failed would have told, as far as it was copied or is known; for reading only.
+
+        Raises:
+            StorageError: ``cause``, where nothing is known.
+        """
+        copies = self._copies
+        if copies is None or not may_be_old():
+            raise cause
+        try:
+            copied = self.bucket.rescued("list", prefix, cause, lambda _: ask(copies))
+        except StorageError:
+            if known is None:
+                raise
+            copied = {}
+            note(self.bucket.name)
+        except NoSuchNamespaceError:
+            copied = {}
+        self._set_rescued(True)
+        return _Names({**copied, **(known.names if known is not None else {})}, 0.0)
 
     def _learn(self, key: tuple[str, str], found: _Known) -> _Known:
         known = self._known.get(key)
@@ -672,8 +766,18 @@ class IcebergCatalog:
         known = self._schemas
         if known is None or self.clock.monotonic() >= known.fresh_until:
             asked = self._ask()
-            with iceberg_errors(f"catalog '{self.name}'"):
-                names = {fold(name): name for (name,) in self.objects.list_namespaces()}
+
+            def ask(store: TableStore) -> dict[str, str]:
+                return {fold(name): name for (name,) in store.list_namespaces()}
+
+            try:
+                with iceberg_errors(f"catalog '{self.name}'"):
+                    names = ask(self.objects)
+                if not names:
+                    self._check_there()
+            except StorageError as error:
+                return self._rescued_names("", error, ask, known).names
+            self._set_rescued(False)
             with self._lock:
                 if known is None or known.names != names:
                     self._version += 1
@@ -692,7 +796,7 @@ class IcebergCatalog:
         self,
         known: dict[str, _Names],
         schema: str,
-        ask: Callable[[tuple[str]], list[Identifier]],
+        ask: Callable[[TableStore, tuple[str]], list[Identifier]],
     ) -> list[str]:
         key = fold(schema)
         found = known.get(key)
@@ -704,14 +808,25 @@ class IcebergCatalog:
         self,
         known: dict[str, _Names],
         schema: str,
-        ask: Callable[[tuple[str]], list[Identifier]],
+        ask: Callable[[TableStore, tuple[str]], list[Identifier]],
     ) -> _Names:
         asked = self._ask()
+
+        def names_in(store: TableStore) -> dict[str, str]:
+            return {fold(name): name for _, name in ask(store, (schema,))}
+
         try:
             with iceberg_errors(f"schema '{self.name}.{schema}'"):
-                names = {fold(name): name for _, name in ask((schema,))}
+                names = names_in(self.objects)
         except SchemaNotFound as error:
+            try:
+                self._check_there()
+            except StorageError as gone:
+                return self._rescued_names(schema, gone, names_in, known.get(fold(schema)))
             raise self._no_schema(schema) from error
+        except StorageError as error:
+            return self._rescued_names(schema, error, names_in, known.get(fold(schema)))
+        self._set_rescued(False)
         with self._lock:
             found = _Names(names, self._fresh_until(asked))
             previous = known.get(fold(schema))

@@ -58,7 +58,7 @@ from lakehouse.catalog.names import name_of, segment_of
 from lakehouse.catalog.slots import NAME_PROPERTY, PRUNED, Head, read_slot, tombstone
 from lakehouse.catalog.table_store import Capabilities, check_requirement
 from lakehouse.errors import ObjectAlreadyExists, ObjectNotFound, StorageError
-from lakehouse.storage.bucket import Bucket
+from lakehouse.storage.bucket import Bucket, StoreRefused
 
 _SCHEMA_OBJECT = "_schema.json"
 _HINT_OBJECT = "version-hint.text"
@@ -627,6 +627,7 @@ class ObjectCatalog(MetastoreCatalog):
         """Take a slot. The put may be repeated: it is create-only, and the content tells whose it is."""
         slot = _slot(key, version)
         failure: StorageError | None = None
+        is_open = False
         for attempt in range(_PUT_ATTEMPTS):
             try:
                 self._bucket.put_new(slot, content)
@@ -634,9 +635,13 @@ class ObjectCatalog(MetastoreCatalog):
                 break
             except StorageError as error:
                 failure = error
+                is_open |= not isinstance(error, StoreRefused)
                 time.sleep(_PUT_PAUSE_S * attempt)
             else:
                 return
+        else:
+            if failure is not None and not is_open:
+                raise failure  # each time the store said that it did nothing
         if not self._holds(slot, content):
             if failure is not None:
                 raise failure

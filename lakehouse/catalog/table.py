@@ -68,6 +68,7 @@ class Table:
         staged: Files of a transaction that is not committed; None for a committed version.
         replacement: Names the replacement of the whole table that is staged; empty when there is none.
         removed: Files of the committed version that a transaction removes, by what the table calls them.
+        is_rescued: Whether this may be an older version, because the bucket itself could not be asked.
     """
 
     name: TableName
@@ -76,6 +77,7 @@ class Table:
     staged: tuple[DataFileRef, ...] | None = None
     replacement: str = ""
     removed: Mapping[str, DataFileRef] = field(default_factory=dict)
+    is_rescued: bool = False
 
     @cached_property
     def uuid(self) -> str:

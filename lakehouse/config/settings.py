@@ -298,6 +298,11 @@ class Settings(BaseSettings):
                     f"the catalog {each.name!r} names the bucket {each.bucket!r}, expected one of "
                     f"{', '.join(sorted(buckets))}"
                 )
+            if self.class_of(self.bucket_of(each)) == "rescue":
+                raise ValueError(
+                    f'the catalog {each.name!r} is in the bucket {each.bucket!r} of class "rescue", expected '
+                    "another: nothing but copies is written there"
+                )
             for name, bucket, warehouse in places:
                 if bucket == self.bucket_of(each) and is_nested(warehouse, each.warehouse):
                     raise ValueError(
@@ -311,6 +316,10 @@ class Settings(BaseSettings):
     def bucket_of(self, catalog: CatalogConnection) -> str:
         """The name of the bucket that a catalog's tables are in."""
         return catalog.bucket or self.primary_bucket.name
+
+    def class_of(self, bucket: str) -> str:
+        """The class of a bucket."""
+        return next(each.bucket_class for each in self.buckets if each.name == bucket)
 
     @property
     def primary_bucket(self) -> BucketSettings:

@@ -110,7 +110,7 @@ class BucketSettings(Section):
         20, ge=0, description='For kind = "s3": no request is repeated later than that after its first try.'
     )
     breaker_failures: int = Field(
-        5,
+        3,
         ge=0,
         description='For kind = "s3": after so many requests in a row that the store did not answer, all of '
         "their retries included, requests fail at once for a while. 0 always asks.",

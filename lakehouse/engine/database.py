@@ -141,6 +141,17 @@ class PooledCursor:
         for lease in self.leases[-1:]:
             lease.cancel()
 
+    def located(self, bindings: tuple[Binding, ...]) -> tuple[Binding, ...]:
+        """The bindings with the paths at which files are to be read now."""
+        found = []
+        for binding in bindings:
+            files = binding.files if binding.variable in _NAMES else self.cache.located(binding.files)
+            same = files is binding.files
+            found.append(
+                binding if same else replace(binding, files=files, key=(*binding.key, hash(files), "moved"))
+            )
+        return tuple(found)
+
     def bind_columns(self, bindings: Sequence[Binding], empty_file: str) -> None:
         """The same as ``bind`` for who asks for columns only: of remote files none is fetched, or read."""
         self.bind(

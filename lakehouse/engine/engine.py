@@ -290,7 +290,7 @@ class Engine:
             self.errors(),
         ):
             bind = cursor.bind if _PIVOT.search(bound.sql) else cursor.bind_columns
-            bind(bound.bindings, self.database.empty_file)
+            bind(cursor.located(bound.bindings), self.database.empty_file)
             with cursor.supplied(bound.inputs):
                 return relation_schema(cursor.connection.sql(bound.sql, params=values))
 
@@ -397,10 +397,11 @@ class Engine:
             try:
                 statement.attach(cursor.interrupt)
                 with self.errors():
-                    cursor.bind(plan.bindings, self.database.empty_file)
+                    bindings = cursor.located(plan.bindings)
+                    cursor.bind(bindings, self.database.empty_file)
                     cursor.supply(plan.inputs, statement.record.check_stop)
                     if plan.parameters is None and plan.transaction is None and not plan.inputs:
-                        relation = cursor.relation(plan.sql, plan.bindings)
+                        relation = cursor.relation(plan.sql, bindings)
                     else:
                         relation = connection.sql(plan.sql, params=plan.parameters)
                     profiled = self.profiler.begin(connection, plan.sql)

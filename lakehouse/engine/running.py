@@ -68,6 +68,7 @@ class StatementRecord:
         memory_bytes: Most memory that the engine used, for all that it did, while the statement was at work;
             0 for one that was over before it was looked at, within a tenth of a second.
         code: Code of the error that ended it; empty where it ended well.
+        rescue_used: The buckets in whose place it read the rescue bucket.
         stop: Why it has to stop, once somebody wants that.
         began_s: Monotonic time since which it is at work; ``None`` while it is not.
     """
@@ -91,6 +92,7 @@ class StatementRecord:
     memory_bytes: int = 0
     code: str = ""
     error: str = ""
+    rescue_used: tuple[str, ...] = ()
     profile: dict[str, Any] | None = None
     stop: LakehouseError | None = None
     began_s: float | None = None

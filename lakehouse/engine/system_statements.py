@@ -40,6 +40,7 @@ STATEMENTS_SCHEMA = pa.schema(
         ("memory_bytes", pa.int64()),
         ("code", pa.string()),
         ("error", pa.string()),
+        ("rescue_used", _TEXTS),
         ("request_id", pa.string()),
         ("trace_id", pa.string()),
     ]
@@ -158,6 +159,7 @@ def _statement_row(running: RunningStatements, record: StatementRecord) -> Mappi
         "memory_bytes": record.memory_bytes,
         "code": record.code,
         "error": record.error,
+        "rescue_used": list(record.rescue_used),
         "request_id": record.request_id,
         "trace_id": record.trace_id,
     }

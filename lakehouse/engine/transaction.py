@@ -16,6 +16,7 @@ from lakehouse.errors import (
     NotSupported,
     SchemaNotEmpty,
     SchemaNotFound,
+    StorageError,
     TableNotFound,
     TransactionStateError,
 )
@@ -104,10 +105,11 @@ class Transaction:
         Raises:
             NotSupported: The transaction changed another table, and the two cannot be changed at once;
                 what was written is discarded.
+            StorageError: The transaction has read what may be older than it seems; likewise.
         """
         try:
             self.check_change(staged.target)
-        except NotSupported:
+        except (NotSupported, StorageError):
             discard(self._catalog_of(staged.target), staged)
             raise
         self.writes[staged.target] = staged.after(self.writes.get(staged.target))
@@ -190,7 +192,15 @@ class Transaction:
 
         Raises:
             NotSupported: It is in another catalog, or in one that changes one table at a time.
+            StorageError: The transaction has read what may be older than it seems.
         """
+        old = next((table for table in self.pins.values() if table.is_rescued), None)
+        if old is not None:
+            raise StorageError(
+                f"the transaction has read table {old.name} while its bucket could not be asked, which may "
+                "be an older version, so it can change nothing",
+                "ROLLBACK, and try again when the bucket of the table can be reached",
+            )
         others = {*self.writes, *self.drops} - {name}
         catalogs = {other.catalog for other in others} - {name.catalog}
         if catalogs:

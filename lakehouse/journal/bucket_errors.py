@@ -9,10 +9,12 @@ import pyarrow as pa
 
 from lakehouse import telemetry
 from lakehouse.clock import Clock
+from lakehouse.errors import LakehouseError
 from lakehouse.journal.event_table import EventTable
 from lakehouse.storage import Bucket, BucketFailure
 from lakehouse.storage.append_log import AppendLog, LogBounds, LogStatistics
 from lakehouse.storage.log_encoding import Event
+from lakehouse.storage.rescue import RescueRead
 
 BUCKET_ERRORS_PREFIX = "_errors/bucket_errors"
 BUCKET_ERRORS_SCHEMA = pa.schema(
@@ -34,7 +36,10 @@ BUCKET_ERRORS_SCHEMA = pa.schema(
         ("seq", pa.int64()),
     ]
 )
-"""``kind`` is error, gap or truncated. ``writer`` and ``seq`` identify an event."""
+"""``kind`` is error, rescue (what was read in the rescue bucket instead), gap or truncated.
+
+``writer`` and ``seq`` identify an event.
+"""
 
 _KEY_CHARACTERS = 1024
 _RECENT = 1000
@@ -56,25 +61,46 @@ class BucketErrorJournal:
         self._table = EventTable(BUCKET_ERRORS_SCHEMA, BUCKET_ERRORS_PREFIX)
 
     def watch(self, buckets: Iterable[Bucket]) -> None:
-        """Record what fails in these buckets from now on."""
+        """Record what fails in these buckets from now on, and what was read in the rescue bucket instead."""
         for bucket in buckets:
             bucket.failure_observers.append(self.record)
+            bucket.rescue_observers.append(self.record_rescue)
 
     def record(self, failure: BucketFailure) -> None:
         """Record a failure."""
         if failure.key.startswith(BUCKET_ERRORS_PREFIX):
             return  # what cannot be written of this journal is counted by its log
+        self._append(
+            "error", failure.bucket, failure.key, failure.operation, failure.error, round(failure.seconds, 6)
+        )
+
+    def record_rescue(self, read: RescueRead) -> None:
+        """Record that something was read in the rescue bucket, and why."""
+        where = f"read in bucket '{read.rescue}'"
+        self._append("rescue", read.bucket, read.key, read.operation, read.cause, None, where)
+
+    def _append(
+        self,
+        kind: str,
+        bucket: str,
+        key: str,
+        operation: str,
+        error: LakehouseError,
+        seconds: float | None,
+        detail: str | None = None,
+    ) -> None:
         call = telemetry.call_fields.get() or {}
         span = telemetry.current()
         self._events.append(
             {
-                "kind": "error",
-                "bucket": failure.bucket,
-                "key": failure.key[:_KEY_CHARACTERS],
-                "operation": failure.operation,
-                "code": failure.error.code,
-                "error": failure.error.message,
-                "duration_s": round(failure.seconds, 6),
+                "kind": kind,
+                "bucket": bucket,
+                "key": key[:_KEY_CHARACTERS],
+                "operation": operation,
+                "code": error.code,
+                "error": error.message,
+                "duration_s": seconds,
+                "detail": detail,
                 "request_id": call.get("request_id"),
                 "principal": call.get("principal"),
                 "trace_id": span.trace_id if span else None,

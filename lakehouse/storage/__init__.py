@@ -7,6 +7,7 @@ from lakehouse.storage.bucket import (
     ObjectDetails,
     ObjectWriter,
     StoredObject,
+    StoreRefused,
     StoreUnreachable,
 )
 from lakehouse.storage.buckets import BucketHealth, Buckets, BucketUse, open_bucket
@@ -27,6 +28,7 @@ __all__ = [
     "ObjectCache",
     "ObjectDetails",
     "ObjectWriter",
+    "StoreRefused",
     "StoreUnreachable",
     "StoredObject",
     "Uploads",

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 import obstore
 import structlog
@@ -38,6 +38,7 @@ from lakehouse.errors import (
 )
 from lakehouse.storage.breaker import CircuitBreaker
 from lakehouse.storage.object_cache import ObjectCache
+from lakehouse.storage.rescue import RescueRead, note
 
 if TYPE_CHECKING:
     from obstore import GetOptions, ObjectMeta, WritableFile
@@ -61,6 +62,7 @@ _REASONS = (
     ),
     (re.compile("status code: 40[13]"), "the object store does not accept the credentials for that"),
 )
+_REPEATED = re.compile(r"after [1-9]\d* retries")
 _NO_ANSWER = (
     (re.compile("status code: (5|429)"), "the object store is not working"),
     (re.compile("timed out|TimedOut"), "the object store did not answer in time"),
@@ -68,6 +70,7 @@ _NO_ANSWER = (
     (re.compile("sending request|onnect|dns error"), "the object store cannot be reached"),
 )
 
+T = TypeVar("T")
 StorageObserver = Callable[[str, str, float], None]
 """Told of the operation, its outcome and seconds.
 
@@ -78,6 +81,10 @@ asked because it had not answered lately.
 
 class StoreUnreachable(StorageError):
     """The store did not answer, or says that it is not working."""
+
+
+class StoreRefused(StorageError):
+    """The store answered the only time that it was asked, and did nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +146,11 @@ class Bucket:
 
     Attributes:
         breaker: Says when the store is not to be asked; None asks always.
+        copies: The copies of its objects in the rescue bucket, by the same keys; None where there are none.
         observers: Told of every request to the store.
         failure_observers: Told of those that failed. That an object is not there is no failure, unless
             something refers to it.
+        rescue_observers: Told of everything that was read in the rescue bucket instead.
     """
 
     def __init__(
@@ -156,14 +165,18 @@ class Bucket:
     ) -> None:
         self.name = name
         self.uri = uri
-        self._prefixes = tuple(f"{prefix}/" for prefix in (uri, *_directories(root), *aliases))
+        self._prefixes: tuple[str, ...] = tuple(
+            f"{prefix}/" for prefix in (uri, *_directories(root), *aliases)
+        )
         self._cache = cache
         self._store = store
         self._root = root
         self._persist = persist
         self.breaker: CircuitBreaker | None = None
+        self.copies: Bucket | None = None
         self.observers: list[StorageObserver] = []
         self.failure_observers: list[Callable[[BucketFailure], None]] = []
+        self.rescue_observers: list[Callable[[RescueRead], None]] = []
 
     @contextmanager
     def operation(self, name: str, key: str, done: str, *, always: bool = False) -> Iterator[None]:
@@ -233,6 +246,45 @@ class Bucket:
         for observer in self.failure_observers:
             observer(failed)
 
+    def rescued(self, operation: str, key: str, cause: LakehouseError, read: Callable[[Bucket], T]) -> T:
+        """Read from the rescue bucket what this bucket did not give, and tell everybody about it.
+
+        Args:
+            operation: What was asked for.
+            key: The object's key, or the prefix that was listed.
+            cause: Why it was not given.
+            read: Reads it from the copies.
+
+        Raises:
+            LakehouseError: ``cause``, where the rescue bucket does not give it either.
+        """
+        if self.copies is None:
+            raise cause
+        try:
+            found = read(self.copies)
+        except StorageError:
+            raise cause from None
+        self.tell_rescued(operation, key, cause)
+        note(self.name)
+        return found
+
+    def tell_rescued(self, operation: str, key: str, cause: LakehouseError) -> None:
+        """Tell the observers that something was read from the rescue bucket."""
+        assert self.copies is not None
+        told = RescueRead(self.name, key, operation, self.copies.name, cause)
+        for observer in self.rescue_observers:
+            observer(told)
+
+    @property
+    def root(self) -> Path | None:
+        """The directory that holds the objects, where the bucket is one of this machine."""
+        return self._root
+
+    @property
+    def uri_prefixes(self) -> tuple[str, ...]:
+        """What the URIs of its objects may begin with."""
+        return self._prefixes
+
     def uri_of(self, key: str) -> str:
         """The URI of an object, as Iceberg metadata names it."""
         return f"{self.uri}/{key}"
@@ -274,6 +326,25 @@ class Bucket:
             raise StorageError(f"bucket '{self.name}' is not a directory of this machine")
         return self._cache.path(self, key)
 
+    def path_now(self, path: str) -> str:
+        """Where an object is read whose ``local_path`` that is: elsewhere if the rescue bucket has to do.
+
+        Only for a directory of this machine; what is read through the cache needs no other path.
+        """
+        assert self._root is not None
+        if os.path.exists(path):  # noqa: PTH110 - a Path takes longer than the question
+            return path
+        key = path[len(str(self._root)) + 1 :]
+        missing = ObjectNotFound(f"{_subject(self.name, key)} does not exist")
+
+        def copy(copies: Bucket) -> str:
+            copies.size(key)
+            return copies.local_path(key)
+
+        with suppress(StorageError):
+            return self.rescued("fetch", key, missing, copy)
+        return path
+
     def held(self, paths: Iterable[str]) -> AbstractContextManager[None]:
         """For the length of a ``with``, objects can be read at the paths that ``local_path`` gave.
 
@@ -291,29 +362,45 @@ class Bucket:
         with self.operation("get", key, "read"):
             return bytes(obstore.get(self._store, key).bytes())
 
+    def get_referred(self, key: str) -> bytes:
+        """The content of an object that something refers to, and that nobody ever writes again.
+
+        Raises:
+            ObjectNotFound: There is none.
+        """
+        if self.copies is None:
+            return self.get(key)
+        try:
+            return self.get(key)
+        except StorageError as error:
+            return self.rescued("get", key, error, lambda copies: copies.get(key))
+
     def get_unchanging(self, key: str) -> bytes:
-        """The content of an object that nobody ever writes again, by way of a local copy where there are any.
+        """The same as ``get_referred``, by way of a local copy where there are any.
 
         Raises:
             ObjectNotFound: There is none.
         """
         if self._cache is None:
-            return self.get(key)
+            return self.get_referred(key)
         path = self._cache.path(self, key)
         try:
             with self._cache.held([path]):
                 return Path(path).read_bytes()
         except OSError:  # removed by somebody else in this very moment
-            return self.get(key)
+            return self.get_referred(key)
 
     def get_end(self, key: str, length: int) -> bytes:
-        """The last bytes of an object: ``length`` of them, or all there are.
+        """The last bytes of an object that something refers to: ``length`` of them, or all there are.
 
         Raises:
             ObjectNotFound: There is none.
         """
-        with self.operation("get", key, "read"):
-            return bytes(obstore.get(self._store, key, options={"range": {"suffix": length}}).bytes())
+        try:
+            with self.operation("get", key, "read"):
+                return bytes(obstore.get(self._store, key, options={"range": {"suffix": length}}).bytes())
+        except StorageError as error:
+            return self.rescued("get", key, error, lambda copies: copies.get_end(key, length))
 
     async def get_range(self, key: str, start: int, end: int, e_tag: str = "") -> Range:
         """Some bytes of an object, as far as it has them.
@@ -349,6 +436,7 @@ class Bucket:
             durable: Whether it has to survive a power failure from the moment that this returns.
         """
         with self.operation("put", key, "written"):
+            self._check_root()
             obstore.put(self._store, key, content, mode="overwrite", use_multipart=False)
             if durable and self._persist:
                 self._persist(key)
@@ -360,6 +448,7 @@ class Bucket:
             ObjectAlreadyExists: There is one.
         """
         with self.operation("put_new", key, "written"):
+            self._check_root()
             # A multipart upload would silently ignore the create-only mode.
             obstore.put(self._store, key, content, mode="create", use_multipart=False)
             if self._persist:
@@ -443,6 +532,16 @@ class Bucket:
                         key = path.relative_to(self._root).as_posix()
                         yield StoredObject(key, found.st_size, modified)
 
+    def pieces(self, key: str) -> Iterator[memoryview]:
+        """The content of an object, some megabytes at a time.
+
+        Raises:
+            ObjectNotFound: There is none.
+        """
+        with self.operation("get", key, "read"):
+            for piece in obstore.get(self._store, key).stream(min_chunk_size=UPLOAD_PART_BYTES):
+                yield memoryview(piece)
+
     def check(self) -> None:
         """Ask the store for something small, even if it has not been answering.
 
@@ -455,6 +554,11 @@ class Bucket:
                 raise StorageError(f"the directory of bucket '{self.name}' is gone or not accessible")
             # Of a store without directories all that is in the bucket might be listed.
             obstore.list_with_delimiter(self._store, None if self._root else "_probe")
+
+    def _check_root(self) -> None:
+        # The store would make the directory again, in the place of a disk that is gone.
+        if self._root is not None and not os.path.isdir(self._root):  # noqa: PTH112 - see path_now
+            raise StorageError(f"the directory of bucket '{self.name}' is gone")
 
     def open_writer(self, key: str, attributes: Mapping[str, str] | None = None) -> ObjectWriter:
         """A file to write an object through; the object appears, whole, when the file is closed.
@@ -470,6 +574,7 @@ class Bucket:
             self._check_answering("upload", key, "written")
             self.breaker.abandoned()  # no request is made yet
         with storage_errors(self.name, key, "written"):
+            self._check_root()
             target = obstore.open_writer(
                 self._store,
                 key,
@@ -744,7 +849,7 @@ def storage_errors(bucket: str, key: str, done: str) -> Iterator[None]:
         raise ObjectAlreadyExists(f"{subject} exists already") from error
     except (NotFoundError, FileNotFoundError) as error:
         if "NoSuchBucket" in str(error):
-            raise StorageError(f"{subject} could not be {done}: {_reason(error)}") from error
+            raise _refusal(error)(f"{subject} could not be {done}: {_reason(error)}") from error
         raise ObjectNotFound(f"{subject} does not exist") from error
     except UnauthenticatedError as error:
         raise StorageError(
@@ -752,7 +857,7 @@ def storage_errors(bucket: str, key: str, done: str) -> Iterator[None]:
         ) from error
     except (PermissionDeniedError, PermissionError) as error:
         reason = _reason(error) if _REQUEST.search(str(error)) else "permission denied"
-        raise StorageError(f"{subject} could not be {done}: {reason}") from error
+        raise _refusal(error)(f"{subject} could not be {done}: {reason}") from error
     except ValueError as error:
         raise InvalidRequest(f"{subject} could not be {done}: the key is not valid") from error
     except (BaseError, OSError) as error:
@@ -760,6 +865,12 @@ def storage_errors(bucket: str, key: str, done: str) -> Iterator[None]:
         if reason:
             raise StoreUnreachable(f"{subject} could not be {done}: {reason}") from error
         raise StorageError(f"{subject} could not be {done}: {_reason(error)}", _hint(error)) from error
+
+
+def _refusal(error: BaseException) -> type[StorageError]:
+    """What to make of an answer: one that came after others tells nothing of what became of those."""
+    text = str(error)
+    return StoreRefused if _REQUEST.search(text) and not _REPEATED.search(text) else StorageError
 
 
 def _subject(bucket: str, key: str) -> str:

@@ -19,6 +19,8 @@ from lakehouse.storage.bucket import Bucket, BucketFailure
 from lakehouse.storage.local import open_local_bucket
 from lakehouse.storage.memory import open_memory_bucket
 from lakehouse.storage.object_cache import ObjectCache
+from lakehouse.storage.rescue import RescueRead
+from lakehouse.storage.rescue_copies import RescueCopies
 from lakehouse.storage.s3 import check_create_only, open_s3_bucket
 
 _PROBE_SECONDS = 10.0
@@ -28,12 +30,14 @@ _PROBE_SECONDS = 10.0
 class BucketUse:
     """What became of the requests to a bucket since the server was started.
 
-    ``refused`` are those that were not made, because the store had not been answering.
+    ``refused`` are those that were not made, because the store had not been answering; ``rescued`` are the
+    objects and lists of objects that the rescue bucket gave in its place.
     """
 
     requests: int = 0
     failures: int = 0
     refused: int = 0
+    rescued: int = 0
     last_failure: BucketFailure | None = None
     last_failure_at: datetime | None = None
 
@@ -104,6 +108,13 @@ class Buckets(Mapping[str, Bucket]):
                 )
             bucket.observers.append(self._counter(name))
             bucket.failure_observers.append(self._failed)
+            bucket.rescue_observers.append(self._rescued)
+        if self.rescue is not None:
+            for bucket in self._open.values():
+                if bucket is not self.rescue:
+                    bucket.copies = RescueCopies(bucket, self.rescue)
+                    if bucket.root is not None:
+                        cache.stand_in(str(bucket.root), bucket.path_now)
 
     def __getitem__(self, name: str) -> Bucket:
         return self._open[name]
@@ -118,6 +129,29 @@ class Buckets(Mapping[str, Bucket]):
     def primary(self) -> Bucket:
         """What the server itself keeps is there."""
         return self._open[self._primary]
+
+    @property
+    def rescue(self) -> Bucket | None:
+        """Where copies of the objects of the others are."""
+        names = (name for name, each in self.settings.items() if each.bucket_class == "rescue")
+        return next((self._open[name] for name in names), None)
+
+    def to_be_rescued(self, name: str | None = None) -> list[Bucket]:
+        """The buckets whose objects can be copied into the rescue bucket: all others, or one of them.
+
+        Raises:
+            InvalidRequest: There is no rescue bucket, or no other bucket of that name.
+        """
+        if self.rescue is None:
+            raise InvalidRequest('no bucket is of class "rescue"', "name one in the configuration")
+        found = [bucket for bucket in self._open.values() if bucket is not self.rescue]
+        chosen = [bucket for bucket in found if name in (None, bucket.name)]
+        if not chosen:
+            others = ", ".join(bucket.name for bucket in found)
+            raise InvalidRequest(
+                f"bucket '{name}' cannot be copied into the rescue bucket", f"these can: {others}"
+            )
+        return chosen
 
     def state(self, name: str) -> BreakerState:
         """Whether requests reach the store of a bucket."""
@@ -167,6 +201,11 @@ class Buckets(Mapping[str, Bucket]):
                 )
 
         return count
+
+    def _rescued(self, read: RescueRead) -> None:
+        with self._lock:
+            use = self._use[read.bucket]
+            self._use[read.bucket] = replace(use, rescued=use.rescued + 1)
 
     def _failed(self, failure: BucketFailure) -> None:
         now = self._clock.now()

@@ -27,7 +27,7 @@ import os
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -40,6 +40,7 @@ import structlog
 
 from lakehouse.errors import InternalError, ShuttingDown, StatementCancelled, StorageError
 from lakehouse.storage.cache_files import checksums, md5_of, take_directory, write_at
+from lakehouse.storage.rescue import note
 
 if TYPE_CHECKING:
     from lakehouse.storage.bucket import Bucket, Range
@@ -77,7 +78,10 @@ class CacheStatistics:
 
 @dataclass(eq=False, slots=True)
 class _Entry:
-    """An object that is in the cache or on its way. ``fetching`` is None once it can be read."""
+    """An object that is in the cache or on its way. ``fetching`` is None once it can be read.
+
+    ``rescued`` is the name of its bucket where that did not give it, and the rescue bucket did.
+    """
 
     path: str
     size: int = 0
@@ -85,6 +89,7 @@ class _Entry:
     pins: int = 0
     fetching: Future[None] | None = None
     is_checked: bool = True
+    rescued: str = ""
 
 
 class Lease:
@@ -113,6 +118,8 @@ class Lease:
                 except CancelledError:
                     raise ShuttingDown("the server is shutting down") from None
                 break
+            if entry.rescued:
+                note(entry.rescued)
 
     def cancel(self) -> None:
         """Wait no longer; from any thread."""
@@ -160,6 +167,7 @@ class ObjectCache:
         self._bytes = 0
         self._hits = self._misses = self._shared = self._fetched = self._evicted = self._damaged = 0
         self._md5_means_nothing: set[str] = set()
+        self._stand_ins: dict[str, Callable[[str], str]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
@@ -200,6 +208,23 @@ class ObjectCache:
         if name is None:
             raise InternalError(f"bucket '{bucket.name}' is not attached to the object cache")
         return f"{self._prefix}{name}/{quote(key.translate(_SWAPPED), safe=_PLAIN)}"
+
+    def stand_in(self, directory: str, find: Callable[[str], str]) -> None:
+        """Say where files are read that are missing from a directory outside of the cache.
+
+        Args:
+            directory: The directory.
+            find: Gives another path for that of a missing file, or the same.
+        """
+        self._stand_ins[f"{directory}/"] = find
+
+    def located(self, paths: tuple[str, ...]) -> tuple[str, ...]:
+        """The paths at which files are to be read now; the same object where all are where they should be."""
+        found = paths
+        for directory, find in self._stand_ins.items():
+            if any(path.startswith(directory) and not os.path.exists(path) for path in paths):  # noqa: PTH110
+                found = tuple(find(p) if p.startswith(directory) else p for p in found)
+        return found
 
     def holds(self, path: str) -> bool:
         """Whether a path is that of an object that may have to be fetched."""
@@ -367,12 +392,31 @@ class ObjectCache:
         bucket, key = self._source(entry.path)
         partial = self._root / "partial" / secrets.token_hex(8)
         try:
-            with bucket.operation("fetch", key, "read"):
-                checksum = await self._transfer(entry, bucket, key, partial)
+            try:
+                with bucket.operation("fetch", key, "read"):
+                    checksum = await self._transfer(entry, bucket, key, partial)
+            except StorageError as error:
+                if bucket.copies is None:
+                    raise
+                checksum = await self._rescue(entry, bucket, key, partial, error)
             with _disk(bucket, key):
                 await asyncio.to_thread(self._install, entry, partial, checksum)
         finally:
             partial.unlink(missing_ok=True)
+
+    async def _rescue(
+        self, entry: _Entry, bucket: Bucket, key: str, partial: Path, cause: StorageError
+    ) -> str:
+        """The same as ``_transfer``, from the rescue bucket."""
+        assert bucket.copies is not None
+        try:
+            with bucket.copies.operation("fetch", key, "read"):
+                checksum = await self._transfer(entry, bucket.copies, key, partial)
+        except StorageError:
+            raise cause from None
+        entry.rescued = bucket.name
+        bucket.tell_rescued("fetch", key, cause)
+        return checksum
 
     async def _transfer(self, entry: _Entry, bucket: Bucket, key: str, partial: Path) -> str:
         """Write an object into a file; gives the checksum of what was written."""

@@ -94,6 +94,12 @@ def test_no_object_is_in_two_buckets(one, other, apart):
             Settings(buckets=[one, other])
 
 
+def test_no_catalog_is_in_the_rescue_bucket():
+    buckets = [local("a"), local("b", **{"class": "rescue"})]
+    with pytest.raises(ValidationError, match="is in the bucket 'b' of class \"rescue\""):
+        Settings(buckets=buckets, catalogs=[{"name": "other", "bucket": "b", "warehouse": "w"}])
+
+
 def test_one_directory_by_two_names_is_found_out(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")

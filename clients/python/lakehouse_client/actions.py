@@ -120,6 +120,7 @@ class StatementItem:
     bytes: int
     code: str
     error: str
+    rescue_used: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -533,6 +534,7 @@ class SnapshotsResponse:
     """The history of a table, oldest first."""
 
     snapshots: list[SnapshotItem]
+    rescue_used: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -779,6 +781,7 @@ class BucketState:
     requests: int
     failures: int
     refused: int
+    rescued: int
     last_failure_at: datetime | None
     last_operation: str | None
     last_key: str | None
@@ -805,9 +808,10 @@ class ErrorsRequest:
 
 @dataclass(frozen=True, slots=True)
 class BucketError:
-    """A request that failed."""
+    """A request that failed, or what was read in the rescue bucket instead."""
 
     time: datetime
+    kind: str
     bucket: str | None
     key: str | None
     operation: str | None
@@ -816,6 +820,7 @@ class BucketError:
     duration_s: float | None
     request_id: str | None
     principal: str | None
+    detail: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -877,6 +882,24 @@ class HealthResponse:
 
     healthy: bool
     buckets: list[BucketHealth]
+
+
+@dataclass(frozen=True, slots=True)
+class RescueCopyRequest:
+    """What to copy into the rescue bucket."""
+
+    bucket: str | None = None
+    prefix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RescueCopyResponse:
+    """What was copied."""
+
+    objects: int
+    copied: int
+    copied_bytes: int
+    later: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -976,6 +999,7 @@ class DiffResponse:
     files_read: int
     ticket: str
     expires_at: datetime
+    rescue_used: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -1097,6 +1121,7 @@ class TableSnapshotsResponse:
     """The snapshots of a table that are kept, oldest first."""
 
     snapshots: list[TableSnapshot]
+    rescue_used: list[str]
 
 
 class ActionsActions:
@@ -1848,6 +1873,28 @@ class StorageActions:
             LakehouseClientError: The action failed.
         """
         return self._call("storage.health", HealthRequest(bucket=bucket), HealthResponse)
+
+    def rescue_copy(
+        self, *, bucket: str | None = None, prefix: str = "", on_progress: OnProgress | None = None
+    ) -> RescueCopyResponse:
+        """Copy into the rescue bucket what it lacks of other buckets; nothing is deleted.
+
+        Needs the permission ``admin``.
+
+        Args:
+            bucket: only objects of this bucket; of all others if left out.
+            prefix: only objects below this prefix.
+            on_progress: called with the share done (0 to 1) and a message.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "storage.rescue.copy",
+            RescueCopyRequest(bucket=bucket, prefix=prefix),
+            RescueCopyResponse,
+            on_progress,
+        )
 
 
 class TableActions:
