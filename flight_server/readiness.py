@@ -132,7 +132,8 @@ class Readiness:
         }
         others = sorted(lakehouse.buckets.needed - {lakehouse.bucket.name})
         checks |= {f"storage-{name}": lakehouse.buckets[name].check for name in others}
-        mounted = [catalog for catalog in lakehouse.catalogs if catalog is not lakehouse.catalog]
+        own = {lakehouse.catalog, lakehouse.registered}  # the latter is there as long as the storage is
+        mounted = [catalog for catalog in lakehouse.catalogs if catalog not in own]
         checks |= {f"catalog-{catalog.name}": catalog.schemas for catalog in mounted}
         return cls({name: Probe(name, check, kept_s=kept_s) for name, check in checks.items()}, ("engine",))
 

@@ -307,7 +307,7 @@ class ObjectAlreadyExists(StorageError):
 
 
 class ObjectChanged(StorageError):
-    """The object was replaced while it was read; nothing of the new one was mixed in, read it again."""
+    """The object is not the one any more that was being read, or was registered in place."""
 
     code = "OBJECT_CHANGED"
     kind = ErrorKind.CONFLICT
@@ -318,6 +318,14 @@ class ContentMismatch(LakehouseError):
 
     code = "CONTENT_MISMATCH"
     kind = ErrorKind.INVALID
+
+
+def object_changed(bucket: str, key: str) -> ObjectChanged:
+    """The error for an object that is no longer the one that was registered."""
+    return ObjectChanged(
+        f"object '{key}' of bucket '{bucket}' is not the one that was registered",
+        "catalog.verify tells what changed, catalog.resync takes it over",
+    )
 
 
 class AccessPolicyError(LakehouseError):

@@ -12,6 +12,8 @@ from lakehouse.catalog import Catalog, Catalogs, open_catalogs
 from lakehouse.clock import Clock, SystemClock
 from lakehouse.config import Settings
 from lakehouse.datasets.manifest_store import ManifestStore
+from lakehouse.datasets.registered_catalog import RegisteredCatalog
+from lakehouse.datasets.registration import Registrations
 from lakehouse.datasets.tracker import DatasetTracker
 from lakehouse.engine.engine import Engine
 from lakehouse.engine.redaction import statement_text
@@ -25,7 +27,7 @@ from lakehouse.engine.system_statements import sessions_table, statements_table
 from lakehouse.engine.table_reader import TableReader
 from lakehouse.journal import AuditJournal, BucketErrorJournal, EventJournal
 from lakehouse.maintenance.policy import Maintenance
-from lakehouse.storage import Bucket, Buckets, ObjectCache
+from lakehouse.storage import Bucket, Buckets, LinkedObjects, ObjectCache
 
 
 class Lakehouse:
@@ -61,12 +63,16 @@ class Lakehouse:
         self.events = EventJournal(self.bucket, settings.journal, self.clock)
         self.objects = Objects(settings, self.buckets, self.clock, self.events)
         self._opened = open_catalogs(settings, self.clock, self.buckets)
-        self.catalogs = Catalogs(self._opened, settings.catalog.default_schema)
+        self.manifests = ManifestStore(self.bucket, self.clock, settings.datasets.index_refresh_ms / 1000)
+        self.links = self.cache.links = LinkedObjects()
+        self.registered = RegisteredCatalog(self.manifests, self.buckets, self.links)
+        self.catalogs = Catalogs((*self._opened, self.registered), settings.catalog.default_schema)
         self.catalog: Catalog = self.catalogs.default
         if self.events.is_enabled:
             for catalog in self._opened:
                 catalog.recorder = self.events
         readable = [Path(bucket.path).absolute() for bucket in settings.buckets if bucket.kind == "local"]
+        readable.append(self.links.directory)
         if self.cache.directory is not None:
             readable.append(self.cache.directory)
         self.policy = AccessPolicy(settings)
@@ -86,12 +92,20 @@ class Lakehouse:
             settings.ingest.target_file_bytes,
             self.journal,
         )
-        self.manifests = ManifestStore(self.bucket, self.clock, settings.datasets.index_refresh_ms / 1000)
         self.datasets = DatasetTracker(
             self.manifests, self.catalogs, self.clock, settings.datasets, TableReader(self.engine)
         )
         if settings.datasets.enabled:
             self.datasets.start()
+        reader = TableReader(self.engine)
+        self.registrations = Registrations(
+            self.manifests,
+            self.buckets,
+            [(settings.bucket_of(each), each.warehouse) for each in catalogs],
+            self.clock,
+            self.events,
+            lambda m: reader.sample(self.registered.table(m), settings.datasets.sample_rows, lambda: False),
+        )
         self.engine.add_system_tables(
             (
                 audit_table(self.journal),
@@ -118,8 +132,10 @@ class Lakehouse:
         self.events.close()
         self.journal.close()
         self.bucket_errors.close()
+        self.manifests.close()
         for catalog in self._opened:
             catalog.close()
+        self.links.close()
         self.cache.close()
         self.objects.close()
         self.buckets.close()

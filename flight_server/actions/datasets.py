@@ -499,6 +499,7 @@ def _forget(ctx: CallContext, manifest: DatasetManifest) -> None:
         return replace(old or manifest, dropped=True, updated_at=now, updated_by=by)
 
     ctx.lakehouse.manifests.change(manifest.dataset_id, build)
+    ctx.lakehouse.registrations.forget_record(manifest.dataset_id)
     event = ChangeEvent("drop", str(manifest.name), manifest.dataset_id, source="action:catalog.drop")
     ctx.lakehouse.events.record(event)
 

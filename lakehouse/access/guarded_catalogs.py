@@ -8,6 +8,7 @@ from lakehouse.access.guarded_catalog import GuardedCatalog
 from lakehouse.access.policy import Access
 from lakehouse.catalog.catalogs import Catalogs, no_catalog
 from lakehouse.catalog.names import fold
+from lakehouse.config import RESERVED_CATALOGS
 
 
 class GuardedCatalogs:
@@ -29,8 +30,12 @@ class GuardedCatalogs:
                 self._by_name[fold(catalog.name)] = GuardedCatalog(catalog, access)
 
     def __iter__(self) -> Iterator[GuardedCatalog]:
-        """The catalogs, the default one first."""
-        return iter(self._by_name.values())
+        """The catalogs, the default one first; what every server has only where something is in it."""
+        return (
+            catalog
+            for name, catalog in self._by_name.items()
+            if name not in RESERVED_CATALOGS or catalog.schemas()
+        )
 
     @property
     def names(self) -> tuple[str, ...]:

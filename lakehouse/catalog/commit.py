@@ -196,7 +196,10 @@ def writable(catalog: Catalog) -> IcebergCatalog:
         NotSupported: They cannot.
     """
     if not isinstance(catalog, IcebergCatalog):
-        raise NotSupported(f"the tables of catalog '{catalog.name}' cannot be written to")
+        raise NotSupported(
+            f"the tables of catalog '{catalog.name}' cannot be written to",
+            "they are Parquet objects of others; catalog.drop ends a registration",
+        )
     return catalog
 
 

@@ -34,7 +34,7 @@ from pyiceberg.types import (
 
 from lakehouse.catalog.iceberg_types import Leaf, leaves
 
-__all__ = ["DataFile", "data_file"]
+__all__ = ["DataFile", "data_file", "encoded"]
 
 _BOUND_LENGTH = 16
 _FIRST_SURROGATE, _AFTER_SURROGATES = 0xD800, 0xE000
@@ -134,7 +134,7 @@ class _Statistics:
         for field_id, values in self._extremes.items():
             if field_id not in self._unbounded:
                 kind = self._types[field_id]
-                bound = encode(kind, _encoded(kind, extreme(_comparable(kind, values))))
+                bound = encode(kind, encoded(kind, extreme(_comparable(kind, values))))
                 if bound is not None:
                     found[field_id] = bound
         return found
@@ -150,7 +150,7 @@ def _comparable(kind: IcebergType, values: list[Any]) -> list[Any]:
     return values
 
 
-def _encoded(kind: IcebergType, value: Any) -> bytes:
+def encoded(kind: IcebergType, value: Any) -> bytes:
     """A value in Iceberg's single-value serialisation (table specification, appendix D)."""
     if isinstance(kind, DecimalType):
         number = int(value)

@@ -200,8 +200,7 @@ def _entries(table: Table) -> Iterator[ManifestEntry]:
     if snapshot is None:
         return
     with iceberg_errors(f"table '{table.name}'"):
-        for manifest in snapshot.manifests(table.planner.io):
-            yield from manifest.fetch_manifest_entry(table.planner.io, discard_deleted=True)
+        yield from table.planner.entries(table.metadata, snapshot)
 
 
 def _bounds(

@@ -164,7 +164,7 @@ def iceberg_schema(columns: pa.Schema, next_id: Callable[[], int], kept: Schema 
     """An Iceberg schema for columns of storable Arrow types.
 
     Args:
-        columns: Columns as ``lakehouse.ingest.arrow_types.storable_schema`` makes them.
+        columns: Columns as ``lakehouse.catalog.arrow_types.storable_schema`` makes them.
         next_id: Gives field ids that were never used in the table.
         kept: The schema that is being replaced; columns that stay the same keep their ids and descriptions.
 

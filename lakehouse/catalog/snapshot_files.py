@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from pyiceberg.manifest import DataFile, DataFileContent, FileFormat, ManifestContent, ManifestFile
+from pyiceberg.manifest import (
+    DataFile,
+    DataFileContent,
+    FileFormat,
+    ManifestContent,
+    ManifestEntry,
+    ManifestFile,
+)
 from pyiceberg.table.metadata import TableMetadata
+from pyiceberg.table.snapshots import Snapshot
 
 from lakehouse.catalog.delete_files import DeleteIndex, deleted_rows, partition_key
 from lakehouse.catalog.file_io import BucketFileIO
 from lakehouse.catalog.file_statistics import FileStatistics, ManifestStatistics
-from lakehouse.catalog.iceberg_types import FIELD_ID
+from lakehouse.catalog.parquet_footer import FooterError, read_footer
 from lakehouse.errors import NotSupported, SnapshotNotFound, StorageError
 from lakehouse.storage.bucket import Bucket
 from lakehouse.types import DataFileRef
@@ -28,10 +35,38 @@ _CACHED_CELLS = 20_000_000
 _CACHED_STATISTICS = 256
 # The statistics of so many files are kept at once when they are read for another reason.
 _LARGE_MANIFEST = 32
-_FOOTER_BYTES = 65_536
 T = TypeVar("T")
 # The number of the commit that brought a file, the file, and its partition.
 _Entry = tuple[int, DataFileRef, Hashable]
+
+
+class FilePlanner(Protocol):
+    """Knows the data files of snapshots."""
+
+    @property
+    def bucket_name(self) -> str:
+        """The bucket that the files are in."""
+
+    def files(self, table: str, metadata: TableMetadata, snapshot_id: int) -> tuple[DataFileRef, ...]:
+        """The data files of a snapshot."""
+
+    def statistics(self, table: str, metadata: TableMetadata, snapshot_id: int) -> FileStatistics:
+        """What is known of the data files of a snapshot, in an order of its own."""
+
+    def rows_left(self, files: Sequence[DataFileRef]) -> int:
+        """How many rows of some data files are not deleted."""
+
+    def metadata_paths(self, metadata: TableMetadata) -> tuple[str, ...]:
+        """Where the metadata is that lists the files of the current snapshot."""
+
+    def entries(self, metadata: TableMetadata, snapshot: Snapshot) -> Iterator[ManifestEntry]:
+        """What the manifests of a snapshot list, delete files included."""
+
+    def shown(self, uri: str) -> str:
+        """What a client is told of where a file is."""
+
+    def held(self, paths: Iterable[str]) -> AbstractContextManager[None]:
+        """For the length of a ``with``, files can be read at their paths."""
 
 
 class SnapshotFiles:
@@ -39,6 +74,7 @@ class SnapshotFiles:
 
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
+        self.bucket_name = bucket.name
         self.io = self._io = BucketFileIO(bucket)
         self.held = bucket.held
         self._snapshots: _FilesCache[DataFileRef] = _FilesCache(_CACHED_FILES)
@@ -116,6 +152,11 @@ class SnapshotFiles:
         uris = [snapshot.manifest_list, *(m.manifest_path for m in snapshot.manifests(self._io))]
         return tuple(self._bucket.local_path(self._bucket.key_of(uri)) for uri in uris)
 
+    def entries(self, metadata: TableMetadata, snapshot: Snapshot) -> Iterator[ManifestEntry]:
+        """What the manifests of a snapshot list, delete files included; they are read one by one."""
+        for manifest in snapshot.manifests(self.io):
+            yield from manifest.fetch_manifest_entry(self.io, discard_deleted=True)
+
     def shown(self, uri: str) -> str:
         """What a client is told of where a file is: its URI, and of a local bucket its key only."""
         return self._bucket.shown(uri)
@@ -169,23 +210,19 @@ class SnapshotFiles:
 
     def _check_field_ids(self, table: str, files: Sequence[DataFileRef]) -> None:
         for file in files:
-            schema = self._schema(self._bucket.key_of(file.uri), file.size_bytes)
-            if not all(FIELD_ID in (field.metadata or {}) for field in schema):
+            key = self._bucket.key_of(file.uri)
+            try:
+                footer = read_footer(self._bucket, key)
+            except FooterError as error:
+                name = self._bucket.name
+                raise StorageError(
+                    f"object '{key}' of bucket '{name}' is not Parquet: {error.detail}"
+                ) from error
+            if not footer.has_field_ids:
                 raise NotSupported(
                     f"table '{table}' has data files without field ids, whose columns would be read as NULL",
                     "rewrite the table's data files, or write the rows into a new table",
                 )
-
-    def _schema(self, key: str, size: int) -> pa.Schema:
-        """The columns of a Parquet file, of which no more is read than its end."""
-        end = self._bucket.get_end(key, _FOOTER_BYTES)
-        length = int.from_bytes(end[-8:-4], "little") + 8
-        if len(end) < length <= size:
-            end = self._bucket.get_end(key, length)
-        try:
-            return pq.read_schema(pa.BufferReader(end))
-        except pa.ArrowException as error:
-            raise StorageError(f"object '{key}' of bucket '{self._bucket.name}' is not Parquet") from error
 
 
 def _sequence_number(entry: _Entry) -> int:

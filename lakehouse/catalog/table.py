@@ -19,7 +19,7 @@ from pyiceberg.table.sorting import NullOrder, SortDirection
 from lakehouse.catalog import iceberg_types
 from lakehouse.catalog.file_filter import Condition, may_match
 from lakehouse.catalog.names import fold
-from lakehouse.catalog.snapshot_files import SnapshotFiles
+from lakehouse.catalog.snapshot_files import FilePlanner
 from lakehouse.errors import SnapshotNotFound
 from lakehouse.types import DataFileRef, ForeignKey, TableName
 
@@ -73,7 +73,7 @@ class Table:
 
     name: TableName
     metadata: TableMetadata
-    planner: SnapshotFiles
+    planner: FilePlanner
     staged: tuple[DataFileRef, ...] | None = None
     replacement: str = ""
     removed: Mapping[str, DataFileRef] = field(default_factory=dict)
@@ -128,6 +128,19 @@ class Table:
         if len(self.metadata.schemas) != 1 or not iceberg_types.is_plain(schema):
             return None
         return tuple((field.name, iceberg_types.duckdb_type(field.field_type)) for field in schema.fields)
+
+    @property
+    def files_differ(self) -> bool:
+        """Whether a file may lack columns, or have them with narrower types."""
+        return False
+
+    def selected(self, file_column: str) -> str | None:
+        """The columns as SQL, where some of them are made from the path of the file; else None.
+
+        Args:
+            file_column: The column that has the path.
+        """
+        return None
 
     def sql_columns(self) -> tuple[tuple[str, str], ...]:
         """Names and DuckDB types of the columns.

@@ -16,6 +16,7 @@ from lakehouse.config.loading import load_settings
 from lakehouse.config.objects import ObjectSettings
 from lakehouse.config.secret_ref import SecretRef
 from lakehouse.config.settings import (
+    RESERVED_CATALOGS,
     EngineSettings,
     IngestSettings,
     LimitSettings,
@@ -30,6 +31,7 @@ from lakehouse.config.settings import (
 from lakehouse.config.storage import BucketSettings, CacheSettings
 
 __all__ = [
+    "RESERVED_CATALOGS",
     "AuditSettings",
     "AuthSettings",
     "BucketSettings",

@@ -220,6 +220,10 @@ class TelemetrySettings(Section):
     sample_ratio: float = Field(1.0, ge=0, le=1, description="Share of calls that are traced.")
 
 
+RESERVED_CATALOGS = frozenset({"registered"})
+"""Names of catalogs that every server has."""
+
+
 class Settings(BaseSettings):
     """Everything that can be configured.
 
@@ -286,6 +290,11 @@ class Settings(BaseSettings):
                 raise ValueError(
                     f"the catalogs {named[each.name.lower()]!r} and {each.name!r} have one name, "
                     "expected names that differ by more than case"
+                )
+            if each.name.lower() in RESERVED_CATALOGS:
+                raise ValueError(
+                    f"a catalog is called {each.name!r}, which is the catalog of registered Parquet: "
+                    "expected another name"
                 )
             named[each.name.lower()] = each.name
             if each.name.lower() in buckets:

@@ -189,6 +189,11 @@ class ManifestStore:
         """The objects of the log that this process could not read."""
         return tuple(self._damage.values())
 
+    @property
+    def version(self) -> int:
+        """A number that grows whenever anything that is known of manifests changes."""
+        return self._look().number
+
     def get(self, dataset_id: str) -> DatasetManifest | None:
         """The manifest of a dataset, dropped or not; None where there is none."""
         return self._look().get(dataset_id)

@@ -334,19 +334,23 @@ class Binder:
     ) -> str:
         empty = self.empty_file(table, schema_id).replace("'", "''")
         files = f"coalesce(getvariable('{variable}'), ['{empty}'])"
-        file = file_column or (_FILE if merges else None)
+        by_path = table.selected(file_column or _FILE)
+        file = file_column or (_FILE if merges or by_path is not None else None)
         if file is not None:
             files += f", filename = '{file}'"
         columns = table.plain_columns() if schema_id == table.schema_id else None
         added = "" if file is None else f", {quote(file)}"
         if columns is None:
             schema = table.read_schema_sql(schema_id)
-            selected = "*"
+            selected = "*" if by_path is None else by_path + (added if file_column or merges else "")
             source = f"read_parquet({files}, schema = {schema}, hive_partitioning = false)"
         else:
             # By field id DuckDB guesses one row a table, and joins badly: by name where that is safe.
             selected = ", ".join(f"CAST({quote(name)} AS {kind}) AS {quote(name)}" for name, kind in columns)
             selected += added
+            if table.files_differ:
+                # What has no rows has all columns, whichever of the files are read.
+                files = f"list_concat(['{empty}'], {files}), union_by_name = true"
             source = f"read_parquet({files}, hive_partitioning = false)"
         if not merges:
             return f"SELECT {selected} FROM {source}"

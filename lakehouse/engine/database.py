@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lakehouse.access.policy import SYSTEM_SCHEMA
-from lakehouse.config import EngineSettings
+from lakehouse.config import RESERVED_CATALOGS, EngineSettings
 from lakehouse.engine.bounded_functions import macros
 from lakehouse.engine.errors import duckdb_errors
 from lakehouse.engine.system_tables import SystemTable
@@ -169,10 +169,14 @@ class PooledCursor:
 
         Raises:
             StorageError: A file of a remote bucket could not be fetched.
+            ObjectChanged: A registered object was replaced.
             StatementCancelled: ``interrupt`` was called while that went on.
         """
-        if self.cache.directory is not None:
+        links = self.cache.links
+        if self.cache.directory is not None or links is not None:
             files = [path for binding in bindings if binding.variable not in _NAMES for path in binding.files]
+            if links is not None:
+                links.check(files)
             lease = self.cache.lease(files)
             self.leases.append(lease)
             lease.wait()
@@ -341,6 +345,7 @@ class DuckDatabase:
         own = "coalesce(getvariable('session_database'), '')"
         names = ["'" + name.replace("'", "''") + "'" for name in self._catalogs]
         lakes = ", ".join(names)
+        reserved = ", ".join(f"'{name}'" for name in sorted(RESERVED_CATALOGS))
         schema = f"{quote(INTERNAL_CATALOG)}.main"
         temporary = f"table_catalog = {own}"
 
@@ -383,7 +388,8 @@ class DuckDatabase:
             "WHERE table_type = 'LOCAL TEMPORARY' OR (table_catalog = getvariable('session_catalog') "
             "AND table_schema = getvariable('session_schema')) ORDER BY name",
             "show_databases": f"SELECT database_name FROM (VALUES ({'), ('.join(names)})) v(database_name) "
-            f"WHERE {shown('database_name')} ORDER BY database_name",
+            f"WHERE {shown('database_name')} AND (lower(database_name) NOT IN ({reserved}) OR "
+            f"database_name IN (SELECT catalog_name FROM {schema}.schemata)) ORDER BY database_name",
             "show_schemas": "SELECT catalog_name AS database_name, schema_name "
             f"FROM {schema}.schemata ORDER BY ALL",
             "show_all_tables": "SELECT t.table_catalog AS database, t.table_schema AS schema, "

@@ -13,6 +13,7 @@ import pyarrow as pa
 from lakehouse.access.policy import SYSTEM_SCHEMA
 from lakehouse.catalog import Table
 from lakehouse.catalog import table_alteration as alteration
+from lakehouse.catalog.arrow_types import storable_schema
 from lakehouse.catalog.commit import Target, resolve, writable
 from lakehouse.catalog.names import fold
 from lakehouse.catalog.observer import coming_from
@@ -37,7 +38,6 @@ from lakehouse.errors import (
     TransactionStateError,
 )
 from lakehouse.ingest import StagedWrite, WriteMode, commit_or_discard
-from lakehouse.ingest.arrow_types import storable_schema
 from lakehouse.ingest.writer import stage_for
 from lakehouse.types import ForeignKey, TableName, quote
 

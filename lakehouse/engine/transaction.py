@@ -119,7 +119,8 @@ class Transaction:
 
         Raises:
             TableNotFound: There is none, and ``if_exists`` is false.
-            NotSupported: The transaction changed another table, and the two cannot be changed at once.
+            NotSupported: The transaction changed another table, and the two cannot be changed at once; or no
+                table of the catalog can be changed.
         """
         try:
             known = self.load(name).name
@@ -128,7 +129,8 @@ class Transaction:
                 return
             raise
         self.check_change(known)
-        staged, catalog = self.writes.pop(known, None), self._catalog_of(known)
+        catalog = writable(self._catalog_of(known))
+        staged = self.writes.pop(known, None)
         if staged is not None:
             discard(catalog, staged)
         if catalog.table_exists(known.schema, known.table):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from lakehouse.catalog.arrow_types import storable_schema
 from lakehouse.config.catalog import RESERVED_SCHEMAS
 from lakehouse.engine.gate import Analysis, StatementKind
 from lakehouse.engine.gate_text import read_reference
@@ -19,7 +20,6 @@ from lakehouse.errors import (
     TableNotFound,
     TransactionStateError,
 )
-from lakehouse.ingest.arrow_types import storable_schema
 from lakehouse.types import TableName, quote
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ import re
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lakehouse.catalog.arrow_types import check_distinct
 from lakehouse.catalog.names import fold
 from lakehouse.errors import SchemaMismatch, TypeNotStorable
-from lakehouse.ingest.arrow_types import check_distinct
 
 _UUID_BYTES = 16
 _UUID_TEXT = re.compile(r"^[0-9a-fA-F]{8}-?([0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}$")

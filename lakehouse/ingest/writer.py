@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 import pyarrow as pa
 
 from lakehouse.catalog import Catalog, Table
+from lakehouse.catalog.arrow_types import storable_schema
 from lakehouse.catalog.commit import StagedWrite, Target, WriteMode, resolve, staged_write, writable
 from lakehouse.errors import InvalidRequest, StatementCancelled
-from lakehouse.ingest.arrow_types import storable_schema
 from lakehouse.ingest.conversion import Conversion
 from lakehouse.ingest.data_writer import FileWriter
 from lakehouse.storage import Uploads

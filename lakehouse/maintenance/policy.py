@@ -164,8 +164,15 @@ class Maintenance:
         self._thread: threading.Thread | None = None
 
     def of(self, catalog: str) -> CatalogMaintenance:
-        """What looks after the tables of a catalog, by its name as it is spelled."""
-        return self._by_catalog[catalog]
+        """What looks after the tables of a catalog, by its name as it is spelled.
+
+        Raises:
+            NotSupported: The files of the catalog are those of others, which are left alone.
+        """
+        found = self._by_catalog.get(catalog)
+        if found is None:
+            raise NotSupported(f"the files of catalog '{catalog}' are left as they are")
+        return found
 
     @property
     def cleaner(self) -> Cleaner:

@@ -11,8 +11,9 @@ from lakehouse.storage.bucket import (
     StoreUnreachable,
 )
 from lakehouse.storage.buckets import BucketHealth, Buckets, BucketUse, open_bucket
+from lakehouse.storage.linked_objects import LinkedObjects
 from lakehouse.storage.local import open_local_bucket
-from lakehouse.storage.object_cache import CacheStatistics, Lease, ObjectCache
+from lakehouse.storage.object_cache import CacheStatistics, Lease, ObjectCache, readable_key
 from lakehouse.storage.uploads import Uploads
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "CacheStatistics",
     "CircuitBreaker",
     "Lease",
+    "LinkedObjects",
     "ObjectCache",
     "ObjectDetails",
     "ObjectWriter",
@@ -34,4 +36,5 @@ __all__ = [
     "Uploads",
     "open_bucket",
     "open_local_bucket",
+    "readable_key",
 ]

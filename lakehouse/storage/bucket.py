@@ -314,8 +314,12 @@ class Bucket:
             return uri.rsplit("/", 1)[-1]
         return key if self._root is not None else uri
 
-    def local_path(self, key: str) -> str:
+    def local_path(self, key: str, e_tag: str = "") -> str:
         """The absolute path at which an object can be read on this machine, while it is ``held``.
+
+        Args:
+            key: The object's key.
+            e_tag: The version that is meant, of an object that may be replaced.
 
         Raises:
             StorageError: The bucket is elsewhere and has no cache, or the key cannot be that of a file.
@@ -324,7 +328,12 @@ class Bucket:
             return f"{self._root}/{key}"
         if self._cache is None:
             raise StorageError(f"bucket '{self.name}' is not a directory of this machine")
-        return self._cache.path(self, key)
+        return self._cache.path(self, key, e_tag)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the bucket is a directory of this machine."""
+        return self._root is not None
 
     def path_now(self, path: str) -> str:
         """Where an object is read whose ``local_path`` that is: elsewhere if the rescue bucket has to do.
@@ -401,6 +410,26 @@ class Bucket:
                 return bytes(obstore.get(self._store, key, options={"range": {"suffix": length}}).bytes())
         except StorageError as error:
             return self.rescued("get", key, error, lambda copies: copies.get_end(key, length))
+
+    def tail(self, key: str, length: int) -> Range:
+        """The last bytes of an object, as ``get_end``, with the size and version of the whole.
+
+        Raises:
+            ObjectNotFound: There is none.
+        """
+        with self.operation("get", key, "read"):
+            answer = obstore.get(self._store, key, options={"range": {"suffix": length}})
+            meta = answer.meta
+            return Range(memoryview(answer.bytes()), int(meta["size"]), meta["e_tag"] or "")
+
+    def head_bytes(self, key: str, length: int) -> bytes:
+        """The first bytes of an object: ``length`` of them, or all there are.
+
+        Raises:
+            ObjectNotFound: There is none.
+        """
+        with self.operation("get", key, "read"):
+            return bytes(obstore.get(self._store, key, options={"range": (0, length)}).bytes())
 
     async def get_range(self, key: str, start: int, end: int, e_tag: str = "") -> Range:
         """Some bytes of an object, as far as it has them.
@@ -585,11 +614,6 @@ class Bucket:
         return ObjectWriter(self, key, target, self._persist)
 
     # -- objects that clients read and write as they are ---------------------------------------------------
-
-    @property
-    def is_local(self) -> bool:
-        """Whether it is a directory of this machine."""
-        return self._root is not None
 
     @property
     def keeps_attributes(self) -> bool:

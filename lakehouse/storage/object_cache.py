@@ -4,7 +4,8 @@ An object of a remote bucket has one path within the cache's directory, whether 
 ``lease`` fetches what is missing, in ranges and several at once, and keeps it there until the lease is
 released; whoever wants the same object meanwhile waits for the same download.
 
-Only objects that never change may be read through the cache: the files of Iceberg tables. What is in it is
+Objects that never change are read through the cache as they are: the files of Iceberg tables. Of those that
+may be replaced, one version is meant, which has a path of its own. What is in the cache is
 right because of three things:
 
 - A copy is written under another name and gets its own only when it is complete: of the size that the store
@@ -38,12 +39,20 @@ from urllib.parse import quote, unquote
 
 import structlog
 
-from lakehouse.errors import InternalError, ShuttingDown, StatementCancelled, StorageError
+from lakehouse.errors import (
+    InternalError,
+    ObjectChanged,
+    ShuttingDown,
+    StatementCancelled,
+    StorageError,
+    object_changed,
+)
 from lakehouse.storage.cache_files import checksums, md5_of, take_directory, write_at
 from lakehouse.storage.rescue import note
 
 if TYPE_CHECKING:
     from lakehouse.storage.bucket import Bucket, Range
+    from lakehouse.storage.linked_objects import LinkedObjects
 
 _log = structlog.get_logger()
 
@@ -53,6 +62,13 @@ _POLL_S = 0.02
 # What stands for itself in a path; the engine's wildcards do not. Keys have more often % in them than !.
 _PLAIN = "/=+,@!"
 _SWAPPED = str.maketrans("%!", "!%")
+# Begins the segment of a path that says which version is meant; no quoted key has it.
+_VERSION = ":"
+
+
+def readable_key(key: str) -> str:
+    """A key as a path of this machine that has nothing in it which the engine takes for a wildcard."""
+    return quote(key.translate(_SWAPPED), safe=_PLAIN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,12 +165,16 @@ class ObjectCache:
         max_bytes: What is not in use is evicted above that, least recently used first. What is in use stays,
             even if it is more.
         requests: How many ranges are fetched at once.
+
+    Attributes:
+        links: The paths of objects of local buckets that may be replaced, where there are any.
     """
 
     def __init__(
         self, directory: Path | None = None, max_bytes: int = 10_000_000_000, requests: int = 16
     ) -> None:
         self.max_bytes = max_bytes
+        self.links: LinkedObjects | None = None
         self._wanted = directory
         self._requests_count = requests
         self._root: Path | None = None
@@ -194,8 +214,14 @@ class ObjectCache:
                 self._open()
             self._buckets[name] = bucket
 
-    def path(self, bucket: Bucket, key: str) -> str:
+    def path(self, bucket: Bucket, key: str, e_tag: str = "") -> str:
         """Where an object of an attached bucket is when it is in the cache.
+
+        Args:
+            bucket: The bucket.
+            key: The object's key.
+            e_tag: The version of the object that is meant, for objects that may be replaced: each version
+                has a path of its own. Empty for objects that never change.
 
         Raises:
             StorageError: The key cannot be the name of a file.
@@ -207,7 +233,8 @@ class ObjectCache:
         name = next((name for name, known in self._buckets.items() if known is bucket), None)
         if name is None:
             raise InternalError(f"bucket '{bucket.name}' is not attached to the object cache")
-        return f"{self._prefix}{name}/{quote(key.translate(_SWAPPED), safe=_PLAIN)}"
+        version = f"{_VERSION}{e_tag.encode().hex()}/" if e_tag else ""
+        return f"{self._prefix}{name}/{version}{readable_key(key)}"
 
     def stand_in(self, directory: str, find: Callable[[str], str]) -> None:
         """Say where files are read that are missing from a directory outside of the cache.
@@ -230,9 +257,13 @@ class ObjectCache:
         """Whether a path is that of an object that may have to be fetched."""
         return bool(self._prefix) and path.startswith(self._prefix)
 
-    def _source(self, path: str) -> tuple[Bucket, str]:
+    def _source(self, path: str) -> tuple[Bucket, str, str]:
+        """The bucket, the key, and the version that is meant, if it has to be a certain one."""
         name, _, quoted = path[len(self._prefix) :].partition("/")
-        return self._buckets[name], unquote(quoted).translate(_SWAPPED)
+        version = ""
+        if quoted.startswith(_VERSION):
+            version, _, quoted = quoted.removeprefix(_VERSION).partition("/")
+        return self._buckets[name], unquote(quoted).translate(_SWAPPED), bytes.fromhex(version).decode()
 
     # -- reading --------------------------------------------------------------------------------------
 
@@ -389,40 +420,42 @@ class ObjectCache:
 
     async def _fetch(self, entry: _Entry) -> None:
         assert self._root is not None
-        bucket, key = self._source(entry.path)
+        bucket, key, version = self._source(entry.path)
         partial = self._root / "partial" / secrets.token_hex(8)
         try:
             try:
                 with bucket.operation("fetch", key, "read"):
-                    checksum = await self._transfer(entry, bucket, key, partial)
+                    checksum = await self._transfer(entry, bucket, key, partial, version)
             except StorageError as error:
-                if bucket.copies is None:
+                if bucket.copies is None or isinstance(error, ObjectChanged):
                     raise
-                checksum = await self._rescue(entry, bucket, key, partial, error)
+                checksum = await self._rescue(entry, bucket, key, partial, version, error)
             with _disk(bucket, key):
                 await asyncio.to_thread(self._install, entry, partial, checksum)
         finally:
             partial.unlink(missing_ok=True)
 
     async def _rescue(
-        self, entry: _Entry, bucket: Bucket, key: str, partial: Path, cause: StorageError
+        self, entry: _Entry, bucket: Bucket, key: str, partial: Path, version: str, cause: StorageError
     ) -> str:
         """The same as ``_transfer``, from the rescue bucket."""
         assert bucket.copies is not None
         try:
             with bucket.copies.operation("fetch", key, "read"):
-                checksum = await self._transfer(entry, bucket.copies, key, partial)
+                checksum = await self._transfer(entry, bucket.copies, key, partial, version)
         except StorageError:
             raise cause from None
         entry.rescued = bucket.name
         bucket.tell_rescued("fetch", key, cause)
         return checksum
 
-    async def _transfer(self, entry: _Entry, bucket: Bucket, key: str, partial: Path) -> str:
+    async def _transfer(self, entry: _Entry, bucket: Bucket, key: str, partial: Path, version: str) -> str:
         """Write an object into a file; gives the checksum of what was written."""
         previous = ""
         for _ in range(_ATTEMPTS):
             first = await self._range(bucket, key, 0, _PART_BYTES, "")
+            if version and first.e_tag != version:
+                raise object_changed(bucket.name, key)
             with self._lock:
                 self._resize(entry, first.size)
                 self._evict(self.max_bytes)

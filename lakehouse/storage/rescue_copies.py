@@ -30,9 +30,9 @@ class RescueCopies(Bucket):
         with self._rescue.operation(name, self._below + key, done, always=always):
             yield
 
-    def local_path(self, key: str) -> str:
+    def local_path(self, key: str, e_tag: str = "") -> str:
         """Where a copy can be read on this machine. See ``Bucket``."""
-        return self._rescue.local_path(self._below + key)
+        return self._rescue.local_path(self._below + key, e_tag)
 
     def get(self, key: str) -> bytes:
         """The content of a copy. See ``Bucket``."""

@@ -641,7 +641,7 @@ NO_OBJECT = {
     commands.EndSavepoint, commands.CancelQuery, commands.CancelFlightInfo, commands.RenewFlightEndpoint,
     commands.SetSessionOptions, commands.GetSessionOptions, commands.CloseSession,
     "list_actions", "do_exchange",
-    "server.status", "actions.describe", "samples.load",
+    "server.status", "actions.describe", "samples.load", "catalog.register",
 }  # fmt: skip
 # Objects of buckets have a matrix of their own: test_objects_wire.py.
 NO_OBJECT_FAMILIES = ("auth.", "admin.", "audit.", "cache.", "storage.", "objects.")

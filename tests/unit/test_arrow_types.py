@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from lakehouse.catalog.arrow_types import storable_schema, storable_type
 from lakehouse.errors import InvalidRequest, SchemaMismatch, TypeNotStorable
-from lakehouse.ingest.arrow_types import storable_schema, storable_type
 from lakehouse.ingest.conversion import Conversion, convert
 
 UUID = uuid.UUID("12345678-1234-5678-1234-567812345678")

@@ -468,6 +468,42 @@ class LineageResponse:
 
 
 @dataclass(frozen=True, slots=True)
+class RegisterRequest:
+    """Which objects to register, and how to call them."""
+
+    name: str
+    bucket: str
+    prefix: str
+    description: str = ""
+    owner: str = ""
+    tags: Sequence[str] = ()
+    freshness_seconds: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredColumn:
+    """A column of a registered dataset."""
+
+    name: str
+    type: str
+    in_path: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterResponse:
+    """What was registered. No object was changed."""
+
+    dataset_id: str
+    table: str
+    objects: int
+    rows: int
+    size_bytes: int
+    fingerprint: str
+    columns: list[RegisteredColumn]
+    ignored: list[str]
+
+
+@dataclass(frozen=True, slots=True)
 class SearchDatasetsRequest:
     """What datasets have to be like; all that is given has to hold."""
 
@@ -1459,6 +1495,50 @@ class CatalogActions:
                 table=table, db_schema=db_schema, catalog=catalog, direction=direction, depth=depth
             ),
             LineageResponse,
+        )
+
+    def register(
+        self,
+        *,
+        name: str,
+        bucket: str,
+        prefix: str,
+        description: str = "",
+        owner: str = "",
+        tags: Sequence[str] = (),
+        freshness_seconds: int | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> RegisterResponse:
+        """Make Parquet objects of a bucket a table that can be read, where they are.
+
+        Needs the permission ``admin``.
+
+        Args:
+            name: schema.table; it is queried as registered.schema.table.
+            bucket: name of the bucket that holds the objects.
+            prefix: what their keys begin with, in whole segments; or the key of one object.
+            description: description.
+            owner: who answers for it.
+            tags: words to find it by.
+            freshness_seconds: after how long without a new object it is late.
+            on_progress: called with the share done (0 to 1) and a message.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "catalog.register",
+            RegisterRequest(
+                name=name,
+                bucket=bucket,
+                prefix=prefix,
+                description=description,
+                owner=owner,
+                tags=tags,
+                freshness_seconds=freshness_seconds,
+            ),
+            RegisterResponse,
+            on_progress,
         )
 
     def search(

@@ -1,0 +1,181 @@
+"""Registered Parquet over the wire: registering, reading in every way there is, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.flight as flight
+import pyarrow.parquet as pq
+import pytest
+from conftest import Server, start_server
+from wire import command
+
+CONFIG = """
+[[buckets]]
+name = "primary"
+path = "{directory}/primary"
+[[buckets]]
+name = "data"
+path = "{directory}/data"
+[[roles]]
+name = "registrar"
+grants = [{{ on = "registered.raw.*", privileges = ["read", "write"] }}, {{ on = "lake.*.*" }}]
+actions = ["catalog.*"]
+[[roles]]
+name = "european"
+grants = [{{ on = "registered.raw.*", row_filter = "region = 'eu'" }}]
+[[roles]]
+name = "stranger"
+grants = [{{ on = "lake.*.*" }}]
+"""
+ROLES = ("admin", "registrar", "european", "stranger", "reader")
+ROWS = pa.table({"id": [1, 2, 3], "region": ["eu", "us", "eu"]})
+
+
+class Caller:
+    """A principal with a connection."""
+
+    def __init__(self, server: Server, token: str) -> None:
+        self.client = flight.connect(server.uri)
+        self.options = flight.FlightCallOptions(headers=[(b"authorization", f"Bearer {token}".encode())])
+
+    def get(self, descriptor: flight.FlightDescriptor) -> pa.Table:
+        info = self.client.get_flight_info(descriptor, self.options)
+        tables = [self.client.do_get(each.ticket, self.options).read_all() for each in info.endpoints]
+        return pa.concat_tables(tables)
+
+    def sql(self, text: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.get(command("CommandStatementQuery", query=text)).to_pylist()
+        return found
+
+    def call(self, name: str, /, **request: Any) -> list[dict[str, Any]]:
+        action = flight.Action(name, json.dumps(request).encode())
+        return [json.loads(r.body.to_pybytes()) for r in self.client.do_action(action, self.options)]
+
+    def put(self, descriptor: flight.FlightDescriptor, rows: pa.Table) -> None:
+        writer, reader = self.client.do_put(descriptor, rows.schema, self.options)
+        with writer:
+            writer.write_table(rows)
+            writer.done_writing()
+            reader.read()
+
+
+@pytest.fixture(scope="module")
+def callers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Caller]]:
+    directory = tmp_path_factory.mktemp("registered")
+    lines = [CONFIG.format(directory=directory)]
+    tokens = {role: f"{role}-" + "0123456789abcdef" * 3 for role in ROLES}
+    for role in ROLES:
+        lines += [
+            "[[auth.tokens]]",
+            f'name = "{role}"',
+            f'roles = ["{role}"]',
+            f'token = {{ env = "T_{role}" }}',
+        ]
+    server = start_server(directory, "\n".join(lines), **{f"T_{role}": t for role, t in tokens.items()})
+    found = {role: Caller(server, token) for role, token in tokens.items()}
+    place = directory / "data" / "in" / "day=2026-01-02"
+    place.mkdir(parents=True)
+    pq.write_table(ROWS, place / "1.parquet")
+    (directory / "data" / "in" / "readme.md").write_text("no rows")
+    yield found
+    for caller in found.values():
+        caller.client.close()
+    assert server.stop() == 0, "".join(server.log[-50:])
+    assert pq.read_table(place / "1.parquet", partitioning=None).equals(ROWS)
+    assert sorted(p.name for p in Path(directory / "data").rglob("*")) == [
+        "1.parquet", "day=2026-01-02", "in", "readme.md",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def registered(callers: dict[str, Caller]) -> dict[str, Any]:
+    request = {"name": "raw.people", "bucket": "data", "prefix": "in", "description": "who came"}
+    with pytest.raises(pa.ArrowException, match=r"\[PERMISSION_DENIED\]"):
+        callers["reader"].call("catalog.register", **request)
+    with pytest.raises(pa.ArrowException, match=r"\[PERMISSION_DENIED\]|\[SCHEMA_NOT_FOUND\]"):
+        callers["registrar"].call("catalog.register", **request | {"name": "other.people"})
+    *progress, made = callers["registrar"].call("catalog.register", **request)
+    assert [each["progress"] for each in progress] == [1.0]
+    return made
+
+
+def test_what_was_registered_is_told_and_read_in_every_way(
+    callers: dict[str, Caller], registered: dict[str, Any]
+) -> None:
+    assert registered["table"] == '"registered"."raw"."people"'
+    assert (registered["rows"], registered["objects"]) == (3, 1)
+    assert registered["ignored"] == ["in/readme.md"]
+    assert [(c["name"], c["type"], c["in_path"]) for c in registered["columns"]] == [
+        ("id", "BIGINT", False),
+        ("region", "VARCHAR", False),
+        ("day", "DATE", True),
+    ]
+    who = callers["admin"]
+    assert [row["id"] for row in who.sql("SELECT id FROM registered.raw.people ORDER BY id")] == [1, 2, 3]
+    path = flight.FlightDescriptor.for_path("registered", "raw", "people")
+    assert sorted(who.get(path).column("id").to_pylist()) == [1, 2, 3]
+    listed = who.client.list_flights(b"registered.*", who.options)
+    assert [info.descriptor.path[-1] for info in listed] == [b"people"]
+    tables = who.get(command("CommandGetTables", catalog="registered", include_schema=True)).to_pylist()
+    assert [(t["db_schema_name"], t["table_name"], t["table_type"]) for t in tables] == [
+        ("raw", "people", "TABLE")
+    ]
+    schema = pa.ipc.read_schema(pa.py_buffer(tables[0]["table_schema"]))
+    assert schema.names == ["id", "region", "day"]
+    (snapshot,) = who.call("catalog.snapshots", catalog="registered", db_schema="raw", table="people")[0][
+        "snapshots"
+    ]
+    travelled = who.sql(
+        f"SELECT count(*) AS n FROM registered.raw.people AT (VERSION => {snapshot['snapshot_id']})"
+    )
+    assert travelled == [{"n": 3}]
+    (file,) = who.sql("SELECT * FROM system.files WHERE table_name = 'people'")
+    assert (file["record_count"], file["file_path"]) == (3, "in/day=2026-01-02/1.parquet")
+
+
+def test_who_may_not_read_it_sees_none_of_it(callers: dict[str, Caller], registered: dict[str, Any]) -> None:
+    stranger, european = callers["stranger"], callers["european"]
+    assert [row["id"] for row in european.sql("SELECT id FROM registered.raw.people ORDER BY id")] == [1, 3]
+    with pytest.raises(pa.ArrowException) as denied:
+        stranger.sql("FROM registered.raw.people")
+    with pytest.raises(pa.ArrowException) as missing:
+        stranger.sql("FROM registerex.raw.people")
+    assert str(denied.value) == str(missing.value).replace("registerex", "registered")
+    catalogs = stranger.get(command("CommandGetCatalogs")).column(0).to_pylist()
+    assert "registered" not in catalogs
+    assert "registered" in european.get(command("CommandGetCatalogs")).column(0).to_pylist()
+
+
+def test_nothing_can_be_written_into_it(callers: dict[str, Caller], registered: dict[str, Any]) -> None:
+    who = callers["admin"]
+    options = {"if_not_exist": 1, "if_exists": 2}
+    for table in ("people", "fresh"):
+        ingest = command(
+            "CommandStatementIngest",
+            table_definition_options=options,
+            catalog="registered",
+            schema="raw",
+            table=table,
+        )
+        with pytest.raises(pa.ArrowException, match="NOT_SUPPORTED"):
+            who.put(ingest, ROWS)
+        with pytest.raises(pa.ArrowException):
+            who.put(flight.FlightDescriptor.for_path("registered", "raw", table), ROWS)
+    named = {"catalog": "registered", "db_schema": "raw", "table": "people"}
+    for action, more in [
+        ("table.compact", {"min_files": 1}),
+        ("table.expire_snapshots", {}),
+        ("table.remove_orphans", {}),
+        ("table.purge", {}),
+        ("table.create_tag", {"name": "t"}),
+        ("table.rollback", {"ref": "main"}),
+        ("catalog.declare_keys", {"primary_key": ["id"]}),
+    ]:
+        with pytest.raises(pa.ArrowException, match=r"\[(NOT_SUPPORTED|CATALOG_NOT_FOUND)\]"):
+            who.call(action, **named, **more)
+    assert len(who.sql("FROM registered.raw.people")) == 3
