@@ -134,6 +134,7 @@ def start(settings: Settings) -> RunningServer:
     running = RunningServer(lakehouse, server, operations)
     try:
         lakehouse.maintenance.start()
+        lakehouse.recovery.start()
         operations.start()
     except BaseException:
         running.stop(0)

@@ -27,6 +27,7 @@ from lakehouse.engine.system_statements import sessions_table, statements_table
 from lakehouse.engine.table_reader import TableReader
 from lakehouse.journal import AuditJournal, BucketErrorJournal, EventJournal
 from lakehouse.maintenance.policy import Maintenance
+from lakehouse.maintenance.recovery import EventRecovery
 from lakehouse.storage import Bucket, Buckets, LinkedObjects, ObjectCache
 
 
@@ -106,6 +107,7 @@ class Lakehouse:
             self.events,
             lambda m: reader.sample(self.registered.table(m), settings.datasets.sample_rows, lambda: False),
         )
+        self.recovery = EventRecovery(self._opened, self.events, self.clock)
         self.engine.add_system_tables(
             (
                 audit_table(self.journal),
@@ -125,6 +127,7 @@ class Lakehouse:
 
     def close(self) -> None:
         """Roll back what is open, stop what runs and release every resource."""
+        self.recovery.stop()
         self.maintenance.stop()
         self.datasets.close()
         self.sessions.close_all()

@@ -89,7 +89,7 @@ def origin_properties(shares: Sequence[Share], row_events: int) -> dict[str, str
         origin = shares[0].origin
         said = {
             _ACTOR: origin.actor,
-            _SOURCE: origin.source,
+            _SOURCE: origin.source or "library",
             _WORKSPACE: origin.workspace,
             _STATEMENT: origin.statement_id,
         }
@@ -195,6 +195,12 @@ def recovered_events(entity: str, metadata: TableMetadata, snapshot: Snapshot) -
     ]
 
 
+def is_told(snapshot: Snapshot) -> bool:
+    """Whether a snapshot says who made it, which those say that the journal keeps events of."""
+    summary = snapshot.summary.additional_properties if snapshot.summary else {}
+    return _SOURCE in summary or _SHARES in summary
+
+
 def _shares_of(summary: Mapping[str, str]) -> tuple[Share, ...]:
     if _SHARES in summary:
         try:
@@ -236,8 +242,9 @@ def _alterations(entity: str, before: TableMetadata, change: Change) -> Iterator
     for name in dict.fromkeys([*before.properties, *properties]):
         old, new = before.properties.get(name), properties.get(name)
         if old != new:
-            field, old, new = _property(name, old, new, before.schema(), schema)
-            yield event(field, old, new)
+            field, was, now = _property(name, old, new, before.schema(), schema)
+            if was != now:
+                yield event(field, was, now)
     for update in change.updates:
         if isinstance(update, AddPartitionSpecUpdate):
             now = [str(field) for field in update.spec.fields]
@@ -330,6 +337,6 @@ def _key(text: str | None, schema: Schema) -> list[str] | None:
 
 def _loaded(text: str | None) -> Any:
     try:
-        return json.loads(text) if text else None
+        return (json.loads(text) if text else None) or None
     except ValueError:
         return text

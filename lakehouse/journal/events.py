@@ -70,6 +70,7 @@ class EventFilter:
         since: From that time on.
         until: Before that time.
         entities: Of these entities.
+        entity_id: Of the entity of this id, whichever names it had.
         actor: Made by this principal.
         action: Of this action.
         key: Of the row with this key, as the journal writes it.
@@ -78,6 +79,7 @@ class EventFilter:
     since: datetime | None = None
     until: datetime | None = None
     entities: frozenset[str] | None = None
+    entity_id: str | None = None
     actor: str | None = None
     action: str | None = None
     key: str | None = None
@@ -92,6 +94,7 @@ class EventFilter:
             (self.since is None or time >= self.since)
             and (self.until is None or time < self.until)
             and (self.entities is None or event.get("entity") in self.entities)
+            and self.entity_id in (None, event.get("entity_id"))
             and self.actor in (None, event.get("actor"))
             and self.action in (None, event.get("action"))
             and self.key in (None, event.get("key"))
@@ -106,7 +109,7 @@ class EventFilter:
             conditions.append(pc.field("time") < pa.scalar(self.until.astimezone(UTC), _TIME))
         if self.entities is not None:
             conditions.append(pc.field("entity").isin(sorted(self.entities)))
-        for name in ("actor", "action", "key"):
+        for name in ("entity_id", "actor", "action", "key"):
             wanted = getattr(self, name)
             if wanted is not None:
                 conditions.append(pc.field(name) == wanted)
@@ -209,6 +212,25 @@ class EventJournal:
         parts.append(keep(part if condition is None else part.filter(condition)))
         table = _in_order(pa.concat_tables(parts))
         return pa.concat_tables([_truncation(table), table]) if is_cut else table
+
+    def known_ids(self, wanted: frozenset[str], since: datetime) -> frozenset[str]:
+        """Which of some commits are on record, by the ids of their events.
+
+        Args:
+            wanted: The ids.
+            since: No commit of these is older.
+
+        Raises:
+            StorageError: The stored events cannot be read.
+        """
+        found: set[str] = set()
+
+        def keep(part: pa.Table) -> pa.Table:
+            found.update(wanted.intersection(part["event_id"].drop_null().to_pylist()))
+            return part.slice(0, 0)
+
+        self.table(EventFilter(since=since, action="commit"), keep)
+        return frozenset(found)
 
     def flush(self) -> int:
         """Make durable what was recorded so far; gives how many events this call wrote.

@@ -27,6 +27,7 @@ class Lake:
             catalog={"refresh_ms": 0, **catalog},
             audit={"enabled": False},
             datasets={"enabled": False},
+            journal={"enabled": False},
             engine={"threads": 1},
         )
         self.lakehouse = Lakehouse(settings, bucket=self.bucket)

@@ -10,6 +10,7 @@ import base64
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, is_dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -234,6 +235,14 @@ def by_diff(who: Caller, name: str) -> set[int]:
     return ids(rows)
 
 
+def by_record_history(who: Caller, name: str) -> set[int]:
+    """What records looked like a moment ago; changes of theirs are for those who see the table as it is."""
+    now = datetime.now(UTC).isoformat()
+    found = [who.call("journal.history", **named(name), key={"id": n}, at=now) for n in sorted(ALL)]
+    assert all(answer["events"] == [] and answer["at"]["basis"] == "snapshot" for answer in found)
+    return {answer["at"]["row"]["id"] for answer in found if answer["at"]["row"] is not None}
+
+
 def by_history_tables(who: Caller, name: str) -> set[int]:
     """Who sees a part is told of no file, whose bounds and counts tell of the other rows."""
     rows = by_query(who, name)
@@ -310,6 +319,7 @@ READ = {
     by_snapshots: {"catalog.snapshots"},
     by_table_snapshots: {"table.snapshots"},
     by_diff: {"table.diff"},
+    by_record_history: {"journal.history"},
     by_history_tables: set(),
     by_describe: set(),
     by_summarize: set(),
@@ -366,6 +376,24 @@ def by_system_snapshots(who: Caller) -> set[str]:
     return set(found.column(0).to_pylist())
 
 
+def by_system_events(who: Caller) -> set[str]:
+    """What was on record of the tables; those who see a part are told no values."""
+    found = who.sql("SELECT entity, new FROM system.events WHERE action = 'commit' AND seq > 0").to_pylist()
+    names = {event["entity"].partition(".hr.")[2]: event["new"] is not None for event in found}
+    parts = {name for name, has_values in names.items() if not has_values}
+    assert all(by_query(who, name) == PART for name in parts)
+    return names.keys() & set(OBJECTS)
+
+
+def by_journal_events(who: Caller) -> set[str]:
+    named_by = {}
+    for stored in (False, True):
+        found = who.call("journal.events", stored=stored, limit=10_000)["events"]
+        named_by[stored] = {(event["entity"] or "").partition(".hr.")[2] for event in found}
+    assert named_by[False] == named_by[True]
+    return named_by[True] & set(OBJECTS)
+
+
 def by_show(who: Caller) -> set[str]:
     return {row["name"] for row in who.sql("SHOW ALL TABLES").to_pylist() if row["schema"] == "hr"}
 
@@ -417,6 +445,8 @@ LIST = {
     by_list_flights: {"list_flights"},
     by_information_schema: set(),
     by_system_snapshots: set(),
+    by_system_events: set(),
+    by_journal_events: {"journal.events"},
     by_show: set(),
 }
 
@@ -642,6 +672,7 @@ NO_OBJECT = {
     commands.SetSessionOptions, commands.GetSessionOptions, commands.CloseSession,
     "list_actions", "do_exchange",
     "server.status", "actions.describe", "samples.load", "catalog.register",
+    "journal.flush", "journal.compact", "journal.recover",
 }  # fmt: skip
 # Objects of buckets have a matrix of their own: test_objects_wire.py.
 NO_OBJECT_FAMILIES = ("auth.", "admin.", "audit.", "cache.", "storage.", "objects.")
