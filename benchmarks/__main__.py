@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.journal import journal
 from benchmarks.objects import objects
 from benchmarks.processes import Line, drain, drain_reader, interleaved, lakehouse, query, ratio, started
 from benchmarks.storage import s3_reads
@@ -253,6 +254,7 @@ _BENCHMARKS: dict[str, Callable[[Path, bool], list[Line]]] = {
     "small-writes": small_writes,
     "planning": planning,
     "compaction": compaction,
+    "journal": journal,
     "s3": s3_reads,
     "objects": objects,
 }

@@ -193,6 +193,7 @@ class _State(Collector):
         yield from self._limits()
         yield from self._cache()
         yield from self._buckets()
+        yield from self._journal()
         yield from self._engine()
         yield from self._health()
 
@@ -234,6 +235,23 @@ class _State(Collector):
         for name in buckets:
             rescued.add_metric([name], buckets.use(name).rescued)
         yield rescued
+
+    def _journal(self) -> Iterator[Metric]:
+        told = self._lakehouse.events.statistics()
+        if told is None:
+            return
+        yield _gauge("journal_waiting", "Events of changes that are not durable yet.", told.waiting)
+        for name, text, value in (
+            ("events", "Events of changes that were recorded.", told.appended),
+            ("dropped", "Events of changes that storage did not take in time, and are lost.", told.dropped),
+            ("failures", "Attempts to store events of changes that failed.", told.failures),
+            (
+                "written_bytes",
+                "Bytes of events written, merged ones again.",
+                told.written_bytes + told.merged_bytes,
+            ),
+        ):
+            yield CounterMetricFamily(f"lakehouse_journal_{name}", text, value=value)
 
     def _engine(self) -> Iterator[Metric]:
         used = self._used if self._usage.finding().ok else None

@@ -150,7 +150,7 @@ class EventJournal:
         try:
             origin = current_origin()
             for event in events:
-                made = partial(self._stored, event, event.origin or origin)
+                made = partial(stored, event, event.origin or origin, self.settings.workspace)
                 self._events.append(made, _size(event), event.at)
         except Exception:  # noqa: BLE001 - what took place must not look as if it had failed
             _log.exception("change_event_lost")
@@ -264,27 +264,35 @@ class EventJournal:
         since_us = microseconds(where.since) if where.since is not None else 0
         return (content for _, content in self._events.objects.contents(since_us)), False
 
-    def _stored(self, event: ChangeEvent, origin: Origin) -> Event:
-        found: Event = {
-            "kind": ROW if event.key is not None or event.action == TRUNCATED else CHANGE,
-            "action": event.action,
-            "entity": event.entity[:_NAME_CHARACTERS],
-            "entity_id": event.entity_id,
-            "field": event.field,
-            "old": None if event.old is None else json_text(event.old),
-            "new": None if event.new is None else json_text(event.new),
-            "key": None if event.key is None else json_text(event.key),
-            "actor": origin.actor,
-            "source": event.source or origin.source,
-            "workspace": origin.workspace or self.settings.workspace,
-            "snapshot_id": event.snapshot_id,
-            "request_id": origin.request_id,
-            "statement_id": origin.statement_id,
-            "event_id": event.event_id,
-            "is_recovered": event.is_recovered or None,
-            "detail": event.detail,
-        }
-        return {name: value for name, value in found.items() if value not in ("", None)}
+
+def stored(event: ChangeEvent, origin: Origin, workspace: str) -> Event:
+    """An event as its log keeps it.
+
+    Args:
+        event: What took place.
+        origin: Who made it.
+        workspace: Where the origin says none.
+    """
+    found: Event = {
+        "kind": ROW if event.key is not None or event.action == TRUNCATED else CHANGE,
+        "action": event.action,
+        "entity": event.entity[:_NAME_CHARACTERS],
+        "entity_id": event.entity_id,
+        "field": event.field,
+        "old": None if event.old is None else json_text(event.old),
+        "new": None if event.new is None else json_text(event.new),
+        "key": None if event.key is None else json_text(event.key),
+        "actor": origin.actor,
+        "source": event.source or origin.source,
+        "workspace": origin.workspace or workspace,
+        "snapshot_id": event.snapshot_id,
+        "request_id": origin.request_id,
+        "statement_id": origin.statement_id,
+        "event_id": event.event_id,
+        "is_recovered": event.is_recovered or None,
+        "detail": event.detail,
+    }
+    return {name: value for name, value in found.items() if value not in ("", None)}
 
 
 def _size(event: ChangeEvent) -> int:
