@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.datasets import manifests
 from benchmarks.journal import journal
 from benchmarks.objects import objects
 from benchmarks.processes import Line, drain, drain_reader, interleaved, lakehouse, query, ratio, started
@@ -257,6 +258,7 @@ _BENCHMARKS: dict[str, Callable[[Path, bool], list[Line]]] = {
     "journal": journal,
     "s3": s3_reads,
     "objects": objects,
+    "manifests": manifests,
 }
 
 

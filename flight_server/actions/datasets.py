@@ -28,7 +28,6 @@ from lakehouse.journal.change_event import ChangeEvent
 from lakehouse.types import TableName
 
 _MOST_OBJECTS = 1000
-_UPDATE = "action:catalog.update"
 
 
 class DescribeDatasetRequest(OfTable):
@@ -424,16 +423,14 @@ def _update(ctx: CallContext, request: UpdateDatasetRequest) -> Iterator[Respons
     before = _found(ctx, name).manifest
     edit, now, by = _edit(request), lakehouse.clock.now(), caller()
     edit.on(before, by, now)  # refuses what cannot be, before anything is changed
-    events: list[ChangeEvent] = []
     if before.kind is DatasetKind.TABLE:
-        # What tables and columns are in words, the tables themselves say.
+        # What tables and columns are in words, the tables themselves say, and so does the record of that.
         words, edit = edit.parted()
         docs = {column: each.description for column, each in words.by_column(before).items()}
         if words.description is not None or docs:
             lake.describe_table(
                 name.schema, name.table, words.description, {c: d for c, d in docs.items() if d is not None}
             )
-            events += changes_between(before, words.on(before, by, now), _UPDATE)
     made: list[DatasetManifest] = []
 
     def build(old: DatasetManifest | None) -> DatasetManifest:
@@ -442,8 +439,7 @@ def _update(ctx: CallContext, request: UpdateDatasetRequest) -> Iterator[Respons
         return made[1]
 
     lakehouse.manifests.change(before.dataset_id, build)
-    events += changes_between(made[0], made[1], _UPDATE)
-    lakehouse.events.record(*events)
+    lakehouse.events.record(*changes_between(made[0], made[1], "action:catalog.update"))
     yield _described(ctx, _found(ctx, name))
 
 

@@ -254,9 +254,9 @@ class DatasetTracker:
                 for name in _listed(catalog, schema):
                     there.add(self._check(catalog, schema, name))
                     yield True
-        for manifest in self.store.all():
-            if manifest.kind is DatasetKind.TABLE and manifest.dataset_id not in there:
-                self.look_at(manifest.name)
+        for dataset_id, found, kind in self.store.names():
+            if kind is DatasetKind.TABLE and dataset_id not in there:
+                self.look_at(found)
 
     def _check(self, catalog: IcebergCatalog, schema: str, name: str) -> str:
         try:
