@@ -174,7 +174,7 @@ def changes_between(old: DatasetManifest, new: DatasetManifest, source: str) -> 
             continue
         for name in ("description", "tags", "sensitivity"):
             if getattr(was, name) != getattr(column, name):
-                place = f"columns.{column.name}.{name}"
+                place = f"{column.name}.{name}"
                 events.append(_event(new, place, getattr(was, name), getattr(column, name), source))
     return events
 

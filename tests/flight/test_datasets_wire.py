@@ -176,8 +176,8 @@ def test_what_is_said_of_a_dataset_is_found_and_recorded(client: Client) -> None
         time.sleep(0.1)
     # What is in words is recorded by the table, which keeps it; nothing is recorded twice.
     assert [event["field"] for event in events] == [
-        "column.a.comment", "comment", "owner", "tags", "freshness_seconds",
-        "columns.a.sensitivity", "columns.Bé.tags", "comment", "owner", "freshness_seconds",
+        "a", "description", "owner", "tags", "freshness_seconds", "a.sensitivity", "Bé.tags",
+        "description", "owner", "freshness_seconds",
     ]  # fmt: skip
     told = {event["field"]: event for event in reversed(events)}
     assert [json.loads(told["tags"][part]) for part in ("old", "new")] == [[], ["gold ⭐", "x"]]
