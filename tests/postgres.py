@@ -38,15 +38,39 @@ class Postgres:
             connection.execute(f"CREATE DATABASE {name}".encode())
         return f"postgresql+psycopg://lake:{_ENCODED}@127.0.0.1:{self.port}/{name}"
 
+    def dsn(self, database: str, user: str = "lake", password: str = _ENCODED) -> str:
+        """A URL of one of its databases, as libpq wants it."""
+        return f"postgresql://{user}:{password}@127.0.0.1:{self.port}/{database}"
+
+    def halt(self) -> None:
+        """End it as a crash would; its files stay."""
+        self._control("-m", "immediate", "stop")
+
+    def start(self) -> None:
+        """Start it again, on the same port."""
+        self._control("-l", str(self.directory / "log"), "-o", _server(self.port), "start")
+
+    def restart(self) -> None:
+        """Crash it and start it again."""
+        self.halt()
+        self.start()
+
     def stop(self) -> None:
         """End it and remove its files."""
+        self.halt()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _control(self, *arguments: str) -> None:
         subprocess.run(
-            [self.control, "-D", str(self.directory / "data"), "-m", "immediate", "-w", "stop"],
+            [self.control, "-D", str(self.directory / "data"), "-w", *arguments],
             check=True,
             stdout=subprocess.DEVNULL,
             **self.options,
         )
-        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _server(port: int) -> str:
+    return f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off"
 
 
 def start_postgres() -> Postgres:
@@ -67,8 +91,7 @@ def start_postgres() -> Postgres:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     first = f"--auth=scram-sha-256 --username=lake --pwfile={directory}/password --encoding=UTF8 --no-sync"
-    server = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off"
     command = [control, "-D", f"{directory}/data", "-l", f"{directory}/log", "-w"]
-    for more in (["-o", first, "initdb"], ["-o", server, "start"]):
+    for more in (["-o", first, "initdb"], ["-o", _server(port), "start"]):
         subprocess.run([*command, *more], check=True, stdout=subprocess.DEVNULL, **options)
     return Postgres(directory, port, control, options)
