@@ -8,6 +8,16 @@
 from lakehouse_client.client import DEFAULT_URI, Client, Flight, connect
 from lakehouse_client.errors import LakehouseClientError
 from lakehouse_client.messages import OnProgress
+from lakehouse_client.objects import StoredObject
 from lakehouse_client.result import Result
 
-__all__ = ["DEFAULT_URI", "Client", "Flight", "LakehouseClientError", "OnProgress", "Result", "connect"]
+__all__ = [
+    "DEFAULT_URI",
+    "Client",
+    "Flight",
+    "LakehouseClientError",
+    "OnProgress",
+    "Result",
+    "StoredObject",
+    "connect",
+]

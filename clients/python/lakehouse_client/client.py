@@ -13,12 +13,14 @@ import adbc_driver_flightsql.dbapi as adbc
 import pyarrow as pa
 import pyarrow.flight as flight
 
+from lakehouse_client import objects
 from lakehouse_client.actions import Actions
 from lakehouse_client.blocking import interruptible
 from lakehouse_client.channel import Access, Channel, Pem, open_channel
 from lakehouse_client.data_frames import to_record_batches
 from lakehouse_client.errors import LakehouseClientError, client_errors
 from lakehouse_client.messages import OnProgress, decode, encode
+from lakehouse_client.objects import Source, StoredObject, Target
 from lakehouse_client.result import Result
 
 DEFAULT_URI = "grpc://127.0.0.1:31337"
@@ -281,6 +283,65 @@ class Client:
                 for reader in readers:
                     reader.cancel()
                 raise
+
+    # -- objects ------------------------------------------------------------------------------------
+
+    def put_object(
+        self,
+        bucket: str,
+        key: str,
+        source: Source,
+        *,
+        if_absent: bool = False,
+        sha256: str | None = None,
+        content_type: str | None = None,
+    ) -> StoredObject:
+        """Put an object into a bucket, whole or not at all; it is sent in pieces, however large it is.
+
+        Args:
+            bucket: The bucket.
+            key: The object's key.
+            source: Bytes, the path of a file, or a file that is open for reading bytes.
+            if_absent: Fail if there is an object of that key.
+            sha256: Fail unless this is the hash of what arrives.
+            content_type: Media type, which only buckets of S3 stores keep.
+
+        Raises:
+            LakehouseClientError: The server refused; nothing was stored.
+            OSError: The file cannot be read; nothing was stored.
+        """
+        wish = {"if_absent": if_absent, "sha256": sha256, "content_type": content_type}
+        return objects.put(self._channel, bucket, key, source, {k: v for k, v in wish.items() if v})
+
+    def get_object(self, bucket: str, key: str, target: Target, *, verify: bool = False) -> StoredObject:
+        """Read an object into a file, in pieces, however large it is.
+
+        Args:
+            bucket: The bucket.
+            key: The object's key.
+            target: The path of a file, which is replaced when all has come, or a file that is open for
+                writing bytes.
+            verify: Have the content hashed at both ends and compared.
+
+        Raises:
+            LakehouseClientError: There is no such object, or it came spoiled.
+            OSError: The file cannot be written.
+        """
+        return objects.get(self._channel, bucket, key, target, verify=verify)
+
+    def read_object(self, bucket: str, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        """The content of an object, or a part of it.
+
+        Args:
+            bucket: The bucket.
+            key: The object's key.
+            offset: The first byte.
+            length: How many bytes, all the rest when left out.
+
+        Raises:
+            LakehouseClientError: There is no such object.
+        """
+        return objects.read(self._channel, bucket, key, offset, length)
 
     # -- actions ------------------------------------------------------------------------------------
 
