@@ -69,7 +69,7 @@ class Recording:
         record = self.record
         elapsed_s = self._ctx.lakehouse.clock.monotonic() - self._began_s
         record.plan_s += max(0.0, elapsed_s - record.queue_s - record.run_s)
-        _note_rescue(record)
+        record.note_rescue()
         if error is not None or not self.goes_on:
             self._ctx.lakehouse.engine.running.end(record, error)
 
@@ -217,13 +217,6 @@ def _again(ctx: CallContext, handle: StatementHandle) -> StatementRecord:
     return record
 
 
-def _note_rescue(record: StatementRecord) -> None:
-    """Record from which buckets' copies a statement has read, if any."""
-    used = rescue.used()
-    if used:
-        record.rescue_used = tuple(sorted({*record.rescue_used, *used}))
-
-
 def _nothing() -> None:
     return None
 
@@ -289,7 +282,6 @@ class RecordedStream:
         if self._stream is not None:
             self._stream.close()
         on_end()
-        _note_rescue(self._record)
         self._engine.running.end(self._record, error)
 
     def __del__(self) -> None:

@@ -12,7 +12,14 @@ from typing import Literal
 
 from pydantic import Field
 
-from flight_server.actions.registry import ActionSpec, Permission, Progress, Request, Response
+from flight_server.actions.registry import (
+    ActionSpec,
+    Permission,
+    Progress,
+    ReadingResponse,
+    Request,
+    Response,
+)
 from flight_server.context import CallContext
 from lakehouse.access.guarded_objects import GuardedObjects, Place
 from lakehouse.errors import InvalidRequest, LimitExceeded
@@ -34,7 +41,7 @@ class HeadRequest(ObjectRequest):
     """The object to look at."""
 
 
-class ObjectResponse(Response):
+class ObjectResponse(ReadingResponse):
     """What is known of an object."""
 
     bucket: str
@@ -84,7 +91,7 @@ class GetRequest(ObjectRequest):
     )
 
 
-class GetResponse(Response):
+class GetResponse(ReadingResponse):
     """The content, if it is small enough for an answer; else only where it is to be had."""
 
     size: int = Field(description="of the whole object")

@@ -21,6 +21,7 @@ from lakehouse.errors import (
     NotSupported,
     ObjectNotFound,
     PermissionDenied,
+    StorageError,
 )
 from lakehouse.journal.change_event import ChangeEvent, ChangeRecorder
 from lakehouse.storage import Bucket, ObjectDetails
@@ -226,10 +227,18 @@ class GuardedObjects:
     def details(self, place: Place) -> ObjectDetails:
         """What is known of an object that may be read; among its attributes its hash, if that is known.
 
+        While its bucket cannot be asked, that is its copy in the rescue bucket. One that is not there is not
+        looked for elsewhere: it may have been deleted.
+
         Raises:
             ObjectNotFound: There is none.
         """
-        found = place.bucket.details(place.key)
+        try:
+            found = place.bucket.details(place.key)
+        except ObjectNotFound:
+            raise
+        except StorageError as error:
+            found = place.bucket.rescued("head", place.key, error, lambda copies: copies.details(place.key))
         sha256 = self._objects.hashes.of(place, found.e_tag)
         return replace(found, attributes={**found.attributes, HASH_ATTRIBUTE: sha256}) if sha256 else found
 
@@ -264,7 +273,8 @@ class GuardedObjects:
 
     def download(self, place: Place, found: ObjectDetails, start: int, end: int) -> ObjectDownload:
         """Some bytes of an object that was looked up."""
-        return ObjectDownload(place.bucket, found, start, end)
+        copies = place.bucket.copies if found.is_rescued else None
+        return ObjectDownload(copies or place.bucket, found, start, end)
 
     def upload(self, place: Place, options: PutOptions) -> ObjectUpload:
         """Begin to put an object."""

@@ -26,6 +26,7 @@ from lakehouse.errors import (
     StatementCancelled,
     StatementTimeout,
 )
+from lakehouse.storage.rescue import used
 
 log = structlog.get_logger(__name__)
 
@@ -96,6 +97,12 @@ class StatementRecord:
     profile: dict[str, Any] | None = None
     stop: LakehouseError | None = None
     began_s: float | None = None
+
+    def note_rescue(self) -> None:
+        """Note from which buckets' copies this call has read for the statement, if any."""
+        found = used()
+        if found:
+            self.rescue_used = tuple(sorted({*self.rescue_used, *found}))
 
     def check_stop(self) -> None:
         """Raise the reason why the statement has to stop, if it has to."""
@@ -279,6 +286,7 @@ class RunningStatements:
         """
         if self._records.pop(record.id, None) is None:
             return
+        record.note_rescue()
         if error is None:
             record.state = StatementState.FINISHED
         else:

@@ -118,9 +118,13 @@ class StoredObject:
 
 @dataclass(frozen=True, slots=True)
 class ObjectDetails(StoredObject):
-    """An object that was looked up, with what the store keeps beside its content."""
+    """An object that was looked up, with what the store keeps beside its content.
+
+    ``is_rescued`` is set where it is the copy of an object in the rescue bucket.
+    """
 
     attributes: Mapping[str, str] = field(default_factory=dict)
+    is_rescued: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -635,6 +639,7 @@ class Bucket:
         """
         with self.operation("head", key, "looked up"):
             if self._root is not None and not (self._root / key).is_file():
+                self._check_root()
                 raise ObjectNotFound(f"object '{key}' of bucket '{self.name}' does not exist")
             answer = obstore.get(self._store, key, options={"head": True})
             found, attributes = answer.meta, answer.attributes
@@ -677,6 +682,7 @@ class Bucket:
             ObjectAlreadyExists: There is one.
         """
         with self.operation("put_new" if create else "put", key, "written"):
+            self._check_root()
             told = obstore.put(
                 self._store,
                 key,
@@ -723,6 +729,7 @@ class Bucket:
             ObjectNotFound: There is nothing to copy.
         """
         with self.operation("copy", target, "copied"):
+            self._check_root()
             obstore.copy(self._store, source, target, overwrite=not create)
 
     def objects_after(self, prefix: str, after: str) -> Iterator[Sequence[StoredObject]]:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from lakehouse.errors import InternalError
-from lakehouse.storage.bucket import Bucket, ObjectWriter, Range, StoredObject
+from lakehouse.storage.bucket import Bucket, ObjectDetails, ObjectWriter, Range, StoredObject
 
 
 class RescueCopies(Bucket):
@@ -53,6 +53,14 @@ class RescueCopies(Bucket):
     def look_up(self, key: str) -> StoredObject:
         """What the rescue bucket knows of a copy. See ``Bucket``."""
         return replace(self._rescue.look_up(self._below + key), key=key)
+
+    def details(self, key: str) -> ObjectDetails:
+        """All that the rescue bucket knows of a copy. See ``Bucket``."""
+        return replace(self._rescue.details(self._below + key), key=key, is_rescued=True)
+
+    def read(self, key: str, start: int, end: int, e_tag: str) -> memoryview:
+        """Some bytes of a copy. See ``Bucket``."""
+        return self._rescue.read(self._below + key, start, end, e_tag)
 
     def directories(self, prefix: str) -> list[str]:
         """The segments that follow a prefix. See ``Bucket``."""

@@ -11,7 +11,7 @@ Nothing is ever deleted. What is there already is not copied again, so it can be
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -24,7 +24,8 @@ _SLOT = re.compile(r"(.*)/v(\d+)\.metadata\.json")
 _HINT = "version-hint.text"
 _UNCHANGING = (".parquet", ".avro", ".puffin", ".metadata.json")
 # Kinds of objects in the order in which they are copied; later ones refer to earlier ones.
-_DATA, _MANIFESTS, _LISTS, _VERSIONS, _FORMER, _HINTS = range(6)
+_DATA, _MANIFESTS, _LISTS, _NEWEST, _VERSIONS, _FORMER, _HINTS = range(7)
+_ROUNDS = range(7)
 _PROBES = "_probe/"
 _SMALL_BYTES = 8 * 1024 * 1024
 _AT_ONCE = 8
@@ -73,11 +74,11 @@ def fill(source: Bucket, rescue: Bucket, prefix: str = "") -> Iterator[Filled]:
     yield filled
     copying = _Copying(source, rescue, newest, filled)
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="rescue-copy") as pool:
-        for kind in (_DATA, _MANIFESTS, _LISTS, _VERSIONS, _FORMER, _HINTS):
+        for kind in _ROUNDS:
             wanted = (found for found in source.objects(prefix) if kind in _kinds(found.key))
             while chunk := list(islice(wanted, _CHUNK)):
                 copying.copy(kind, chunk, pool)
-                if kind != _FORMER:
+                if kind not in (_NEWEST, _FORMER):
                     filled.seen = min(filled.seen + len(chunk), filled.total)
                 yield filled
 
@@ -88,7 +89,7 @@ def _kinds(key: str) -> tuple[int, ...]:
     if key.startswith(_PROBES):
         return ()
     if name.endswith(".metadata.json"):
-        return (_VERSIONS, _FORMER)
+        return (_NEWEST, _VERSIONS, _FORMER)
     if name == _HINT:
         return (_HINTS,)
     if name.endswith(".avro"):
@@ -119,11 +120,13 @@ class _Copying:
         if slot and int(slot[2]) > self.newest.get(slot[1], 0):
             self.filled.later += kind == _VERSIONS
             return False
+        if kind == _NEWEST and (slot is None or int(slot[2]) != self.newest[slot[1]]):
+            return False
         try:
             copy = self.rescue.look_up(self._copy_of(found.key))
         except ObjectNotFound:
             return kind != _FORMER
-        if kind in (_VERSIONS, _FORMER):
+        if kind in (_NEWEST, _VERSIONS, _FORMER):
             # Of an old version that was given up the content goes last: a hint may still lead to it.
             return kind == _FORMER and copy.size_bytes != found.size_bytes
         if kind == _HINTS:
@@ -135,23 +138,35 @@ class _Copying:
         target = self._copy_of(found.key)
         try:
             content = self.source.get(found.key)
+            attributes = self._attributes(found)
         except ObjectNotFound:
             return False
         if kind == _HINTS:
             content = self._hint(found.key, content)
             if self.rescue.exists(target) and self.rescue.get(target) == content:
                 return False
-        self.rescue.put(target, content)
+        if attributes:
+            self.rescue.put_once(target, content, attributes, create=False)
+        else:
+            self.rescue.put(target, content)
         return True
 
     def _copy_large(self, found: StoredObject) -> bool:
         try:
-            with self.rescue.open_writer(self._copy_of(found.key)) as writer:
+            with self.rescue.open_writer(self._copy_of(found.key), self._attributes(found)) as writer:
                 for piece in self.source.pieces(found.key):
                     writer.write(piece)
         except ObjectNotFound:
             return False
         return True
+
+    def _attributes(self, found: StoredObject) -> Mapping[str, str] | None:
+        """What the store keeps beside an object that a client has put."""
+        if found.key.endswith(_UNCHANGING) or not (
+            self.source.keeps_attributes and self.rescue.keeps_attributes
+        ):
+            return None
+        return self.source.details(found.key).attributes
 
     def _hint(self, key: str, content: bytes) -> bytes:
         """The hint for the newest version that was copied."""

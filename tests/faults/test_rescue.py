@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import adbc_driver_flightsql.dbapi as adbc
+import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
 from conftest import Server, start_server
@@ -281,6 +282,38 @@ def test_objects_that_are_missing_are_read_from_their_copies(pair: Pair, s3: S3)
     assert {e["detail"] for e in rescued} == {"read in bucket 'copies'"}
     with pytest.raises(adbc.Error, match="NOT_FOUND"):
         run(pair.reader, "SELECT * FROM never_there")
+
+
+def test_objects_of_clients_are_read_from_copies_while_their_bucket_is_down(
+    pair: Pair, proxy: S3Proxy
+) -> None:
+    put = {"bucket": "primary", "key": "papers/größe.txt", "content": "aGVsbG8="}
+    call(pair.maker, "objects.put", **put, content_type="text/plain")
+    call(pair.maker, "objects.put", **{**put, "key": "papers/deleted.txt"})
+    call(pair.maker, "storage.rescue.copy", prefix="papers")
+    call(pair.maker, "objects.delete", bucket="primary", key="papers/deleted.txt")
+    where = {"bucket": "primary", "key": put["key"]}
+    there = call(pair.reader, "objects.get", **where)
+    assert (there["content"], there["rescue_used"]) == (put["content"], [])
+    FAULTS["503"].begin(proxy)
+    for action in ("get", "head"):
+        found = call(pair.reader, f"objects.{action}", **where)
+        assert (found["size"], found["rescue_used"]) == (5, ["primary"])
+    trailers = Trailers()
+    with flight.connect(pair.reader.uri, middleware=[trailers]) as client:
+        info = client.get_flight_info(flight.FlightDescriptor.for_path("primary", put["key"]))
+        assert json.loads(info.app_metadata)["rescue_used"] == ["primary"]
+        content = client.do_get(info.endpoints[0].ticket).read_all().column(0).to_pylist()
+    assert b"".join(content) == b"hello"
+    assert trailers.found == ["primary", "primary"]
+    for action, more in (("put", {"content": "bm8="}), ("copy", {"to_key": "papers/b"}), ("delete", {})):
+        with pytest.raises(flight.FlightUnavailableError, match="STORAGE_UNAVAILABLE"):
+            call(pair.reader, f"objects.{action}", **where, **more)
+    heal(proxy)
+    assert call(pair.reader, "storage.health")["healthy"]
+    assert call(pair.reader, "objects.get", **where) == there
+    with pytest.raises(pa.ArrowException, match="OBJECT_NOT_FOUND"):
+        call(pair.reader, "objects.get", bucket="primary", key="papers/deleted.txt")
 
 
 def test_with_both_buckets_gone_the_cause_is_that_of_the_first(pair: Pair, proxy: S3Proxy) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from lakehouse.engine.running import CallWatch
 from lakehouse.errors import InvalidRequest, StorageError
 from lakehouse.runtime import Lakehouse
 from lakehouse.storage import Bucket, ObjectWriter
-from lakehouse.storage.bucket import _UPLOAD_PART_BYTES
+from lakehouse.storage.bucket import UPLOAD_PART_BYTES
 from lakehouse.storage.local import open_local_bucket
 from lakehouse.storage.rescue_copies import RescueCopies
 from lakehouse.storage.rescue_fill import Filled, fill
@@ -36,9 +36,9 @@ class Breaking(Bucket):
         self._count(key)
         super().put(key, content, durable)
 
-    def open_writer(self, key: str) -> ObjectWriter:
+    def open_writer(self, key: str, attributes: Mapping[str, str] | None = None) -> ObjectWriter:
         self._count(key)
-        return super().open_writer(key)
+        return super().open_writer(key, attributes)
 
     def _count(self, key: str) -> None:
         if not self.left:
@@ -68,7 +68,7 @@ def lake(tmp_path: Path) -> Iterator[Lakehouse]:
         "DROP TABLE gone",
         "CREATE TABLE large AS SELECT 1 AS n",
     )
-    large = bytes(range(256)) * (_UPLOAD_PART_BYTES // 100)
+    large = bytes(range(256)) * (UPLOAD_PART_BYTES // 100)
     opened.bucket.put(f"{WAREHOUSE}/files/large.bin", large)
     opened.bucket.put("_probe/left", b"first")
     yield opened

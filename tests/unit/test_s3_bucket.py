@@ -20,6 +20,7 @@ from lakehouse.clock import FixedClock
 from lakehouse.config import BucketSettings, SecretRef, Settings
 from lakehouse.errors import ConfigError, LakehouseError, ObjectAlreadyExists, ObjectNotFound, StorageError
 from lakehouse.storage import BreakerState, Bucket, Buckets, ObjectCache, open_bucket
+from lakehouse.storage.rescue_fill import fill
 
 
 @pytest.fixture(scope="module")
@@ -297,3 +298,16 @@ def test_credentials_come_from_a_directory_that_is_replaced_as_a_whole(
             with pytest.raises(StorageError, match="credentials"):
                 bucket.get("x")
     assert bucket.get("x") == b"1"
+
+
+def test_what_a_store_keeps_beside_an_object_is_kept_of_its_copy(s3: S3) -> None:
+    source, rescue = open_bucket(s3.settings()), open_bucket(s3.settings(name="rescue"))
+    source.put_once("a", b"1", {"Content-Type": "text/plain", "sha256": "0" * 64}, create=True)
+    large = os.urandom(9_000_000)
+    with source.open_writer("b", {"Content-Type": "image/png"}) as file:
+        file.write(large)
+    *_, filled = fill(source, rescue)
+    assert (filled.total, filled.copied, filled.copied_bytes) == (2, 2, 1 + len(large))
+    for key in ("a", "b"):
+        assert rescue.details(f"primary/{key}").attributes == source.details(key).attributes
+    assert rescue.get("primary/b") == large

@@ -778,6 +778,7 @@ class GetResponse:
     sha256: str | None
     path: list[str]
     ticket: str
+    rescue_used: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -799,6 +800,7 @@ class ObjectResponse:
     e_tag: str | None
     content_type: str | None
     sha256: str | None
+    rescue_used: list[str]
 
 
 @dataclass(frozen=True, slots=True)
