@@ -197,6 +197,17 @@ class CommitConflict(LakehouseError):
     kind = ErrorKind.CONFLICT
 
 
+class AlreadyIngested(LakehouseError):
+    """The rows of an ingest are in the table already; ``snapshot_id`` brought them."""
+
+    code = "ALREADY_INGESTED"
+    kind = ErrorKind.ALREADY_EXISTS
+
+    def __init__(self, message: str, snapshot_id: int) -> None:
+        super().__init__(message, "nothing has to be done")
+        self.snapshot_id = snapshot_id
+
+
 class CommitStateUnknown(LakehouseError):
     """It could not be established whether the commit took place."""
 
@@ -346,4 +357,11 @@ class SessionNotFound(LakehouseError):
     """No open session of that id."""
 
     code = "SESSION_NOT_FOUND"
+    kind = ErrorKind.NOT_FOUND
+
+
+class RunNotFound(LakehouseError):
+    """No run of that id."""
+
+    code = "RUN_NOT_FOUND"
     kind = ErrorKind.NOT_FOUND

@@ -26,6 +26,7 @@ from lakehouse.catalog.catalog import Catalog
 from lakehouse.catalog.change_events import Change, Share, Told, events_of, origin_properties
 from lakehouse.catalog.iceberg_catalog import IcebergCatalog
 from lakehouse.catalog.iceberg_errors import iceberg_errors
+from lakehouse.catalog.ingest_mark import IngestMark, marked_snapshot
 from lakehouse.catalog.metadata_update import updated_metadata
 from lakehouse.catalog.names import check_name
 from lakehouse.catalog.observer import RowSource, current_source
@@ -50,6 +51,7 @@ from lakehouse.catalog.table_definition import (
     sort_updates,
 )
 from lakehouse.errors import (
+    AlreadyIngested,
     CommitConflict,
     CommitStateUnknown,
     InvalidRequest,
@@ -146,6 +148,7 @@ class StagedWrite:
         shares: Who brought the rows.
         row_events: What becomes of single rows by it.
         sources: Where the rows come from, as far as somebody said.
+        mark: The ingest that this is part of, which must not be in the table yet.
     """
 
     target: TableName
@@ -167,6 +170,7 @@ class StagedWrite:
     shares: tuple[Share, ...] = ()
     row_events: tuple[ChangeEvent, ...] = ()
     sources: tuple[RowSource, ...] = field(default_factory=current_source)
+    mark: IngestMark | None = None
 
     def after(self, earlier: StagedWrite | None) -> StagedWrite:
         """This write with what is to be told of the earlier one of the same transaction."""
@@ -365,6 +369,7 @@ def commit(catalog: Catalog, staged: StagedWrite, ready: Ready | None = None) ->
         TableAlreadyExists: Somebody else created the table first.
         TableNotFound, SchemaNotFound: It was dropped meanwhile.
         CommitConflict: Its columns were changed meanwhile, or others were faster again and again.
+        AlreadyIngested: The same ingest is in the table already.
         CommitStateUnknown: It could not be found out whether the commit took place; the files are kept.
     """
     lake = writable(catalog)
@@ -609,6 +614,8 @@ def _rows(staged: StagedWrite) -> NewSnapshot | None:
         COMMIT_ID_PROPERTY: staged.commit_id,
         **origin_properties(staged.shares, len(staged.row_events)),
     }
+    if staged.mark is not None:
+        properties |= staged.mark.properties
     removed = frozenset(file.uri for file in staged.removed)
     replaces_all = staged.mode is WriteMode.REPLACE
     return NewSnapshot(
@@ -655,6 +662,8 @@ def _change(
         now = transaction.table_metadata
         if now.snapshot_by_id(staged.snapshot_id) is not None:
             return None  # it was committed before
+        if staged.mark is not None:
+            _check_mark(staged.mark, now, staged)
         if (now.table_uuid, now.current_schema_id) != (base.metadata.table_uuid, base.schema_id):
             raise CommitConflict(
                 f"the columns of table '{staged.target}' were changed by another writer at the same time; "
@@ -687,6 +696,17 @@ def _change(
     if staged.mode is WriteMode.REPLACE or staged.data_files or staged.removed:
         schema, table = staged.target.schema, staged.target.table
         change_table(catalog.objects, schema, table, build, promise, known, ready, told)
+
+
+def _check_mark(mark: IngestMark, now: TableMetadata, staged: StagedWrite) -> None:
+    """Make sure that the rows of an ingest are not in a table already.
+
+    Raises:
+        AlreadyIngested: They are.
+    """
+    snapshot_id = marked_snapshot(now, mark.key, only_last=staged.mode is WriteMode.REPLACE)
+    if snapshot_id is not None:
+        raise AlreadyIngested(f"the same rows are in table '{staged.target}' already", snapshot_id)
 
 
 def _stage_replacement(transaction: Transaction, base: Table, staged: StagedWrite) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from lakehouse.catalog import Catalog, Catalogs, Table
 from lakehouse.catalog.commit import writable
+from lakehouse.catalog.ingest_mark import IngestMark
 from lakehouse.errors import (
     CommitStateUnknown,
     NotSupported,
@@ -42,7 +43,7 @@ class Transaction:
     """One open transaction of a session. Not to be used by two statements at once: take ``lock``.
 
     Reads see the snapshot that the transaction first saw of each table, plus its own staged writes.
-    Commit makes all of its changes take place, or none.
+    Commit makes all of its changes take place, or none. With a ``mark`` they are those of an ingest.
     """
 
     id: str
@@ -54,6 +55,7 @@ class Transaction:
     created_schemas: list[tuple[str, str]] = field(default_factory=list)
     cursor: PooledCursor | None = None
     open: bool = True
+    mark: IngestMark | None = None
 
     def __post_init__(self) -> None:
         _live[id(self)] = self
@@ -163,7 +165,7 @@ class Transaction:
             self.cursor.connection.execute(how).fetchall()
 
     def _publish(self) -> None:
-        writes = list(self.writes.values())
+        writes = [replace(staged, mark=self.mark) for staged in self.writes.values()]
         drops = [name for name in self.drops if name not in self.writes]
         if len(writes) + len(drops) > 1:
             # All of one catalog, or they would not have been accepted.

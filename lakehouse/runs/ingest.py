@@ -1,0 +1,572 @@
+"""Ingests: a source's rows into a table, all in one commit, exactly once, with an account of each row.
+
+A run is what any client could do, done inside: a session of the caller's, in it a transaction, into which the
+rows are loaded, and beside them those that were rejected. The commit makes both visible, or neither. What it
+leaves in the snapshot tells that these rows are there (``catalog/ingest_mark.py``), so that the same ingest,
+made again or made twice at once, finds that there is nothing to be done.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import hashlib
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+import pyarrow as pa
+import structlog
+
+from lakehouse.access.principal import Principal
+from lakehouse.catalog import Table
+from lakehouse.catalog.ingest_mark import IngestMark, marked_snapshot, snapshot_of_run
+from lakehouse.catalog.names import fold
+from lakehouse.clock import Clock
+from lakehouse.engine.changes import Scope
+from lakehouse.engine.engine import Engine
+from lakehouse.engine.running import CallWatch
+from lakehouse.engine.session import Session
+from lakehouse.engine.transaction import Transaction
+from lakehouse.errors import (
+    AlreadyIngested,
+    InternalError,
+    InvalidRequest,
+    LakehouseError,
+    LimitExceeded,
+    SchemaNotFound,
+    ShuttingDown,
+    StatementCancelled,
+    StorageError,
+    TableAlreadyExists,
+    TableNotFound,
+)
+from lakehouse.ingest import WriteMode
+from lakehouse.ingest.sources.source import Inspection, OnError, Progress, Source
+from lakehouse.journal.change_event import Origin, acting
+from lakehouse.runs.fitting import Evolve, fitted, stated
+from lakehouse.runs.record import RunColumn, RunRecord, RunState
+from lakehouse.runs.rejects import REJECTS_SCHEMA, Rejects
+from lakehouse.runs.store import RunStore
+from lakehouse.types import TableName, quote
+
+__all__ = ["Evolve", "IngestMode", "IngestRequest", "Ingests"]
+
+_BEAT_S = 5.0
+_INCOMING = "incoming_rows"
+_REJECTS = "_rejects"
+_log = structlog.get_logger()
+
+
+class IngestMode(StrEnum):
+    """What is to become of the table."""
+
+    CREATE = "create"
+    APPEND = "append"
+    """Rows are added; the table is made where there is none."""
+    REPLACE = "replace"
+    UPSERT = "upsert"
+    """Rows with a key that is there take the place of those; others are added."""
+
+
+_MODES = {
+    IngestMode.CREATE: WriteMode.CREATE,
+    IngestMode.APPEND: WriteMode.CREATE_APPEND,
+    IngestMode.REPLACE: WriteMode.REPLACE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class IngestRequest:
+    """What an ingest is to do.
+
+    Attributes:
+        table: Where the rows go.
+        mode: What is to become of the table.
+        on_error: What becomes of rows that do not fit.
+        keys: The columns that tell rows apart, for ``upsert``; the table's primary key when left out.
+        types: Types of columns that are not to be inferred, by name.
+        evolve: How the table may change.
+        key: Runs with the same key bring the same rows, and only the first of them does anything; None takes
+            the content of the source, and with an empty one every run brings its rows.
+    """
+
+    table: TableName
+    mode: IngestMode = IngestMode.APPEND
+    on_error: OnError = OnError.FAIL
+    keys: tuple[str, ...] = ()
+    types: Mapping[str, pa.DataType] = field(default_factory=dict)
+    evolve: Evolve = Evolve.ADD
+    key: str | None = None
+
+
+class Ingests:
+    """Runs ingests, some of them in the background. Safe to use from several threads.
+
+    Args:
+        engine: What they are run with.
+        store: Where records of runs are kept.
+        clock: Source of time and ids.
+        most_at_once: How many run in the background at a time.
+        most_waiting: How many may wait for that.
+    """
+
+    def __init__(
+        self, engine: Engine, store: RunStore, clock: Clock, most_at_once: int = 2, most_waiting: int = 100
+    ) -> None:
+        self.store = store
+        self._engine = engine
+        self._clock = clock
+        self._most = most_at_once + most_waiting
+        self._workers = ThreadPoolExecutor(most_at_once, "ingest")
+        self._active: dict[str, _Run] = {}
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._beat: threading.Thread | None = None
+
+    def run(
+        self,
+        request: IngestRequest,
+        source: Source,
+        principal: Principal,
+        cancelled: Callable[[], bool],
+        progress: Progress,
+    ) -> RunRecord:
+        """Do an ingest now; gives what came of it. The source is closed in any case.
+
+        Raises:
+            LakehouseError: It failed, and nothing of it is in the table; the record of the run says the same.
+        """
+        run = self._register(request, source, principal, cancelled, progress)
+        return self._do(run)
+
+    def start(self, request: IngestRequest, source: Source, principal: Principal) -> RunRecord:
+        """Do an ingest in the background; gives its record as it is now. The source is closed in any case.
+
+        Raises:
+            LimitExceeded: Too many wait already.
+        """
+        run = self._register(request, source, principal, lambda: False, _silent)
+        context = contextvars.copy_context()
+
+        def work() -> None:
+            with suppress(LakehouseError):  # it is in the record
+                context.run(self._do, run)
+
+        try:
+            self._workers.submit(work)
+        except RuntimeError:
+            self._forget(run)
+            source.close()
+            raise ShuttingDown("the server is shutting down") from None
+        return run.record
+
+    def status(self, run_id: str) -> RunRecord:
+        """What is known of a run of any server.
+
+        Raises:
+            RunNotFound: There is none of that id.
+        """
+        run = self._active.get(run_id)
+        return self.store.get(run_id) if run is None else run.record
+
+    def newest(self) -> Iterator[RunRecord]:
+        """The runs of all servers, the newest first."""
+        for record in self.store.newest():
+            run = self._active.get(record.id)
+            yield record if run is None else run.record
+
+    def cancel(self, run_id: str) -> RunRecord:
+        """Ask a run of any server to stop; gives it as it is now. One that is over stays as it is.
+
+        Raises:
+            RunNotFound: There is none of that id.
+        """
+        run = self._active.get(run_id)
+        if run is not None:
+            run.stop.set()
+            return run.record
+        found = self.store.get(run_id)
+        if not found.state.is_over:
+            self.store.ask_to_stop(run_id)
+        return found
+
+    def close(self) -> None:
+        """Stop what runs."""
+        self._stop.set()
+        for run in list(self._active.values()):
+            run.stop.set()
+        self._workers.shutdown(wait=True, cancel_futures=True)
+        for run in list(self._active.values()):
+            run.give_up()
+            self._forget(run)
+
+    # -- the registry ---------------------------------------------------------------------------------
+
+    def _register(
+        self,
+        request: IngestRequest,
+        source: Source,
+        principal: Principal,
+        cancelled: Callable[[], bool],
+        progress: Progress,
+    ) -> _Run:
+        now = self._clock.now()
+        record = RunRecord(
+            id=self.store.new_id(),
+            state=RunState.QUEUED,
+            table=str(request.table),
+            mode=request.mode.value,
+            system=source.system,
+            source=source.described,
+            principal=principal.name,
+            started_at=now,
+            seen_at=now,
+        )
+        run = _Run(
+            self._engine, self.store, self._clock, request, source, principal, cancelled, progress, record
+        )
+        with self._lock:
+            if len(self._active) >= self._most:
+                source.close()
+                raise LimitExceeded(f"{len(self._active)} ingests are running or waiting", "try again later")
+            self._active[record.id] = run
+            if self._beat is None:
+                self._beat = threading.Thread(target=self._keep_beating, name="ingest-beat", daemon=True)
+                self._beat.start()
+        try:
+            self.store.put(record)
+        except BaseException:
+            self._forget(run)
+            source.close()
+            raise
+        return run
+
+    def _do(self, run: _Run) -> RunRecord:
+        try:
+            return run.execute()
+        finally:
+            self._forget(run)
+
+    def _forget(self, run: _Run) -> None:
+        with self._lock:
+            self._active.pop(run.record.id, None)
+
+    def _keep_beating(self) -> None:
+        while not self._stop.wait(_BEAT_S):
+            for run in list(self._active.values()):
+                try:
+                    run.beat()
+                except Exception as error:  # noqa: BLE001 - the next one comes soon
+                    _log.warning("ingest_record_not_written", run=run.record.id, reason=str(error))
+
+
+class _Run:
+    """One ingest from its beginning to its end."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        store: RunStore,
+        clock: Clock,
+        request: IngestRequest,
+        source: Source,
+        principal: Principal,
+        cancelled: Callable[[], bool],
+        progress: Progress,
+        record: RunRecord,
+    ) -> None:
+        self._engine = engine
+        self._store = store
+        self._clock = clock
+        self._request = request
+        self._source = source
+        self._principal = principal
+        self._caller_cancelled = cancelled
+        self._tell = progress
+        self._lock = threading.Lock()
+        self._rejects = Rejects(record.id)
+        self.record = record
+        self.stop = threading.Event()
+
+    def execute(self) -> RunRecord:
+        """Do it; gives the record of its end.
+
+        Raises:
+            LakehouseError: It failed, or was cancelled.
+        """
+        session = self._engine.new_session(self.record.id, {}, self._principal)
+        try:
+            with acting(Origin(actor=self._principal.name, source="ingest")):
+                self._note(state=RunState.RUNNING)
+                self._ingest(session)
+        except AlreadyIngested as error:
+            self._end(RunState.REPEATED, message=error.message, snapshot_id=error.snapshot_id)
+        except BaseException as error:
+            told = error if isinstance(error, LakehouseError) else InternalError("the ingest failed")
+            state = RunState.CANCELLED if isinstance(told, StatementCancelled) else RunState.FAILED
+            self._end(state, message=str(told), error_code=told.code)
+            raise
+        finally:
+            self._rejects.close()
+            session.close()
+            self._source.close()
+        return self.record
+
+    def give_up(self) -> None:
+        """End a run that has not begun."""
+        self._source.close()
+        self._end(RunState.CANCELLED, message="the server was shut down before it began")
+
+    def beat(self) -> None:
+        """Say that it goes on, and stop it where another server was asked to.
+
+        Raises:
+            StorageError: It could not be said.
+        """
+        with self._lock:
+            if self.record.state.is_over:
+                return
+            self.record = self.record.model_copy(update={"seen_at": self._clock.now()})
+            self._store.put(self.record)
+        if self._store.is_to_stop(self.record.id):
+            self.stop.set()
+
+    # -- steps ----------------------------------------------------------------------------------------
+
+    def _ingest(self, session: Session) -> None:
+        request, target = self._request, self._request.table
+        lake = session.lakes.of(target.catalog)
+        lake.check_write(target.schema, target.table)
+        inspection = stated(self._source.inspect(self._cancelled, self._progress), request.types)
+        key = self._key(inspection)
+        table = self._existing(session)
+        if table is not None:
+            self._check_repeated(table, key)
+            if request.mode is not IngestMode.REPLACE:
+                fit = fitted(inspection, table, request.evolve)
+                inspection = fit.inspection
+                for alteration in fit.alterations:
+                    lake.alter_table(target.schema, target.table, alteration)
+        elif not lake.schema_exists(target.schema):
+            lake.create_schema(target.schema, if_not_exists=True)
+            self._engine.sync_schemas()
+        keys = self._keys(inspection, table)
+        if table is None:
+            inspection = _with_required(inspection, keys)
+        self._note_columns(inspection)
+        transaction = session.begin()
+        transaction.mark = IngestMark(self.record.id, key)
+        stored = self._load(session, transaction, inspection, keys, table)
+        rejects = self._load_rejects(session, transaction)
+        self._note(rows_stored=stored, rejects_table=rejects, message="committing")
+        try:
+            session.end(transaction, commit=True)
+        except TableAlreadyExists:
+            made_meanwhile = self._existing(session)
+            if made_meanwhile is not None:
+                self._check_repeated(made_meanwhile, key)
+            raise
+        made = lake.load(target.schema, target.table)
+        snapshot_id = snapshot_of_run(made.metadata, self.record.id)
+        if key:
+            self._store.note_key(made.uuid, key, self.record.id, snapshot_id)
+        if table is None:
+            self._explain(session, inspection, keys)
+        what = f"{stored} rows were stored" + (
+            f", {self._rejects.count} rejected" if self._rejects.count else ""
+        )
+        self._end(RunState.SUCCEEDED, message=what, snapshot_id=snapshot_id, progress=1.0)
+
+    def _existing(self, session: Session) -> Table | None:
+        target = self._request.table
+        lake = session.lakes.of(target.catalog)
+        lake.refresh(target.schema, target.table)
+        try:
+            return lake.load(target.schema, target.table)
+        except (TableNotFound, SchemaNotFound):
+            return None
+
+    def _key(self, inspection: Inspection) -> str:
+        said = self._request.key
+        text = inspection.identity if said is None else said
+        if not text:
+            return ""
+        key = hashlib.sha256(f"{'content' if said is None else 'said'}:{text}".encode()).hexdigest()[:32]
+        self._note(key=key)
+        return key
+
+    def _check_repeated(self, table: Table, key: str) -> None:
+        """Find out whether the rows are in the table already.
+
+        Raises:
+            AlreadyIngested: They are.
+        """
+        replaces = self._request.mode is IngestMode.REPLACE
+        found = marked_snapshot(table.metadata, key, only_last=replaces)
+        if found is None and key and not replaces:
+            noted = self._store.noted_key(table.uuid, key)
+            known = {snapshot.snapshot_id for snapshot in table.snapshots()}
+            # A snapshot that is there, but not among those that the table is made of, was rolled back.
+            found = noted[1] if noted is not None and noted[1] not in known else None
+        if found is not None:
+            raise AlreadyIngested(f"the same rows are in table '{table.name}' already", found)
+
+    def _keys(self, inspection: Inspection, table: Table | None) -> tuple[str, ...]:
+        """The columns that tell rows apart: those that were named, or are declared.
+
+        Raises:
+            InvalidRequest: There are none, and they are needed; or one of them does not come.
+        """
+        keys = self._request.keys or (inspection.primary_key if table is None else table.primary_key)
+        if self._request.mode is not IngestMode.UPSERT:
+            return keys
+        if not keys:
+            raise InvalidRequest(
+                f"rows of '{self._request.table}' cannot be told apart: it has no primary key",
+                "name the key columns",
+            )
+        coming = {fold(column.name) for column in inspection.columns}
+        for key in keys:
+            if fold(key) not in coming:
+                raise InvalidRequest(f"the key column '{key}' does not come")
+        return keys
+
+    def _load(
+        self,
+        session: Session,
+        transaction: Transaction,
+        inspection: Inspection,
+        keys: tuple[str, ...],
+        table: Table | None,
+    ) -> int:
+        request, changes, schema = self._request, self._engine.changes, inspection.schema
+        scope = Scope(session, transaction, CallWatch(self._cancelled))
+        rows = self._batches(inspection)
+        if request.mode is not IngestMode.UPSERT:
+            return changes.ingest(scope, request.table, _MODES[request.mode], schema, rows)
+        changes.ingest_temporary(scope, _INCOMING, WriteMode.REPLACE, schema, rows)
+        self._check_keys(session, transaction, keys)
+        if table is None:
+            changes.ingest(scope, request.table, WriteMode.CREATE, schema, iter(()))
+        statement = _upsert(request.table, keys, [column.name for column in inspection.columns])
+        analysis = self._engine.gate.analyse(statement)
+        return changes.run(analysis, scope)
+
+    def _batches(self, inspection: Inspection) -> Iterator[pa.RecordBatch]:
+        pieces = self._source.read(inspection, self._request.on_error, self._cancelled, self._progress)
+        for piece in pieces:
+            self._rejects.add(piece.rejected)
+            self._note(
+                rows_in=self.record.rows_in + piece.rows_in,
+                rows_rejected=self._rejects.count,
+            )
+            if piece.batch.num_rows:
+                yield piece.batch
+
+    def _load_rejects(self, session: Session, transaction: Transaction) -> str:
+        """Put the rejected rows beside the table; gives the name of theirs, if there are any."""
+        if not self._rejects.count:
+            return ""
+        target = self._request.table
+        beside = TableName(target.catalog, target.schema, f"{target.table}{_REJECTS}")
+        scope = Scope(session, transaction, CallWatch(self._cancelled))
+        self._engine.changes.ingest(
+            scope, beside, WriteMode.CREATE_APPEND, REJECTS_SCHEMA, self._rejects.batches()
+        )
+        return str(beside)
+
+    def _check_keys(self, session: Session, transaction: Transaction, keys: tuple[str, ...]) -> None:
+        """Make sure that no key comes twice, or without a value.
+
+        Raises:
+            InvalidRequest: One does; names it.
+        """
+        columns = ", ".join(map(quote, keys))
+        missing = " OR ".join(f"{quote(key)} IS NULL" for key in keys)
+        sql = (
+            f"SELECT {columns}, count(*) FROM {quote(_INCOMING)} GROUP BY ALL "
+            f"HAVING count(*) > 1 OR {missing} LIMIT 1"
+        )
+        analysis = self._engine.gate.analyse(sql)
+        plan = self._engine.plan(analysis, session, transaction)
+        for batch in self._engine.open(plan, session, CallWatch(self._cancelled)):
+            for row in batch.to_pylist():
+                values = list(row.values())
+                shown = ", ".join(f"{name} = {value!r}" for name, value in zip(keys, values, strict=False))
+                raise InvalidRequest(
+                    f"the key {shown} comes {values[-1]} times; a key must have a value and come once",
+                    "name other key columns, or make the rows distinct",
+                )
+
+    def _explain(self, session: Session, inspection: Inspection, keys: tuple[str, ...]) -> None:
+        """Carry over what the source says of itself, to a table that was made for it."""
+        target = self._request.table
+        lake = session.lakes.of(target.catalog)
+        if keys:
+            lake.declare_keys(target.schema, target.table, keys, ())
+        docs = {column.name: column.description for column in inspection.columns if column.description}
+        if docs or inspection.description:
+            lake.describe_table(target.schema, target.table, inspection.description or None, docs)
+
+    # -- the account ----------------------------------------------------------------------------------
+
+    def _cancelled(self) -> bool:
+        return self.stop.is_set() or self._caller_cancelled()
+
+    def _progress(self, share: float | None, message: str) -> None:
+        self._note(progress=share, message=message)
+        self._tell(share, message)
+
+    def _note_columns(self, inspection: Inspection) -> None:
+        columns = tuple(
+            RunColumn(
+                name=c.name, source_name=c.source_name, type=str(c.type), reason=c.reason, stricter=c.stricter
+            )
+            for c in inspection.columns
+        )
+        self._note(columns=columns, details=dict(inspection.details))
+
+    def _note(self, **what: object) -> None:
+        with self._lock:
+            self.record = self.record.model_copy(update=what)
+
+    def _end(self, state: RunState, **what: object) -> None:
+        now = self._clock.now()
+        with self._lock:
+            over = {"state": state, "ended_at": now, "seen_at": now, **what}
+            if state is not RunState.SUCCEEDED:
+                over |= {"rows_stored": 0, "rejects_table": ""}
+            self.record = self.record.model_copy(update=over)
+            try:
+                self._store.put(self.record)
+                self._store.forget_request(self.record.id)
+            except StorageError as error:
+                _log.warning("ingest_record_not_written", run=self.record.id, reason=str(error))
+
+
+def _with_required(inspection: Inspection, keys: tuple[str, ...]) -> Inspection:
+    """The inspection with values required in the columns of the key."""
+    key = {fold(name) for name in keys}
+    columns = tuple(replace(c, nullable=c.nullable and fold(c.name) not in key) for c in inspection.columns)
+    return replace(inspection, columns=columns)
+
+
+def _upsert(target: TableName, keys: tuple[str, ...], names: list[str]) -> str:
+    """The statement that brings the incoming rows into a table."""
+    columns = ", ".join(map(quote, names))
+    same = " AND ".join(f"t.{quote(key)} = i.{quote(key)}" for key in keys)
+    others = [name for name in names if fold(name) not in set(map(fold, keys))]
+    changed = ", ".join(f"{quote(name)} = i.{quote(name)}" for name in others)
+    update = f"WHEN MATCHED THEN UPDATE SET {changed} " if others else ""
+    values = ", ".join(f"i.{quote(name)}" for name in names)
+    return (
+        f"MERGE INTO {target.sql} AS t USING {quote(_INCOMING)} AS i ON ({same}) {update}"
+        f"WHEN NOT MATCHED THEN INSERT ({columns}) VALUES ({values})"
+    )
+
+
+def _silent(_: float | None, __: str) -> None:
+    """Nobody listens."""
