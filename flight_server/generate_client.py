@@ -20,7 +20,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import AwareDatetime, BaseModel
 from pydantic.fields import FieldInfo
 
 from flight_server.actions.all import all_actions
@@ -93,7 +93,8 @@ def _type(annotation: Any, *, request: bool) -> str:
         InternalError: The client has no form for such a type.
     """
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    inner = [_type(a, request=request) for a in arguments if origin is not typing.Literal]
+    parts = [] if origin is typing.Literal else [a for a in arguments if a is not Ellipsis]
+    inner = [_type(part, request=request) for part in parts]
     if origin in (typing.Union, types.UnionType):
         return " | ".join(inner)
     if origin is typing.Literal:
@@ -104,6 +105,8 @@ def _type(annotation: Any, *, request: bool) -> str:
         return f"{'Mapping' if request else 'dict'}[{inner[0]}, {inner[1]}]"
     if annotation in (Any, type(None)):
         return "Any" if annotation is Any else "None"
+    if annotation is AwareDatetime:
+        return "datetime"
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return f"Literal[{', '.join(_literal(member.value) for member in annotation)}]"
     simple = (str, int, float, bool, date, datetime)

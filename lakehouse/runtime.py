@@ -28,6 +28,7 @@ from lakehouse.engine.table_reader import TableReader
 from lakehouse.journal import AuditJournal, BucketErrorJournal, EventJournal
 from lakehouse.maintenance.policy import Maintenance
 from lakehouse.maintenance.recovery import EventRecovery
+from lakehouse.runs import Ingests, RunStore
 from lakehouse.storage import Bucket, Buckets, LinkedObjects, ObjectCache
 
 
@@ -108,6 +109,14 @@ class Lakehouse:
             lambda m: reader.sample(self.registered.table(m), settings.datasets.sample_rows, lambda: False),
         )
         self.recovery = EventRecovery(self._opened, self.events, self.clock)
+        runs = settings.ingest
+        self.ingests = Ingests(
+            self.engine,
+            RunStore(self.bucket, self.clock),
+            self.clock,
+            runs.concurrent_runs,
+            runs.waiting_runs,
+        )
         self.engine.add_system_tables(
             (
                 audit_table(self.journal),
@@ -129,6 +138,7 @@ class Lakehouse:
         """Roll back what is open, stop what runs and release every resource."""
         self.recovery.stop()
         self.maintenance.stop()
+        self.ingests.close()
         self.datasets.close()
         self.sessions.close_all()
         self.engine.close()

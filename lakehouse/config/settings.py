@@ -111,6 +111,10 @@ class IngestSettings(Section):
         134_217_728, ge=1, description="Size at which a new data file is begun, in bytes."
     )
     max_rows_per_group: int = Field(122_880, ge=1, description="Most rows in one Parquet row group.")
+    concurrent_runs: int = Field(
+        2, ge=1, le=64, description="How many ingests run in the background at once."
+    )
+    waiting_runs: int = Field(100, ge=0, description="How many may wait for that; further ones are refused.")
 
 
 class MaintenanceSettings(Section):
