@@ -19,7 +19,7 @@ from flight_server.actions.registry import ActionRegistry
 from flight_server.context import CallContext, CallLimits
 from flight_server.dispatch import DataStream, Dispatcher, FlightPlan, Upload
 from flight_server.errors import wire_errors
-from flight_server.handlers import flights, objects
+from flight_server.handlers import flights, objects, rows
 from flight_server.middleware.authentication import AuthenticationMiddleware, AuthenticationMiddlewareFactory
 from flight_server.middleware.observation import TRACE_HEADERS, Observation, ObservedCall
 from flight_server.protocol.codec import PROTOCOL_ACTIONS, decode_action, decode_command
@@ -245,7 +245,9 @@ class LakehouseFlightServer(flight.FlightServerBase):
         notes: list[bytes] = []
         if descriptor.descriptor_type == flight.DescriptorType.PATH:
             batches = upload_batches(reader, self._bounds.message_bytes, ctx.check_cancelled, note)
-            objects.put(ctx, _path(descriptor), Upload(upload_schema(reader), batches, reply, notes))
+            path = _path(descriptor)
+            family = objects if objects.is_object_path(ctx, path) else rows
+            family.put(ctx, path, Upload(upload_schema(reader), batches, reply, notes))
             return
         command = self._decoded(descriptor.command)
         batches = upload_batches(reader, self._bounds.message_bytes, ctx.check_cancelled)

@@ -44,7 +44,13 @@ def caller() -> str:
 def coming_from(
     system: str, source: str = "", ingest: str = "", inputs: Sequence[TableName] = ()
 ) -> Iterator[None]:
-    """For the length of a ``with``, rows that this thread writes come from there. See ``RowSource``."""
+    """For the length of a ``with``, rows that this thread writes come from there. See ``RowSource``.
+
+    Within another such ``with`` the outer one holds: it knows more.
+    """
+    if _source.get() is not None:
+        yield
+        return
     token = _source.set(RowSource(system, source, ingest, tuple(inputs), caller()))
     try:
         yield

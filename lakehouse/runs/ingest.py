@@ -24,6 +24,7 @@ from lakehouse.access.principal import Principal
 from lakehouse.catalog import Table
 from lakehouse.catalog.ingest_mark import IngestMark, marked_snapshot, snapshot_of_run
 from lakehouse.catalog.names import fold
+from lakehouse.catalog.observer import coming_from
 from lakehouse.clock import Clock
 from lakehouse.engine.changes import Scope
 from lakehouse.engine.engine import Engine
@@ -299,7 +300,10 @@ class _Run:
         """
         session = self._engine.new_session(self.record.id, {}, self._principal)
         try:
-            with acting(Origin(actor=self._principal.name, source="ingest")):
+            with (
+                acting(Origin(actor=self._principal.name, source="ingest")),
+                coming_from(self._source.system, self._source.described, f"ingest {self.record.id}"),
+            ):
                 self._note(state=RunState.RUNNING)
                 self._ingest(session)
         except AlreadyIngested as error:
