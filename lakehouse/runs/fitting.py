@@ -10,10 +10,10 @@ import pyarrow as pa
 from pyarrow import types
 
 from lakehouse.catalog import Table
+from lakehouse.catalog.arrow_types import storable_type
 from lakehouse.catalog.names import fold
 from lakehouse.catalog.table_alteration import AddColumn, Alteration, RetypeColumn
 from lakehouse.errors import SchemaMismatch
-from lakehouse.ingest.arrow_types import storable_type
 from lakehouse.ingest.sources.source import Inspection, SourceColumn
 
 

@@ -13,7 +13,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -298,14 +298,19 @@ class _Run:
         Raises:
             LakehouseError: It failed, or was cancelled.
         """
-        session = self._engine.new_session(self.record.id, {}, self._principal)
         try:
             with (
                 acting(Origin(actor=self._principal.name, source="ingest")),
                 coming_from(self._source.system, self._source.described, f"ingest {self.record.id}"),
+                closing(self._source),
+                closing(self._rejects),
+                closing(self._engine.new_session(self.record.id, {}, self._principal)) as session,
             ):
                 self._note(state=RunState.RUNNING)
-                self._ingest(session)
+                snapshot_id = self._ingest(session)
+            rejected = f", {self._rejects.count} rejected" if self._rejects.count else ""
+            message = f"{self.record.rows_stored} rows were stored{rejected}"
+            self._end(RunState.SUCCEEDED, message=message, snapshot_id=snapshot_id, progress=1.0)
         except AlreadyIngested as error:
             self._end(RunState.REPEATED, message=error.message, snapshot_id=error.snapshot_id)
         except BaseException as error:
@@ -313,10 +318,6 @@ class _Run:
             state = RunState.CANCELLED if isinstance(told, StatementCancelled) else RunState.FAILED
             self._end(state, message=str(told), error_code=told.code)
             raise
-        finally:
-            self._rejects.close()
-            session.close()
-            self._source.close()
         return self.record
 
     def give_up(self) -> None:
@@ -340,7 +341,8 @@ class _Run:
 
     # -- steps ----------------------------------------------------------------------------------------
 
-    def _ingest(self, session: Session) -> None:
+    def _ingest(self, session: Session) -> int | None:
+        """Bring the rows into the table; gives the snapshot that they made, if any."""
         request, target = self._request, self._request.table
         lake = session.lakes.of(target.catalog)
         lake.check_write(target.schema, target.table)
@@ -379,10 +381,7 @@ class _Run:
             self._store.note_key(made.uuid, key, self.record.id, snapshot_id)
         if table is None:
             self._explain(session, inspection, keys)
-        what = f"{stored} rows were stored" + (
-            f", {self._rejects.count} rejected" if self._rejects.count else ""
-        )
-        self._end(RunState.SUCCEEDED, message=what, snapshot_id=snapshot_id, progress=1.0)
+        return snapshot_id
 
     def _existing(self, session: Session) -> Table | None:
         target = self._request.table
