@@ -88,7 +88,7 @@ ACTIONS: tuple[ActionSpec, ...] = (
         RunStatusRequest,
         RunResponse,
         _status,
-        Permission.WRITE,
+        Permission.READ,
     ),
     ActionSpec(
         "ingest.list",
@@ -96,7 +96,7 @@ ACTIONS: tuple[ActionSpec, ...] = (
         RunListRequest,
         RunListResponse,
         _list,
-        Permission.WRITE,
+        Permission.READ,
     ),
     ActionSpec(
         "ingest.cancel",
@@ -104,6 +104,6 @@ ACTIONS: tuple[ActionSpec, ...] = (
         RunCancelRequest,
         RunResponse,
         _cancel,
-        Permission.WRITE,
+        Permission.READ,
     ),
 )

@@ -348,7 +348,7 @@ class _Run:
         lake.check_write(target.schema, target.table)
         inspection = stated(self._source.inspect(self._cancelled, self._progress), request.types)
         key = self._key(inspection)
-        table = self._existing(session)
+        table = self._existing()
         if table is not None:
             self._check_repeated(table, key)
             if request.mode is not IngestMode.REPLACE:
@@ -356,7 +356,7 @@ class _Run:
                 inspection = fit.inspection
                 for alteration in fit.alterations:
                     lake.alter_table(target.schema, target.table, alteration)
-        elif not lake.schema_exists(target.schema):
+        if table is None and not lake.schema_exists(target.schema):
             lake.create_schema(target.schema, if_not_exists=True)
             self._engine.sync_schemas()
         keys = self._keys(inspection, table)
@@ -371,11 +371,11 @@ class _Run:
         try:
             session.end(transaction, commit=True)
         except TableAlreadyExists:
-            made_meanwhile = self._existing(session)
+            made_meanwhile = self._existing()
             if made_meanwhile is not None:
                 self._check_repeated(made_meanwhile, key)
             raise
-        made = lake.load(target.schema, target.table)
+        made = self._engine.catalogs.load(target)
         snapshot_id = snapshot_of_run(made.metadata, self.record.id)
         if key:
             self._store.note_key(made.uuid, key, self.record.id, snapshot_id)
@@ -383,9 +383,10 @@ class _Run:
             self._explain(session, inspection, keys)
         return snapshot_id
 
-    def _existing(self, session: Session) -> Table | None:
+    def _existing(self) -> Table | None:
+        """The table as it is. That the caller may write it, if not read it, has been made sure of."""
         target = self._request.table
-        lake = session.lakes.of(target.catalog)
+        lake = self._engine.catalogs.of(target.catalog)
         lake.refresh(target.schema, target.table)
         try:
             return lake.load(target.schema, target.table)

@@ -495,7 +495,22 @@ def by_create_table(who: Caller, name: str) -> None:
     assert who.sql(f"CREATE TABLE IF NOT EXISTS {full(name)} (id BIGINT)")["Count"].to_pylist() == [0]
 
 
+def by_put(who: Caller, name: str) -> None:
+    descriptor = flight.FlightDescriptor.for_path(catalog_of(name), "hr", name)
+    writer, reader = who.client.do_put(descriptor, ROWS.schema, who.options)
+    with writer:
+        writer.done_writing()
+        run = json.loads(reader.read().to_pybytes())["run"]
+    assert (run["state"], run["rows_stored"]) == ("succeeded", 0)
+    assert who.call("ingest.status", run=run["id"]) == run
+    who.call("ingest.cancel", run=run["id"])
+    runs = who.call("ingest.list", limit=1000)["runs"]
+    assert run in runs
+    assert len({each["principal"] for each in runs}) == 1 or by_show(who) == set(OBJECTS)
+
+
 WRITE = {
+    by_put: {"do_put", "ingest.status", "ingest.cancel", "ingest.list"},
     by_create_table: set(),
     by_append: {commands.StatementIngest, "do_put"},
     by_create_or_append: set(),

@@ -1860,7 +1860,7 @@ class IngestActions:
     def cancel(self, *, run: str) -> RunResponse:
         """Stop an ingest, of any server; nothing of it is stored.
 
-        Needs the permission ``write``.
+        Needs the permission ``read``.
 
         Args:
             run: its id.
@@ -1880,7 +1880,7 @@ class IngestActions:
     ) -> RunListResponse:
         """The ingests that run or ran, the newest first.
 
-        Needs the permission ``write``.
+        Needs the permission ``read``.
 
         Args:
             table: only those into this table, by its full name.
@@ -1897,7 +1897,7 @@ class IngestActions:
     def status(self, *, run: str) -> RunResponse:
         """How far an ingest is, and what became of its rows.
 
-        Needs the permission ``write``.
+        Needs the permission ``read``.
 
         Args:
             run: its id.
