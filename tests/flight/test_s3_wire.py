@@ -270,6 +270,7 @@ def test_a_store_that_stops_in_the_middle_fails_the_statement_and_no_more(
         with pytest.raises(adbc.Error, match="STORAGE_UNAVAILABLE"):
             run(connection, "INSERT INTO wide VALUES (-1, 'lost')")
         proxy.fault = lambda answer: answer
+        assert call(narrow, "storage.health")["healthy"]
         rows = FILES * ROWS_OF_A_FILE
         assert run(connection, "SELECT count(*), sum(n) FROM wide") == [(rows, rows * (rows - 1) // 2)]
         run(connection, "INSERT INTO wide VALUES (-1, 'kept')")
