@@ -118,8 +118,14 @@ class _State:
     entries: Mapping[str, _Entry] = field(default_factory=dict)
     names: Mapping[_Key, str] = field(default_factory=dict)
 
-    def with_rows(self, number: int, rows: pa.Table) -> _State:
+    def with_rows(self, number: int, *slots: pa.Table) -> _State:
         entries, names = dict(self.entries), dict(self.names)
+        for rows in slots:
+            self._add(rows, entries, names)
+        return _State(number, entries, names)
+
+    @staticmethod
+    def _add(rows: pa.Table, entries: dict[str, _Entry], names: dict[_Key, str]) -> None:
         held = _Rows(rows)
         parts = ("dataset_id", "catalog_name", "schema_name", "table_name", "kind", "dropped")
         columns = (rows.column(part).to_pylist() for part in parts)
@@ -132,7 +138,6 @@ class _State:
             entries[dataset_id] = _Entry(held, row, found, key, kind, bool(dropped))
             if not dropped:
                 names[key] = dataset_id
-        return _State(number, entries, names)
 
     def get(self, dataset_id: str) -> DatasetManifest | None:
         entry = self.entries.get(dataset_id)
@@ -433,10 +438,8 @@ class ManifestStore:
             # Those of long ago were removed when there were checkpoints.
             if number > min(listing.slots, default=0):
                 self._damaged(_slot_key(number), "it is missing")
-        for number, content in contents:
-            rows = self._rows(_slot_key(number), content)
-            state = replace(state, number=number) if rows is None else state.with_rows(number, rows)
-        self._state = replace(state, number=listing.last)
+        slots = [self._rows(_slot_key(number), content) for number, content in contents]
+        self._state = state.with_rows(listing.last, *(rows for rows in slots if rows is not None))
         return True
 
     def _from_checkpoint(self, state: _State, listing: _Listing) -> _State:
