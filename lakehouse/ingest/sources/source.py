@@ -14,6 +14,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from lakehouse.errors import SchemaMismatch
 from lakehouse.types import ForeignKey
 
 Progress = Callable[[float | None, str], None]
@@ -119,6 +120,21 @@ class Piece:
         return int(self.batch.num_rows) + len(self.rejected)
 
 
+class Disproved(SchemaMismatch):
+    """The rows show that an inspection, which saw only some of them, told less than the truth.
+
+    Pieces that were given so far are void: they are to be discarded, and the source read again.
+
+    Args:
+        message: Which value showed it, and where.
+        inspection: What was found out from all there is, to read again with; it cannot be disproved.
+    """
+
+    def __init__(self, message: str, inspection: Inspection) -> None:
+        super().__init__(message, "read it again with what is known now")
+        self.inspection = inspection
+
+
 class Source(Protocol):
     """Where rows come from. Used by one thread. ``cancelled`` is asked often enough to stop in a second."""
 
@@ -160,6 +176,7 @@ class Source(Protocol):
 
         Raises:
             InvalidRequest: A row does not fit, and ``on_error`` says fail; names place, line, column and why.
+            Disproved: The inspection saw only a sample, and told too little.
             SchemaMismatch: The source is not any more what was inspected.
             StatementCancelled: ``cancelled`` said so.
         """
