@@ -22,6 +22,7 @@ from flight_server.protocol.commands import (
 from lakehouse.engine.database import SESSION_SETTINGS
 from lakehouse.engine.session import WORKSPACE, Session
 from lakehouse.errors import LakehouseError
+from lakehouse.storage.rescue import reading
 
 
 def set_options(ctx: CallContext, command: SetSessionOptions) -> Iterator[bytes]:
@@ -35,6 +36,7 @@ def set_options(ctx: CallContext, command: SetSessionOptions) -> Iterator[bytes]
     yield encode_set_session_options(errors)
 
 
+@reading()
 def _set(ctx: CallContext, name: str, value: SessionOptionValue) -> SessionOptionError | None:
     engine, session = ctx.lakehouse.engine, ctx.session
     key = name.lower()

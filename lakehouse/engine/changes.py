@@ -32,6 +32,7 @@ from lakehouse.errors import (
 )
 from lakehouse.ingest import StagedWrite, WriteMode, commit_or_discard, stage
 from lakehouse.journal.change_event import Origin, acting
+from lakehouse.storage.rescue import reading
 from lakehouse.types import TableName, quote
 
 if TYPE_CHECKING:
@@ -265,6 +266,7 @@ class Changes:
 
     # -- settings of a session ----------------------------------------------------------------------
 
+    @reading()
     def set_schema(self, session: Session, path: tuple[str, ...]) -> None:
         """Make ``[catalog.]schema``, or a catalog, the session's default.
 
@@ -293,6 +295,7 @@ class Changes:
         session.catalog, session.schema = catalog, stored
         session.changed()
 
+    @reading()
     def set_catalog(self, session: Session, catalog: str, schema: str = "") -> None:
         """Make a catalog the session's default, with the schema in which sessions begin there.
 

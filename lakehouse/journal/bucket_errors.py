@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from lakehouse import telemetry
 from lakehouse.clock import Clock
-from lakehouse.errors import LakehouseError
+from lakehouse.errors import LakehouseError, StorageError
 from lakehouse.journal.event_table import EventTable
 from lakehouse.storage import Bucket, BucketFailure
 from lakehouse.storage.append_log import AppendLog, LogBounds, LogStatistics
@@ -135,10 +135,12 @@ class BucketErrorJournal:
     def table(self, principal: str | None = None) -> pa.Table:
         """The newest failures that all servers recorded, oldest first, as ``BUCKET_ERRORS_SCHEMA`` says.
 
-        Raises:
-            StorageError: The stored events cannot be read.
+        While the stored ones cannot be read, they are those that this process saw.
         """
-        return self._table.read(self._events)
+        try:
+            return self._table.read(self._events)
+        except StorageError:
+            return self._table.remembered(self._events, _RECENT)
 
     def flush(self) -> int:
         """Make durable what was recorded so far; gives how many events this call wrote.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -52,6 +53,16 @@ class EventTable:
             pa.concat_tables(parsed).combine_chunks() if parsed else self._schema.empty_table()
         )
         return pa.concat_tables([self._truncation(table), table]) if is_cut else table
+
+    def remembered(self, events: AppendLog, count: int) -> pa.Table:
+        """The newest events that this process saw, oldest first; storage is not read.
+
+        Args:
+            events: The log.
+            count: How many at most.
+        """
+        lines = [json.dumps(event).encode() for event in reversed(events.recent(count))]
+        return pa.concat_tables([self._schema.empty_table(), *self._parsed(b"\n".join(lines))])
 
     def _parsed(self, content: bytes) -> Iterator[pa.Table]:
         if not content.strip(b"\n"):

@@ -206,6 +206,9 @@ def test_a_bucket_that_fails_is_read_from_its_copies_and_not_written(
         assert read(pair.reader, table) == (ROWS, ["primary"])
     assert call(pair.reader, "table.snapshots", table=unknown)["rescue_used"] == ["primary"]
     assert (unknown,) in run(pair.reader, "SELECT table_name FROM information_schema.tables")
+    assert run(pair.reader, "USE main", f"SELECT count(*) FROM {unknown}") == [(ROWS,)]
+    seen = run(pair.reader, "SELECT kind, error FROM system.bucket_errors WHERE bucket = 'primary'")
+    assert any(kind == "rescue" and re.search(told, error) for kind, error in seen)
     for sql in (
         f"INSERT INTO {known} VALUES (-1)",
         f"UPDATE {unknown} SET n = 0",

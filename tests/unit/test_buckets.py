@@ -113,6 +113,8 @@ def test_while_the_primary_bucket_is_gone_its_failures_are_told_from_memory(buck
     with pytest.raises(StorageError):
         journal.flush()
     assert [event["key"] for event in journal.recent(10)] == ["k"] * 3, "nor is the journal in its own way"
+    assert journal.table().schema == BUCKET_ERRORS_SCHEMA
+    assert journal.table()["key"].to_pylist() == ["k"] * 3
     (tmp_path / "data").unlink()
     (tmp_path / "data").mkdir()
     assert journal.flush() == 3
