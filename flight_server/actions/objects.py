@@ -269,7 +269,7 @@ def _copy(ctx: CallContext, request: CopyRequest) -> Iterator[Progress | Respons
     objects = _guarded(ctx)
     source = objects.to_read(request.bucket, request.key)
     target = objects.to_write(request.to_bucket or request.bucket, request.to_key)
-    if (source.bucket.uri_of(source.key)) == target.bucket.uri_of(target.key):
+    if source.uri == target.uri:
         raise InvalidRequest(f"'{source}' cannot be copied onto itself", "name another key")
     found = source.bucket.details(source.key)
     with ctx.lakehouse.objects.transfer():

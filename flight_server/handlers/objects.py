@@ -169,7 +169,7 @@ class _ContentStream:
         self._record = record
         self._found = found
         self._closing = threading.Lock()
-        self._is_closed = False
+        self._is_closed = True
         self._part = memoryview(b"")
         self._at = 0
         self._piece_bytes = ctx.lakehouse.settings.engine.batch_bytes
@@ -182,11 +182,11 @@ class _ContentStream:
         try:
             self._statement = self._running.start(watch(ctx, record), ctx.session.id)
         except BaseException:
-            self._is_closed = True
             self._objects.leave()
             raise
-        self._statement.stream = self
         self._parts = guarded(ctx).download(place, found, start, end)
+        self._is_closed = False
+        self._statement.stream = self
         try:
             # The first part, so that an error arrives before the stream has begun.
             self._advance()

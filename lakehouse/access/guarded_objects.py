@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -55,8 +56,10 @@ class Place:
 
     @property
     def uri(self) -> str:
-        """Where it is."""
-        return self.bucket.uri_of(self.key)
+        """Where it is, whatever links lead there."""
+        if self.bucket.root is None:
+            return self.bucket.uri_of(self.key)
+        return f"file://{os.path.realpath(self.bucket.root / self.key)}"
 
     def __str__(self) -> str:
         return f"{self.bucket.name}/{self.key}"
@@ -191,7 +194,7 @@ class GuardedObjects:
             ObjectNotFound: There is none for the principal.
         """
         place = self._place(bucket, key)
-        if not self._reads(place.bucket, key):
+        if not self._reads(place.bucket, key, place.uri):
             raise ObjectNotFound(f"object '{key}' of bucket '{bucket}' does not exist")
         return place
 
@@ -204,7 +207,7 @@ class GuardedObjects:
             PermissionDenied: The principal may not, whether it is there or not.
         """
         place = self._place(bucket, key)
-        if self._objects.places.is_own(place.bucket, key):
+        if self._objects.places.is_own(place.uri):
             raise PermissionDenied(
                 f"object '{key}' of bucket '{bucket}' is in a place that the server keeps for itself",
                 "choose a key outside of the warehouses of catalogs that does not begin with _",
@@ -266,7 +269,7 @@ class GuardedObjects:
             recursive,
             limit,
             after,
-            lambda key: self._reads(found, key),
+            lambda key: self._reads(found, key, found.uri_of(key)),
             lambda below: self._reads_below(found, below),
         )
         return list_page(found, wish)
@@ -351,14 +354,14 @@ class GuardedObjects:
         found = self.bucket(bucket)
         return Place(found, check_key(found, key))
 
-    def _reads(self, bucket: Bucket, key: str) -> bool:
+    def _reads(self, bucket: Bucket, key: str, uri: str) -> bool:
         places = self._objects.places
-        if places.is_secret(bucket, key) or not self._access.reads_object(bucket.name, key):
+        if places.is_secret(uri) or not self._access.reads_object(bucket.name, key):
             return False
-        return self._access.is_admin or not places.is_own(bucket, key)
+        return self._access.is_admin or not places.is_own(uri)
 
     def _reads_below(self, bucket: Bucket, prefix: str) -> bool:
-        places = self._objects.places
-        if places.is_secret(bucket, prefix) or not self._access.reads_objects_below(bucket.name, prefix):
+        places, uri = self._objects.places, bucket.uri_of(prefix)
+        if places.is_secret(uri) or not self._access.reads_objects_below(bucket.name, prefix):
             return False
-        return self._access.is_admin or not places.is_within(bucket, prefix)
+        return self._access.is_admin or not places.is_within(uri)

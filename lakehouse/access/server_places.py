@@ -38,22 +38,21 @@ class ServerPlaces:
         self._rescue = _folded(f"{uri}/" for uri in rescue)
         self._own = _folded(own)
 
-    def is_secret(self, bucket: Bucket, key: str) -> bool:
+    def is_secret(self, uri: str) -> bool:
         """Whether nobody may read an object, or know that it is there."""
-        uri = bucket.uri_of(key).lower()
+        uri = uri.lower()
         if any(uri == place or uri.startswith(f"{place}/") for place in self._secret):
             return True
         return uri.startswith(self._rescue) and not set(_SECRET).isdisjoint(uri.split("/"))
 
-    def is_own(self, bucket: Bucket, key: str) -> bool:
+    def is_own(self, uri: str) -> bool:
         """Whether an object is the server's own, or would stand in the way of such ones."""
-        uri = bucket.uri_of(key).lower()
+        uri = uri.lower()
         return any(f"{uri}/".startswith(place) or place.startswith(f"{uri}/") for place in self._own)
 
-    def is_within(self, bucket: Bucket, prefix: str) -> bool:
-        """Whether all objects with a prefix, which ends with a slash, are the server's own."""
-        uri = bucket.uri_of(prefix).lower()
-        return any(uri.startswith(place) for place in self._own)
+    def is_within(self, uri: str) -> bool:
+        """Whether all objects whose URIs begin with one that ends with a slash are the server's own."""
+        return uri.lower().startswith(self._own)
 
 
 def _folded(places: Iterable[str]) -> tuple[str, ...]:

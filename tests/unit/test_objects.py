@@ -328,6 +328,9 @@ def test_nobody_changes_what_is_the_servers_own_by_whatever_bucket(tmp_path: Pat
         ("rescue", "primary/_access/x", False, False),
     ):
         assert (may(admin.to_read, bucket, key), may(admin.to_write, bucket, key)) == (read, write), key
+    (tmp_path / "far" / "link").symlink_to(inner)
+    for key, read in (("link/_access/x", False), ("link/_audit/x", True), ("link/warehouse/x", True)):
+        assert (may(admin.to_read, "far", key), may(admin.to_write, "far", key)) == (read, False), key
     put(buckets["inner"], "_access/keys/x", b"secret")
     put(buckets["inner"], "_audit/x", b"1")
     assert (
