@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -65,6 +66,7 @@ class EventView:
         of_schema = pc.fill_null(pc.equal(table["field"], SCHEMA_FIELD), False).to_pylist()
         entities = table["entity"].to_pylist()
         seen = pa.array(map(self._seen, entities, of_schema), pa.string())
+        table = self._without_former_names(table)
         in_part = pc.equal(seen, "part")
         is_row = pc.equal(table["kind"], ROW)
         hidden = pc.or_(pc.equal(seen, ""), pc.and_(in_part, is_row))
@@ -74,6 +76,18 @@ class EventView:
                 blank = pc.if_else(in_part, pa.scalar(None, pa.string()), table[name])
                 table = table.set_column(place, table.schema.field(name), blank)
         return table.filter(pc.invert(hidden))
+
+    def _without_former_names(self, table: pa.Table) -> pa.Table:
+        """The events without the names that things had where the principal would not have seen them."""
+        old = table["old"].to_pylist()
+        renamed = [place for place, name in enumerate(table["action"].to_pylist()) if name == "rename"]
+        for place in renamed:
+            if old[place] is not None and not self._seen(str(json.loads(old[place])), False):
+                old[place] = None
+        if not renamed:
+            return table
+        place = table.schema.get_field_index("old")
+        return table.set_column(place, table.schema.field("old"), pa.array(old, pa.string()))
 
     def access_to(self, entity: str) -> str:
         """What the principal sees of a table's events: ``all``, ``part``, or nothing, which is empty."""

@@ -132,7 +132,7 @@ class EventJournal:
 
     def __init__(self, bucket: Bucket, settings: JournalSettings, clock: Clock) -> None:
         self.settings = settings
-        self._encoding = ParquetEvents(EVENTS_SCHEMA)
+        self._encoding = ParquetEvents(EVENTS_SCHEMA, ("event_id", "is_recovered"))
         self._events: AppendLog | None = None
         if settings.enabled:
             bounds = replace(_RING, flush_events=settings.flush_events, flush_seconds=settings.flush_seconds)
@@ -315,7 +315,8 @@ def _in_order(table: pa.Table) -> pa.Table:
         if event_id is not None and event_id in known:
             gone.add(place)
         known.add(event_id)
-    return table if not gone else table.take([n for n in range(len(table)) if n not in gone])
+    kept = [place for place in range(len(table)) if place not in gone]
+    return table.take(pa.array(kept, pa.int64())) if gone else table
 
 
 def _truncation(table: pa.Table) -> pa.Table:

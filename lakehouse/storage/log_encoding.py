@@ -134,12 +134,15 @@ class ParquetEvents:
     Args:
         schema: The columns, among them ``time``, ``kind``, ``detail``, ``writer`` and ``seq``. What an event
             says besides is not kept.
+        repeats: Names of two columns: an id, and whether the row only repeats what one of that id has told
+            or will tell. Where it has, the row is left out when objects are merged.
     """
 
     suffix = "parquet"
 
-    def __init__(self, schema: pa.Schema) -> None:
+    def __init__(self, schema: pa.Schema, repeats: tuple[str, str] | None = None) -> None:
         self.schema = schema
+        self._repeats = repeats
         self._parse = pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
 
     def encode(self, lines: Sequence[bytes]) -> bytes:
@@ -159,14 +162,28 @@ class ParquetEvents:
 
     def merged(self, contents: Iterable[bytes]) -> bytes | None:
         """The rows of all, each once; only one object is held in memory as it is read."""
-        seen, sink = SeenEvents(), pa.BufferOutputStream()
+        seen, told, sink = SeenEvents(), set[str](), pa.BufferOutputStream()
         with self._writer(sink) as writer:
             for content in contents:
                 table = self.table(content)
                 if table is None:
                     return None
-                writer.write_table(seen.new_rows(table), _GROUP_ROWS)
+                writer.write_table(self._without_repeated(seen.new_rows(table), told), _GROUP_ROWS)
         return bytes(sink.getvalue())
+
+    def _without_repeated(self, table: pa.Table, told: set[str]) -> pa.Table:
+        """The rows without those that repeat what has been told; ``told`` grows by what they tell."""
+        if self._repeats is None:
+            return table
+        ids = table[self._repeats[0]]
+        gone: set[int] = set()
+        for place in pc.indices_nonzero(pc.fill_null(table[self._repeats[1]], False)).to_pylist():
+            if ids[place].as_py() in told:
+                gone.add(place)
+            told.add(ids[place].as_py())
+        told.update(ids.drop_null().to_pylist())
+        kept = [place for place in range(len(table)) if place not in gone]
+        return table.take(pa.array(kept, pa.int64())) if gone else table
 
     def table(self, content: bytes, filters: pc.Expression | None = None) -> pa.Table | None:
         """The rows of an object; None where they cannot be read.

@@ -6,6 +6,7 @@ import json
 import shutil
 import threading
 import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,14 @@ from conftest import start_server
 from faults.faulty_bucket import FaultyBucket, Killed
 from wire import query
 
+from lakehouse.catalog.references import latest
 from lakehouse.clock import FixedClock, SystemClock
 from lakehouse.config import Settings
 from lakehouse.config.journal import JournalSettings
 from lakehouse.engine.changes import Scope
 from lakehouse.engine.running import CallWatch
-from lakehouse.errors import StorageError
+from lakehouse.engine.session import Session
+from lakehouse.errors import LakehouseError, StorageError
 from lakehouse.ingest import WriteMode
 from lakehouse.journal import EVENTS_SCHEMA, EventJournal
 from lakehouse.journal.change_event import ChangeEvent
@@ -223,3 +226,64 @@ def test_a_merge_killed_at_any_step_keeps_order_and_every_event(tmp_path: Path) 
             assert [json.loads(row["new"]) for row in reader.table().to_pylist()] == expected
             reader.close()
     assert step > 10
+
+
+@pytest.mark.parametrize("kind", ["before", "after"])
+def test_events_are_of_those_commits_that_took_place_whatever_storage_does(tmp_path: Path, kind: str) -> None:
+    # Every fifth request, from a place of its own for each kind of failure.
+    step, was_hit = (-4 if kind == "before" else -2), True
+    while was_hit:
+        step += 5
+        root = tmp_path / f"{kind}{step}"
+        left, armed, hit = [step], [False], [False]
+
+        def fails(
+            _: int, what: str, left: list[int] = left, armed: list[bool] = armed, hit: list[bool] = hit
+        ) -> str | None:
+            if armed[0] and what in ("put", "put_new", "open", "close"):
+                left[0] -= 1
+                if left[0] == 0:
+                    hit[0] = True
+                    return kind
+            return None
+
+        settings = Settings(
+            buckets=[{"name": "primary", "path": root}],
+            catalog={"refresh_ms": 0},
+            journal={"flush_seconds": 3600, "recover_hours": 0},
+            audit={"enabled": False},
+            datasets={"enabled": False},
+            engine={"threads": 1},
+        )
+        bucket = FaultyBucket(open_local_bucket("primary", root), fails)
+        lakehouse = Lakehouse(settings, bucket=bucket)
+        session = lakehouse.sessions.get("t", lakehouse.anonymous)
+
+        def run(sql: str, lakehouse: Lakehouse = lakehouse, session: Session = session) -> None:
+            engine = lakehouse.engine
+            scope = Scope(session, session.sql_transaction, CallWatch())
+            engine.changes.run(engine.gate.analyse(sql), scope)
+
+        for table in ("a", "b"):
+            run(f"CREATE TABLE {table} (k INTEGER PRIMARY KEY, v INTEGER)")
+            run(f"INSERT INTO {table} VALUES (1, 1), (2, 2)")
+        armed[0] = True
+        for sql in ("INSERT INTO a VALUES (3, 3)", "UPDATE a SET v = 7 WHERE k = 1", "BEGIN",
+                    "UPDATE a SET v = 8", "DELETE FROM b WHERE k = 1", "COMMIT"):  # fmt: skip
+            with suppress(LakehouseError):
+                run(sql)
+        armed[0] = False
+        lakehouse.recovery.run(since())
+        snapshots = {
+            snapshot.snapshot_id
+            for name in ("a", "b")
+            for snapshot in latest(lakehouse.catalog, "main", name).metadata.snapshots
+        }
+        events = lakehouse.events.table().to_pylist()
+        told = [event for event in events if event["action"] == "commit"]
+        assert {event["snapshot_id"] for event in told} == snapshots
+        assert len({event["event_id"] for event in told}) == len(told)
+        assert {event["snapshot_id"] for event in events if event["kind"] == "row"} <= snapshots
+        was_hit = hit[0]
+        lakehouse.close()
+    assert step > 5

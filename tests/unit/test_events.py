@@ -189,6 +189,9 @@ def test_a_commit_that_two_servers_recovered_is_there_once(
         each.record(again)
         each.flush()
     assert journal.table()["event_id"].to_pylist() == ["t:1:0"]
+    clock.time += timedelta(hours=1)
+    journal.compact()
+    assert pq.read_table(bucket.local_path(f"_journal/events/{objects(bucket)[0]}")).num_rows == 1
     journal.record(ChangeEvent("commit", "e", event_id="t:1:0"))
     (event,) = journal.table().to_pylist()
     assert event["is_recovered"] is None
@@ -226,6 +229,7 @@ def test_events_show_only_what_their_reader_may_read(lakehouse: Lakehouse) -> No
         ChangeEvent("create", "lake.hidden", field="schema"),
         ChangeEvent("create", "lake.main.flights.old"),
         ChangeEvent("put", "primary/some/object"),
+        ChangeEvent("rename", "lake.main.flights", old="lake.main.secrets", new="lake.main.flights"),
     )
 
     def seen(role: str) -> list[tuple[str, str | None]]:
@@ -234,8 +238,13 @@ def test_events_show_only_what_their_reader_may_read(lakehouse: Lakehouse) -> No
         return [(row["entity"].removeprefix("lake."), row["new"]) for row in shown if row["entity"]]
 
     assert len(seen("admin")) == len(events.table()) >= 7
-    assert seen("flights") == [("main.flights", '{"rows":3}'), ("main.flights", "2"), ("main", None)]
-    assert seen("some") == [("main.flights", None), ("main", None)]
+    assert seen("flights") == [
+        ("main.flights", '{"rows":3}'), ("main.flights", "2"), ("main", None),
+        ("main.flights", '"lake.main.flights"'),
+    ]  # fmt: skip
+    assert seen("some") == [("main.flights", None), ("main", None), ("main.flights", None)]
+    session = lakehouse.engine.new_session("s", {}, Principal("p", frozenset({"flights"})))
+    assert events.table(keep=EventView(session.lakes).shown)["old"].to_pylist()[-1] is None
 
 
 @pytest.mark.parametrize(

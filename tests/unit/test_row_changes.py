@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -235,3 +237,75 @@ def test_a_merge_that_only_inserts_adds_nothing_twice_in_a_transaction(
     run(f"MERGE INTO t USING {source} AS s ON t.k = s.k WHEN NOT MATCHED THEN INSERT VALUES (s.k, s.v)")
     run("COMMIT")
     assert query("SELECT * FROM t ORDER BY k") == [(1, "a"), (2, "b"), (3, "c")]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_events_of_rows_lead_from_one_state_to_the_next(
+    tmp_path: Path, seed: int, request: pytest.FixtureRequest
+) -> None:
+    """Whatever statements do: the state before, with the events applied, is the state after."""
+    chance = random.Random(seed)
+    settings = Settings(
+        buckets=[{"name": "primary", "path": tmp_path / "many"}],
+        journal={"flush_seconds": 3600, "max_row_changes": 1000},
+    )
+    lakehouse = Lakehouse(settings)
+    request.addfinalizer(lakehouse.close)
+    session = lakehouse.sessions.get("t", Principal("alice", frozenset({"admin"})))
+    engine = lakehouse.engine
+
+    def run(sql: str) -> None:
+        scope = Scope(session, session.sql_transaction, CallWatch())
+        engine.changes.run(engine.gate.analyse(sql), scope)
+
+    def state() -> dict[int, dict[str, Any]]:
+        plan = engine.plan(engine.gate.analyse("FROM t"), session, None)
+        rows = [row for batch in engine.open(plan, session, CallWatch()) for row in batch.to_pylist()]
+        return {row["k"]: row for row in rows}
+
+    kind = chance.choice(["TEXT", "INTEGER[]"])
+    value = {"TEXT": lambda: f"'{chance.randint(0, 3)}'", "INTEGER[]": lambda: f"[{chance.randint(0, 3)}]"}[
+        kind
+    ]
+    run(f"CREATE TABLE t (k INTEGER PRIMARY KEY, v {kind}, n INTEGER)")
+    fresh = iter(range(1000, 10_000))
+    known = 0
+    for _ in range(25):
+        keys = [str(next(fresh)) for _ in range(chance.randint(1, 6))]
+        condition = chance.choice(
+            ["k % 3 = 0", "n IS NULL", "n > 2", "random() < 0.4", "v IS NOT NULL AND k % 2 = 1", "true"]
+        )
+        target = ", ".join(f"({k}, {value()}, {chance.choice(['NULL', '1', '5'])})" for k in keys)
+        some = f"SELECT k, v, 9 AS n FROM t WHERE {condition}"
+        merged = f"({some} UNION ALL FROM (VALUES {target})) AS s(k, v, n)"
+        joined = re.sub(r"\b([knv]) ", r"t.\1 ", condition)
+        sql = chance.choice(
+            [
+                f"INSERT INTO t VALUES {target}",
+                f"UPDATE t SET v = {value()} WHERE {condition}",
+                f"UPDATE t SET n = coalesce(n, 0) + 1, v = {value()} WHERE {condition}",
+                f"UPDATE t SET n = s.n FROM (VALUES {target}) AS s(k, v, n) WHERE t.k = s.k - 7 AND {joined}",
+                f"DELETE FROM t WHERE k % {chance.randint(3, 9)} = 1 AND {condition}",
+                f"MERGE INTO t USING {merged} ON t.k = s.k WHEN MATCHED AND t.k % 5 = 0 THEN DELETE "  # noqa: ISC004
+                "WHEN MATCHED THEN UPDATE SET n = s.n WHEN NOT MATCHED THEN INSERT VALUES (s.k, s.v, s.n)",
+                f"MERGE INTO t USING {merged} ON t.k = s.k WHEN NOT MATCHED BY SOURCE THEN DELETE",
+            ]
+        )  # fmt: skip
+        expected = state()
+        run(sql)
+        events = sorted(lakehouse.events.table().to_pylist(), key=lambda row: row["seq"])
+        for event in (row for row in events if row["seq"] > known and row["kind"] == "row"):
+            key, old, new = (
+                None if event[n] is None else json.loads(event[n]) for n in ("key", "old", "new")
+            )
+            if event["action"] == "insert":
+                assert key["k"] not in expected
+                expected[key["k"]] = new
+            elif event["action"] == "delete":
+                assert expected.pop(key["k"]) == old
+            else:
+                assert expected[key["k"]][event["field"]] == old != new
+                expected[key["k"]][event["field"]] = new
+        known = max((row["seq"] for row in events), default=0)
+        if not sql.startswith("INSERT"):
+            assert state() == expected, sql
