@@ -93,7 +93,7 @@ def _stored(number: int) -> dict[str, Any]:
 
 
 def _changes(directory: Path, quick: bool) -> list[Line]:
-    rows, repetitions = (100_000, 5) if quick else (1_000_000, 15)
+    rows, repetitions = (100_000, 5) if quick else (1_000_000, 7)
     lakes = {
         "with": _Lake(directory / "with", 1000),
         "rows off": _Lake(directory / "off", 0),

@@ -310,10 +310,10 @@ class _Change:
     ) -> Outcome:
         connection = cursor.connection
         columns = _definitions(self.table)
+        changes = None if self.text.verb == "INSERT" else self._row_changes()
         connection.execute(f"CREATE OR REPLACE TEMP TABLE {_SHADOW} ({', '.join(columns)})").fetchall()
         try:
             before = self._fill(cursor, affected)
-            changes = None if self.text.verb == "INSERT" else self._row_changes()
             if changes is not None:
                 changes.prepare(connection, self.text, self.values, before)
             outcome = self._execute(connection)
@@ -324,13 +324,15 @@ class _Change:
         finally:
             with suppress(duckdb.Error):
                 connection.execute(f"DROP TABLE IF EXISTS {_SHADOW}").fetchall()
+            if changes is not None:
+                changes.forget(connection)
 
     def _row_changes(self) -> RowChanges | None:
         """What finds out which rows change and how, where that is to be recorded."""
         journal = self.engine.settings.journal
         if not (journal.enabled and journal.max_row_changes and self.table.primary_key):
             return None
-        return RowChanges(self.table, _SHADOW, journal.max_row_changes)
+        return RowChanges(self.table, _SHADOW, journal.max_row_changes, self.bound.temporary)
 
     def _fill(self, cursor: PooledCursor, affected: Sequence[DataFileRef]) -> int:
         """Put the rows of files into the shadow; gives the row id from which on those are that come later.

@@ -44,11 +44,13 @@ class RowChanges:
         table: The table, with a primary key.
         shadow: What stands in for it.
         limit: How many changed rows are recorded.
+        in_transaction: Whether a query that fails would end a transaction of DuckDB's own.
     """
 
     table: Table
     shadow: str
     limit: int
+    in_transaction: bool = False
     columns: tuple[tuple[str, str], ...] = field(init=False)
     _first_new: int = 0
     _is_copied: bool = False
@@ -100,7 +102,7 @@ class RowChanges:
         is_each = text.verb == "UPDATE" and not (text.source or text.condition)
         if is_each:
             count = connection.execute(f"{copied} LIMIT {self.limit + 1}").fetchall()[0][0]
-        elif not text.every_file and len(values or ()) <= 1:
+        elif not (text.every_file or self.in_transaction) and len(values or ()) <= 1:
             found = text.finding(rows, self._row_name)
             some = f"SELECT * FROM ({found}) ORDER BY 1 LIMIT {self.limit + 1}"
             given = values_for(found, values[0]) if values else None
@@ -136,11 +138,13 @@ class RowChanges:
         except (duckdb.Error, pa.ArrowException, ValueError):
             _log.exception("row_changes_not_recorded", table=str(self.table.name))
             changed, added, self._is_copied = [], [], False
-        finally:
-            with suppress(duckdb.Error):
-                connection.execute(f"DROP TABLE IF EXISTS {_BEFORE}").fetchall()
         self._is_cut |= not self._is_copied
         return self._told(_paired(changed, added, self.table.primary_key), count)
+
+    def forget(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Let go of the rows that were put aside."""
+        with suppress(duckdb.Error):
+            connection.execute(f"DROP TABLE IF EXISTS {_BEFORE}").fetchall()
 
     def removed(
         self, connection: duckdb.DuckDBPyConnection, body: str, count: int

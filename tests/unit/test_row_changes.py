@@ -309,3 +309,21 @@ def test_the_events_of_rows_lead_from_one_state_to_the_next(
         known = max((row["seq"] for row in events), default=0)
         if not sql.startswith("INSERT"):
             assert state() == expected, sql
+
+
+def test_rows_are_told_of_in_a_transaction_that_changed_temporary_tables(
+    run: Run, told: Callable[[], Any]
+) -> None:
+    run("CREATE TABLE t (k INTEGER PRIMARY KEY, v TEXT)")
+    run("INSERT INTO t VALUES (1, 'a'), (2, 'b')")
+    run("BEGIN")
+    run("CREATE TEMP TABLE x AS SELECT 2 AS k, 'z' AS v UNION ALL SELECT 3, 'c'")
+    run("UPDATE t SET v = x.v FROM x WHERE t.k = x.k")
+    merged = "WHEN MATCHED THEN DELETE WHEN NOT MATCHED THEN INSERT VALUES (x.k, x.v)"
+    run(f"MERGE INTO t USING x ON t.k = x.k {merged}")
+    run("COMMIT")
+    assert told() == [
+        ("update", {"k": 2}, "v", "b", "z"),
+        ("delete", {"k": 2}, None, {"k": 2, "v": "z"}, None),
+        ("insert", {"k": 3}, None, None, {"k": 3, "v": "c"}),
+    ]
