@@ -29,7 +29,8 @@ _DROPPED_TEXTS = (
     "no copy in progress",
 )
 _MESSAGE = re.compile(
-    r"(?:ERROR|FATAL|PANIC):\s+(.*?)(?:\n(?:LINE \d|DETAIL|HINT|CONTEXT|QUERY|STATEMENT|Query was)|\n\n|\Z)",
+    r"(?:ERROR|FATAL|PANIC):\s+(.*?)"
+    r"(?:\n(?:LINE \d|DETAIL|HINT|CONTEXT|QUERY|STATEMENT|Query was)|\n\n|\s*\. SQLSTATE|\Z)",
     re.DOTALL,
 )
 _TIMEOUT = "statement timeout"

@@ -68,18 +68,16 @@ class AdbcSession:
             failure = connect_failure(error, dsn)
         if failure is not None:
             raise failure
+        self.pid = 0
         try:
-            self.pid = self._begin(snapshot)
-        except BaseException:
+            for sql in (BEGIN, f"SET TRANSACTION SNAPSHOT '{snapshot}'", SETTINGS):
+                for batch in self.batches(sql, "the database"):
+                    self.pid = batch.column(0)[0].as_py()
+        except (LakehouseError, Dropped) as error:
+            failure = _no_snapshot(error)
+        if failure is not None:
             self.close()
-            raise
-
-    def _begin(self, snapshot: str) -> int:
-        pid = 0
-        for sql in (BEGIN, f"SET TRANSACTION SNAPSHOT '{snapshot}'", SETTINGS):
-            for batch in self.batches(sql, "the database"):
-                pid = batch.column(0)[0].as_py()
-        return pid
+            raise failure
 
     def batches(self, sql: str, what: str) -> Iterator[pa.RecordBatch]:
         """The rows of a query."""
@@ -135,7 +133,7 @@ class PsycopgSession:
             self._connection.execute(f"SET TRANSACTION SNAPSHOT '{snapshot}'".encode())
             row = self._connection.execute(SETTINGS.encode()).fetchone()
         except psycopg.Error as error:
-            failure = failure_of(error, dsn, "the database")
+            failure = _no_snapshot(failure_of(error, dsn, "the database"))
         if failure is not None:
             self.close()
             raise failure
@@ -146,21 +144,22 @@ class PsycopgSession:
         """The rows of a query."""
         failure: BaseException
         try:
-            with self._connection.cursor("rows", binary=True) as cursor:
+            with self._connection.cursor(binary=True) as cursor:
                 for name, loader in _LOADERS.items():
                     cursor.adapters.register_loader(name, loader)
-                cursor.execute(sql.encode(), binary=True)
-                kinds = [_arrow_type(column.type_code) for column in cursor.description or ()]
-                count, columns = _FIRST_ROWS, [str(n) for n in range(len(kinds))]
-                while rows := cursor.fetchmany(count):
+                cursor.execute(f"DECLARE rows NO SCROLL CURSOR FOR {sql}".encode())
+                count = _FIRST_ROWS
+                while rows := cursor.execute(f"FETCH {count} FROM rows".encode()).fetchall():
+                    kinds = [_arrow_type(column.type_code) for column in cursor.description or ()]
                     batch = pa.record_batch(
                         [_array(values, k) for values, k in zip(zip(*rows, strict=True), kinds, strict=True)],
-                        names=columns,
+                        names=[str(n) for n in range(len(kinds))],
                     )
                     each = max(batch.nbytes / len(rows), 1)
                     count = int(min(max(self._batch_bytes / each, 1), _MOST_ROWS, 8 * count))
                     del rows
                     yield batch
+                cursor.execute(b"CLOSE rows")
         except psycopg.Error as error:
             failure = failure_of(error, self._dsn, what)
         else:
@@ -171,6 +170,11 @@ class PsycopgSession:
         """End it."""
         with suppress(psycopg.Error, OSError):
             self._connection.close()
+
+
+def _no_snapshot(error: LakehouseError | Dropped) -> Dropped:
+    """Whoever held the snapshot may have been gone by the time that it was taken over."""
+    return error if isinstance(error, Dropped) else Dropped(error)
 
 
 class _Number(Loader):

@@ -38,7 +38,7 @@ _LOCKABLE = """
     SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname)
     FROM unnest(%s::text[], %s::text[]) AS w(schema, name) JOIN pg_namespace n ON n.nspname = w.schema
         JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.name
-    WHERE c.relkind IN ('r', 'p', 'f', 'v') AND has_schema_privilege(n.oid, 'USAGE')
+    WHERE c.relkind IN ('r', 'p', 'v') AND has_schema_privilege(n.oid, 'USAGE')
         AND has_table_privilege(c.oid, 'SELECT')"""
 BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 SETTINGS = "SELECT pg_backend_pid(), " + ", ".join(
