@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import BinaryIO, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
-from lakehouse.errors import InvalidRequest, SchemaMismatch, StatementCancelled
+from lakehouse.errors import InvalidRequest, SchemaMismatch
 from lakehouse.ingest.sources.byte_source import ByteSource
 from lakehouse.ingest.sources.column_names import safe_names
 from lakehouse.ingest.sources.csv_blocks import Block, blocks
@@ -22,6 +18,7 @@ from lakehouse.ingest.sources.csv_dialect import Dialect, dialect_of
 from lakehouse.ingest.sources.csv_parsing import NotUtf8, Parsed, Parser
 from lakehouse.ingest.sources.evidence import Evidence
 from lakehouse.ingest.sources.file_options import FileOptions
+from lakehouse.ingest.sources.parallel import in_order, skip
 from lakehouse.ingest.sources.source import (
     Disproved,
     Inspection,
@@ -35,12 +32,9 @@ from lakehouse.ingest.sources.stated_kinds import STATED, stated_kind, stated_ty
 from lakehouse.ingest.sources.text_encoding import Encoding, encoding_of, single_byte_encoding, utf8_stream
 from lakehouse.ingest.sources.text_kinds import Kind
 
-_THREADS = min(4, os.cpu_count() or 1)
 _LEAST_SAMPLE = 256 * 1024
 _HEAD = 1024 * 1024
-_SKIPPED = 1024 * 1024
 _SHOWN = 60
-_T = TypeVar("_T")
 
 Key = tuple[str, int]
 """A column of a source: its name, and which one of those of the same name it is."""
@@ -169,7 +163,7 @@ class CsvReader:
         place = file.origin.name if len(self._origins) > 1 else ""
         ended = True
         found = self._blocks(file, file.dialect.start, file.dialect.line, most)
-        for block, parsed in _in_order(found, partial(self._parse, file, parser), cancelled):
+        for block, parsed in in_order(found, partial(self._parse, file, parser), cancelled):
             rows += parsed.rows + len(parsed.rejected)
             ragged += len(parsed.rejected)
             if parsed.rejected and not first_ragged:
@@ -260,7 +254,7 @@ class CsvReader:
         size = limits.block_bytes if most is None else min(limits.block_bytes, most)
         with closing(file.origin.open()) as raw:
             stream = utf8_stream(raw, dialect.encoding, file.origin.name)
-            _skip(raw, stream, start)
+            skip(stream, start, stream is raw)
             yield from blocks(
                 stream, dialect.marks, size, limits.max_row_bytes, file.origin.name, start, line
             )
@@ -283,7 +277,7 @@ class CsvReader:
                 resumed = number == first and position
                 begin = (start, line) if resumed else (file.dialect.start, file.dialect.line)
                 work = partial(self._converted, file, self._parser(file), plan, schema, on_error)
-                for block, piece in _in_order(self._blocks(file, *begin), work, cancelled):
+                for block, piece in in_order(self._blocks(file, *begin), work, cancelled):
                     rows += piece.rows_in
                     progress(_share(inspection, file, done, block.end), f"{rows} rows")
                     yield replace(piece, position=f"{number}:{block.end}:{block.line + block.lines}")
@@ -368,35 +362,3 @@ def _share(inspection: Inspection, file: _File, done: int, end: int) -> float | 
     if not inspection.size_bytes or file.origin.size is None or not file.dialect.encoding.is_utf8:
         return None
     return (done + min(end, file.origin.size)) / inspection.size_bytes
-
-
-def _skip(raw: BinaryIO, stream: BinaryIO, start: int) -> None:
-    """Go on to a place in the text, which begins where ``stream`` is."""
-    if stream is raw and stream.seekable():
-        stream.seek(start, os.SEEK_CUR)
-        return
-    while start > 0:
-        start -= len(stream.read(min(start, _SKIPPED))) or start
-
-
-def _in_order(
-    found: Iterator[Block], work: Callable[[Block], _T], cancelled: Callable[[], bool]
-) -> Iterator[tuple[Block, _T]]:
-    """What becomes of blocks, in their order, a few at a time."""
-    waiting: deque[tuple[Block, Future[_T]]] = deque()
-    pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="parse")
-    try:
-        for block in found:
-            if cancelled():
-                raise StatementCancelled("reading was cancelled")
-            waiting.append((block, pool.submit(work, block)))
-            if len(waiting) > _THREADS:
-                done, future = waiting.popleft()
-                yield done, future.result()
-        while waiting:
-            if cancelled():
-                raise StatementCancelled("reading was cancelled")
-            done, future = waiting.popleft()
-            yield done, future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)

@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 
 from lakehouse.errors import InvalidRequest, NotSupported
+from lakehouse.ingest.sources.arrow_source import TypedReader, arrow, orc, parquet
 from lakehouse.ingest.sources.byte_source import ByteSource
 from lakehouse.ingest.sources.compression import expanded
 from lakehouse.ingest.sources.csv_source import CsvReader
 from lakehouse.ingest.sources.file_options import FileOptions
 from lakehouse.ingest.sources.file_reader import FileReader
+from lakehouse.ingest.sources.json_source import JsonReader
 from lakehouse.ingest.sources.source import Inspection, OnError, Piece, Progress
 
-_FORMATS: dict[str, Callable[[Sequence[ByteSource], FileOptions], FileReader]] = {"csv": CsvReader}
+_Opener = Callable[[Sequence[ByteSource], FileOptions], FileReader]
+_FORMATS: dict[str, _Opener] = {
+    "csv": CsvReader,
+    "json": JsonReader,
+    "jsonl": JsonReader,
+    "parquet": lambda files, options: TypedReader(files, options, "Parquet", parquet),
+    "arrow": lambda files, options: TypedReader(files, options, "Arrow", arrow),
+    "orc": lambda files, options: TypedReader(files, options, "ORC", orc),
+}
+_MAGIC = (
+    (b"PAR1", "parquet"),
+    (b"ARROW1", "arrow"),
+    (b"FEA1", "arrow"),
+    (b"\xff\xff\xff\xff", "arrow"),
+    (b"ORC", "orc"),
+)
+_ENDINGS = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".geojson": "json"}
+_JSON = re.compile(rb'(?:\[\s*)?\{\s*(?:"(?:[^"\\]|\\.)*"\s*:|\})')
+_HEAD = 64 * 1024
 
 
 class FileSource:
@@ -58,8 +80,39 @@ class FileSource:
         if self._reader is None:
             options = self._options
             inner = [found for file in self._files for found in expanded(file, options.limits)]
-            wanted = options.format or "csv"
-            if wanted not in _FORMATS:
-                raise NotSupported(f"there is no format '{wanted}'", f"formats are {', '.join(_FORMATS)}")
-            self._reader = _FORMATS[wanted](inner, options)
+            formats = {format_of(file, options): file for file in reversed(inner)}
+            if len(formats) > 1:
+                (one, first), (other, second) = list(formats.items())[:2]
+                raise InvalidRequest(
+                    f"files are of different formats: '{second.name}' is {other}, '{first.name}' is {one}",
+                    "bring them in one format after the other, or leave some out by a pattern",
+                )
+            self._reader = _FORMATS[next(iter(formats))](inner, options)
         return self._reader
+
+
+def format_of(file: ByteSource, options: FileOptions) -> str:
+    """The format of a file: the stated one, else what its content looks like, else what its name ends in.
+
+    Raises:
+        NotSupported: There is no such format as the stated one.
+    """
+    if options.format:
+        if options.format not in _FORMATS:
+            raise NotSupported(f"there is no format '{options.format}'", f"formats are {', '.join(_FORMATS)}")
+        return options.format
+    with closing(file.open()) as stream:
+        head = stream.read(_HEAD)
+    found = next((name for magic, name in _MAGIC if head.startswith(magic)), "")
+    if found == "orc" and not head[3:4] < b" ":
+        found = ""  # a text that begins with these letters
+    if found:
+        return found
+    ending = next((name for ending, name in _ENDINGS.items() if file.name.lower().endswith(ending)), "")
+    return ending or ("jsonl" if _is_json(head) else "csv")
+
+
+def _is_json(head: bytes) -> bool:
+    """Whether a text begins with an object, or an array of some."""
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    return bool(_JSON.match(text))

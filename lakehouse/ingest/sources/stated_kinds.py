@@ -162,3 +162,47 @@ class _StatedFormat(_Stated):
         read = pc.strptime(pc.utf8_trim_whitespace(texts), format=self._form, unit="us", error_is_null=True)
         misfits: Mask = pc.and_(texts.is_valid(), read.is_null()).to_numpy(zero_copy_only=False)
         return pc.cast(read, self.type), np.asarray(misfits, np.bool_)
+
+
+class Recast:
+    """Values of one Arrow type as those of another; what has no counterpart is told.
+
+    Args:
+        texts: How texts are read, if they are texts.
+        target: The type that is wanted.
+    """
+
+    def __init__(self, texts: Kind | None, target: pa.DataType) -> None:
+        self._texts = texts
+        self._target = target
+
+    def convert(self, values: pa.Array) -> tuple[pa.Array, Mask]:
+        """The values, NULL where one has no counterpart, and which of them those are.
+
+        Raises:
+            InvalidRequest: No value of that type has one.
+        """
+        if self._texts is not None:
+            return self._texts.convert(pc.cast(values, pa.string()))
+        if pa.types.is_dictionary(values.type):
+            values = values.dictionary_decode()
+        try:
+            converted = pa.concat_arrays(self._bisected(values)) if len(values) else self._cast(values)
+        except pa.ArrowNotImplementedError as error:
+            raise InvalidRequest(f"values of the type {values.type} are no {self._target}") from error
+        wrong = pc.and_(values.is_valid(), converted.is_null())
+        return converted, np.asarray(wrong.to_numpy(zero_copy_only=False), np.bool_)
+
+    def _cast(self, values: pa.Array) -> pa.Array:
+        return pc.cast(values, self._target)
+
+    def _bisected(self, values: pa.Array) -> list[pa.Array]:
+        try:
+            return [self._cast(values)]
+        except pa.ArrowNotImplementedError:
+            raise
+        except pa.ArrowInvalid:
+            if len(values) == 1:
+                return [pa.nulls(1, self._target)]
+            half = len(values) // 2
+            return self._bisected(values.slice(0, half)) + self._bisected(values.slice(half))

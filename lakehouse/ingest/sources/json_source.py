@@ -1,0 +1,493 @@
+"""JSON and JSON Lines: JSON's own types where all values agree, the text as it stands where they do not."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.json as pjson
+
+from lakehouse.errors import InvalidRequest, SchemaMismatch
+from lakehouse.ingest.sources.byte_source import ByteSource
+from lakehouse.ingest.sources.column_names import safe_names
+from lakehouse.ingest.sources.csv_blocks import Block, Marks, blocks
+from lakehouse.ingest.sources.file_options import FileOptions
+from lakehouse.ingest.sources.json_lines import as_lines, is_array, is_lines
+from lakehouse.ingest.sources.json_shapes import (
+    DECODER,
+    Mixed,
+    Number,
+    Shape,
+    arrow_type,
+    has_double,
+    is_storable,
+    merged,
+    named,
+    raw_fields,
+    shape_of,
+)
+from lakehouse.ingest.sources.parallel import in_order, skip
+from lakehouse.ingest.sources.source import (
+    Disproved,
+    Inspection,
+    OnError,
+    Piece,
+    Progress,
+    RejectedRow,
+    SourceColumn,
+)
+from lakehouse.ingest.sources.stated_kinds import STATED, stated_kind, stated_type
+from lakehouse.ingest.sources.text_encoding import encoding_of, utf8_stream
+from lakehouse.ingest.sources.text_kinds import LARGEST_EXACT, Kind
+
+_HEAD = 64 * 1024
+_SAMPLE = 1024 * 1024
+_CONTENT = 1024 * 1024
+_SHOWN = 60
+_MARKS = Marks(b"\x1f", b"", b"\n")
+_LONG_NUMBER = re.compile(rb"[:\[,\s](-?[0-9][0-9.eE+-]{15,})")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_SMALL_NUMBER = re.compile(rb"[0-9][eE]-?[0-9]{3}")
+
+
+@dataclass(slots=True)
+class _Field:
+    """What is known of a field of the objects; ``mixed`` says why only its text holds all values."""
+
+    shape: Shape = "null"
+    mixed: str = ""
+    example: str = ""
+
+    def add(self, value: object, line: int) -> None:
+        """Take a value in."""
+        if self.mixed:
+            return
+        try:
+            self.shape = merged(self.shape, shape_of(value))
+        except Mixed as error:
+            self.mixed = str(error)
+            self.example = f"'{str(value)[:_SHOWN]}' in line {line}"
+
+    def holds(self, value: object) -> bool:
+        """Whether a value changes nothing."""
+        if self.mixed:
+            return True
+        try:
+            return bool(merged(self.shape, shape_of(value)) == self.shape)
+        except Mixed:
+            return False
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the column is made of the text of values."""
+        return bool(self.mixed) or not is_storable(self.shape)
+
+    @property
+    def type(self) -> pa.DataType:
+        """The Arrow type of the column."""
+        return pa.string() if self.is_text else arrow_type(self.shape)
+
+    def column(self, name: str, source_name: str, seen: str) -> SourceColumn:
+        """The column, and why it is of its type."""
+        if self.mixed:
+            stricter = f"as {named(self.shape)} values would be lost, the first {self.example}"
+            return SourceColumn(
+                name, source_name, pa.string(), True, f"values of several kinds: {self.mixed}", stricter
+            )
+        if self.shape == "null":
+            return SourceColumn(name, source_name, pa.string(), True, "there is no value")
+        if self.is_text:
+            return SourceColumn(
+                name, source_name, pa.string(), True, "objects without fields, or with equal ones"
+            )
+        return SourceColumn(name, source_name, self.type, True, f"{named(self.shape)} in {seen}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A value of a line: ``fields`` is None where it is no object."""
+
+    line: int
+    text: str
+    fields: dict[str, Any] | None
+    fault: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """How the columns of the result are made.
+
+    Attributes:
+        schema: Of the result.
+        names: Of the source, in the order of the columns.
+        fields: What their values have to be.
+        stated: How texts are read, where a type was stated.
+        fast: What Arrow's parser is told; None where it cannot do it.
+        doubles: Whether there is a double in it.
+    """
+
+    schema: pa.Schema
+    names: tuple[str, ...]
+    fields: tuple[_Field, ...]
+    stated: tuple[Kind | None, ...]
+    fast: pa.Schema | None
+    doubles: bool = field(default=False)
+
+
+class _Disproof(Exception):
+    """A value is not what the sample promised."""
+
+
+class JsonReader:
+    """Files of JSON as one source; fields of objects are columns, united by name.
+
+    Args:
+        files: Expanded already.
+        options: What the caller says.
+    """
+
+    def __init__(self, files: Sequence[ByteSource], options: FileOptions) -> None:
+        self._files = files
+        self._options = options
+        self._fields: dict[str, _Field] | None = None
+
+    def inspect(self, cancelled: Callable[[], bool], progress: Progress) -> Inspection:
+        """From a sample of each file."""
+        return self._inspected(cancelled, progress, everything=False)
+
+    def read(
+        self,
+        inspection: Inspection,
+        on_error: OnError,
+        cancelled: Callable[[], bool],
+        progress: Progress,
+        position: str | None,
+    ) -> Iterator[Piece]:
+        """See ``FileReader``.
+
+        Raises:
+            Disproved: See ``Source``.
+        """
+        if self._fields is None:
+            self.inspect(cancelled, progress)
+        try:
+            yield from self._pieces(inspection, on_error, cancelled, progress, position)
+        except _Disproof as disproof:
+            truth = self._inspected(cancelled, progress, everything=True)
+            stated = {column.name: column for column in inspection.columns if column.reason == STATED}
+            columns = tuple(stated.get(column.name, column) for column in truth.columns)
+            raise Disproved(str(disproof), replace(truth, columns=columns)) from None
+
+    def _inspected(self, cancelled: Callable[[], bool], progress: Progress, everything: bool) -> Inspection:
+        fields: dict[str, _Field] = {}
+        notes = {"format": "JSON"}
+        rows, whole = 0, True
+        each = min(_SAMPLE, self._options.limits.sample_bytes)
+        for number, file in enumerate(self._files):
+            progress(number / len(self._files), f"inspecting '{file.name}'")
+            found, ended, layout = self._gathered(file, fields, None if everything else each, cancelled)
+            rows, whole = rows + found, whole and ended
+            counted = str(found) if ended else f"{found} in the sample"
+            notes[f"file '{file.name}'" if len(self._files) > 1 else "layout"] = f"{layout}, rows: {counted}"
+        if not fields:
+            raise InvalidRequest(
+                f"'{self._files[0].name}' holds no JSON object with a field, so there is no column"
+            )
+        if len(fields) > self._options.limits.max_columns:
+            raise InvalidRequest(
+                f"objects have {len(fields)} different fields, at most "
+                f"{self._options.limits.max_columns} are taken (max_columns)"
+            )
+        self._fields = fields
+        seen = (
+            f"all {rows} rows" if whole else f"the first {rows} rows; the others are verified while reading"
+        )
+        names = safe_names(list(fields))
+        columns = [
+            self._stated(made.column(name, source_name, seen))
+            for name, (source_name, made) in zip(names, fields.items(), strict=True)
+        ]
+        sizes = [file.size for file in self._files]
+        size = sum(size for size in sizes if size is not None) if None not in sizes else None
+        identity = " ".join(file.identity for file in self._files)
+        return Inspection(tuple(columns), rows if whole else None, size, notes, identity=identity)
+
+    def _stated(self, column: SourceColumn) -> SourceColumn:
+        spec = self._spec(column)
+        return replace(column, type=stated_type(spec, column.name)[0], reason=STATED) if spec else column
+
+    def _spec(self, column: SourceColumn) -> str:
+        types = self._options.types
+        return types.get(column.name) or types.get(column.source_name) or ""
+
+    def _gathered(
+        self, file: ByteSource, fields: dict[str, _Field], most: int | None, cancelled: Callable[[], bool]
+    ) -> tuple[int, bool, str]:
+        """Take in the values; gives rows seen, whether those are all, and how the file is laid out."""
+        rows = 0
+        layout, found = self._blocks(file, 0, 1, most)
+        for block, _ in in_order(found, lambda _: None, cancelled):
+            plan = _plan_of(fields) if fields else None
+            quick = _fast(block, plan) if plan is not None else None
+            if quick is not None:
+                rows += quick.num_rows
+            else:
+                for row in _rows(block):
+                    rows += 1
+                    for name, value in (row.fields or {}).items():
+                        fields.setdefault(name, _Field()).add(value, row.line)
+            if most is not None and block.end >= most:
+                return rows, file.size is not None and block.end >= file.size, layout
+        return rows, True, layout
+
+    def _blocks(
+        self, file: ByteSource, start: int, line: int, most: int | None = None
+    ) -> tuple[str, Iterator[Block]]:
+        limits = self._options.limits
+        with closing(file.open()) as stream:
+            head = stream.read(_HEAD)
+        encoding = encoding_of(head, self._options.encoding)
+        if not self._options.encoding and not encoding.mark_bytes and not encoding.name.startswith("utf"):
+            encoding = encoding_of(b"")
+        with closing(utf8_stream(file.open(), encoding, file.name)) as text:
+            head = text.read(_HEAD)
+        array = is_array(head)
+        lines = not array and is_lines(head, len(head) < _HEAD)
+
+        def reading() -> Iterator[Block]:
+            with closing(file.open()) as raw:
+                stream = utf8_stream(raw, encoding, file.name)
+                if not lines:
+                    stream = as_lines(stream, array, file.name)
+                skip(stream, start, stream is raw)
+                size = limits.block_bytes if most is None else min(limits.block_bytes, most)
+                yield from blocks(stream, _MARKS, size, limits.max_row_bytes, file.name, start, line)
+
+        return "an array" if array else "JSON Lines" if lines else "one value after another", reading()
+
+    def _pieces(
+        self,
+        inspection: Inspection,
+        on_error: OnError,
+        cancelled: Callable[[], bool],
+        progress: Progress,
+        position: str | None,
+    ) -> Iterator[Piece]:
+        plan = self._plan(inspection)
+        first, start, line = (int(part) for part in position.split(":")) if position else (0, 0, 1)
+        done = rows = 0
+        for number, file in enumerate(self._files):
+            size = file.size or 0
+            if number >= first:
+                begin = (start, line) if number == first and position else (0, 1)
+                work = partial(_converted, plan, on_error, file.name)
+                for block, piece in in_order(self._blocks(file, *begin)[1], work, cancelled):
+                    rows += piece.rows_in
+                    total = inspection.size_bytes
+                    progress(
+                        min((done + min(block.end, size)) / total, 1.0) if total else None, f"{rows} rows"
+                    )
+                    yield replace(piece, position=f"{number}:{block.end}:{block.line + block.lines}")
+            done += size
+
+    def _plan(self, inspection: Inspection) -> _Plan:
+        known = self._fields or {}
+        names, fields, stated = [], [], []
+        for column in inspection.columns:
+            names.append(column.source_name)
+            found = known.get(column.source_name)
+            if found is None:
+                raise SchemaMismatch(f"field '{column.source_name}' is not there any more")
+            kind = None
+            if column.type != found.type or column.reason == STATED:
+                spec = self._spec(column)
+                form = stated_type(spec, column.name)[1] if spec else ""
+                kind = stated_kind(column.type, form, column.name)
+                found = replace(found, mixed="stated") if found.shape != "string" or kind else found
+            fields.append(found)
+            stated.append(kind)
+        fast = None
+        if not any(found.is_text for found in fields):
+            fast = pa.schema([pa.field(n, f.type) for n, f in zip(names, fields, strict=True)])
+        doubles = any(has_double(found.shape) for found in fields)
+        return _Plan(inspection.schema, tuple(names), tuple(fields), tuple(stated), fast, doubles)
+
+
+def _plan_of(fields: dict[str, _Field]) -> _Plan | None:
+    if any(found.is_text for found in fields.values()):
+        return None
+    schema = pa.schema([pa.field(name, found.type) for name, found in fields.items()])
+    doubles = any(has_double(found.shape) for found in fields.values())
+    return _Plan(schema, tuple(fields), tuple(fields.values()), (None,) * len(fields), schema, doubles)
+
+
+def _converted(plan: _Plan, on_error: OnError, place: str, block: Block) -> Piece:
+    quick = _fast(block, plan)
+    if quick is not None:
+        return Piece(quick)
+    rows = list(_rows(block))
+    rejected = [RejectedRow(place, row.line, "", row.fault, row.text[:_CONTENT]) for row in rows if row.fault]
+    rows = [row for row in rows if not row.fault]
+    known = set(plan.names)
+    for row in rows:
+        fields = row.fields or {}
+        if not fields.keys() <= known:
+            new = next(name for name in fields if name not in known)
+            raise _Disproof(f"'{place}' line {row.line}: there is a new field '{new}'")
+    raws = [raw_fields(row.text) for row in rows] if any(found.is_text for found in plan.fields) else []
+    misfits: dict[int, tuple[str, str]] = {}
+    arrays = [_column(plan, number, rows, raws, misfits, place) for number in range(len(plan.names))]
+    batch = pa.RecordBatch.from_arrays(arrays, schema=plan.schema)
+    rejected += [
+        RejectedRow(place, rows[n].line, *why, rows[n].text[:_CONTENT]) for n, why in misfits.items()
+    ]
+    rejected.sort(key=lambda row: row.line or 0)
+    if rejected and on_error is OnError.FAIL:
+        bad = rejected[0]
+        where = f", field '{bad.column}'" if bad.column else ""
+        raise InvalidRequest(
+            f"'{place}' line {bad.line}{where}: {bad.reason}",
+            "put it right, or let rows that do not fit be rejected",
+        )
+    if misfits:
+        keep = np.ones(batch.num_rows, np.bool_)
+        keep[list(misfits)] = False
+        batch = batch.filter(pa.array(keep))
+    return Piece(batch, rejected)
+
+
+def _column(
+    plan: _Plan,
+    number: int,
+    rows: Sequence[_Row],
+    raws: Sequence[dict[str, str]],
+    misfits: dict[int, tuple[str, str]],
+    place: str,
+) -> pa.Array:
+    name, found, kind = plan.names[number], plan.fields[number], plan.stated[number]
+    values = [(row.fields or {}).get(name) for row in rows]
+    if found.is_text:
+        texts = pa.array([_text(value, raws[n].get(name)) for n, value in enumerate(values)], pa.string())
+        if kind is None:
+            return texts
+        made, wrong = kind.convert(texts)
+        for place_of in np.flatnonzero(wrong).tolist():
+            shown = texts[place_of].as_py()[:_SHOWN]
+            misfits.setdefault(place_of, (plan.schema.field(number).name, f"'{shown}' is no {kind.name}"))
+        return made
+    for row, value in zip(rows, values, strict=True):
+        if not found.holds(value):
+            raise _Disproof(
+                f"'{place}' line {row.line}: field '{name}' holds '{str(value)[:_SHOWN]}', all before were "
+                f"of the kind {named(found.shape)}"
+            )
+    return pa.array(values, found.type)
+
+
+def _text(value: object, raw: str | None) -> str | None:
+    """A value as text: itself if it is one, else as it is written."""
+    return None if value is None else value if isinstance(value, str) else raw
+
+
+def _rows(block: Block) -> Iterator[_Row]:
+    """The values of a block, decoded one by one."""
+    starts, ends = block.rows(blanks=False)
+    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+        content = block.content[start:end]
+        if not content.strip():
+            continue
+        line = block.line_at(start)
+        try:
+            text = content.decode().strip()
+        except UnicodeDecodeError:
+            yield _Row(line, content.decode("utf-8", "replace"), None, "bytes that are not UTF-8")
+            continue
+        yield from _values(text, line)
+
+
+def _values(text: str, line: int) -> Iterator[_Row]:
+    while text:
+        try:
+            value, end = DECODER.raw_decode(text)
+            rest = text[end:].lstrip()
+        except (ValueError, RecursionError) as error:
+            reason = (
+                str(error).partition(":")[0] if isinstance(error, ValueError) else "it is nested too deeply"
+            )
+            yield _Row(line, text, None, f"no JSON: {reason}")
+            return
+        own, text = text[:end], rest
+        if not isinstance(value, dict):
+            yield _Row(line, own, None, "no JSON object, of which fields could be columns")
+            continue
+        fault = _fault(value, own)
+        yield _Row(line, own, None if fault else value, fault)
+
+
+def _fault(value: dict[str, Any], text: str) -> str:
+    """Why an object cannot be stored, if it cannot."""
+    if _SURROGATE.search(text):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            return "half of a surrogate pair, which is no character"
+    return ""
+
+
+def _fast(block: Block, plan: _Plan) -> pa.RecordBatch | None:
+    """The rows by Arrow's parser; None unless it is certain that it takes them for what they are."""
+    content = block.content
+    if plan.fast is None or not _exact(content, plan.doubles) or not _is_utf8(content):
+        return None
+    if not content.strip():
+        return pa.RecordBatch.from_pylist([], plan.schema)
+    reading = pjson.ReadOptions(use_threads=False, block_size=len(content) + 1)
+    parsing = pjson.ParseOptions(explicit_schema=plan.fast, unexpected_field_behavior="error")
+    try:
+        table = pjson.read_json(pa.py_buffer(content), reading, parsing)
+    except (pa.ArrowException, UnicodeDecodeError):
+        return None
+    columns = [
+        column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
+        for column in (table[name] for name in plan.names)
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=plan.schema)
+
+
+def _is_utf8(content: bytes) -> bool:
+    if content.isascii():
+        return True
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _exact(content: bytes, doubles: bool) -> bool:
+    """Whether no number has more digits than Arrow's parser keeps."""
+    if doubles and _SMALL_NUMBER.search(content):
+        return False
+    letters = np.frombuffer(content, np.uint8)
+    # Of sixteen digits in a row, two of every eighth byte that stand side by side are among them.
+    every = letters[::8]
+    digits = ((every >= 48) & (every <= 57)) | (every == ord("."))
+    if not (digits[1:] & digits[:-1]).any():
+        return True
+    return all(_is_exact(found.group(1), doubles) for found in _LONG_NUMBER.finditer(content))
+
+
+def _is_exact(text: bytes, doubles: bool) -> bool:
+    if text.lstrip(b"-").isdigit():
+        return not doubles or abs(int(text)) <= LARGEST_EXACT
+    try:
+        return repr(float(text)) == text.decode() or Number(text.decode()).is_exact
+    except (ValueError, ArithmeticError):
+        return True  # a date, for instance
