@@ -31,7 +31,10 @@ from lakehouse.ingest.sources.source import Inspection, OnError, Piece
 DRIVERS = {"adbc": AdbcSession, "psycopg": PsycopgSession}
 ROWS = 20_000
 SMALL: dict[str, Any] = {"chunk_blocks": 16, "batch_bytes": 20_000, "buffer_bytes": 100_000}
-SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'lakehouse'"
+SESSIONS = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+    "AND application_name = 'lakehouse'"
+)
 SLEEPY = "SELECT n, pg_sleep(0.001)::text AS s FROM generate_series(1, 100000) n"
 
 
