@@ -14,6 +14,7 @@ from lakehouse.config import Settings
 from lakehouse.datasets.manifest_store import ManifestStore
 from lakehouse.datasets.registered_catalog import RegisteredCatalog
 from lakehouse.datasets.registration import Registrations
+from lakehouse.datasets.resync import Resync
 from lakehouse.datasets.tracker import DatasetTracker
 from lakehouse.engine.engine import Engine
 from lakehouse.engine.redaction import statement_text
@@ -116,6 +117,16 @@ class Lakehouse:
             self.clock,
             runs.concurrent_runs,
             runs.waiting_runs,
+        )
+        self.resync = Resync(
+            self.manifests,
+            self.catalogs,
+            self.registered,
+            self.registrations,
+            self.buckets,
+            self.clock,
+            self.events,
+            reader,
         )
         self.engine.add_system_tables(
             (

@@ -14,6 +14,7 @@ from s3 import S3
 from lakehouse.access.principal import Principal
 from lakehouse.config import Settings
 from lakehouse.datasets.manifest import DatasetManifest
+from lakehouse.datasets.registration import Registration
 from lakehouse.engine.changes import Scope
 from lakehouse.engine.running import CallWatch
 from lakehouse.engine.session import Session
@@ -58,7 +59,8 @@ def register(lake: Lakehouse, name: str = "raw.t", prefix: str = "t", **more: An
     """Register a prefix of the bucket ``data``."""
     schema, table = name.split(".")
     where = TableName("registered", schema, table)
-    return lake.registrations.register(where, more.pop("bucket", "data"), prefix, "ann", **more)[0]
+    wanted = Registration(where, more.pop("bucket", "data"), prefix, **more)
+    return lake.registrations.register(wanted, "ann")[0]
 
 
 def session_of(lake: Lakehouse, role: str = "admin") -> Session:

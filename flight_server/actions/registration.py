@@ -6,9 +6,18 @@ from collections.abc import Callable, Iterator
 
 from pydantic import Field
 
-from flight_server.actions.registry import ActionSpec, Permission, Progress, Request, Response, in_a_thread
+from flight_server.actions.registry import (
+    ActionSpec,
+    Permission,
+    Progress,
+    Request,
+    Response,
+    in_a_thread,
+    sparingly,
+)
 from flight_server.context import CallContext
 from lakehouse.datasets.registered_catalog import REGISTERED
+from lakehouse.datasets.registration import Registration
 from lakehouse.errors import InvalidRequest
 from lakehouse.types import TableName
 
@@ -76,17 +85,17 @@ def _register(ctx: CallContext, request: RegisterRequest) -> Iterator[Progress |
     ctx.lakes.of(REGISTERED).check_write(name.schema, name.table)
 
     def work(report: Report) -> Response:
-        manifest, ignored = ctx.lakehouse.registrations.register(
+        wanted = Registration(
             name,
             request.bucket,
             request.prefix,
-            ctx.principal.name,
-            description=request.description,
-            owner=request.owner,
-            tags=request.tags,
-            freshness_seconds=request.freshness_seconds,
-            check=ctx.check_cancelled,
-            report=report,
+            request.description,
+            request.owner,
+            tuple(request.tags),
+            request.freshness_seconds,
+        )
+        manifest, ignored = ctx.lakehouse.registrations.register(
+            wanted, ctx.principal.name, ctx.check_cancelled, sparingly(report)
         )
         return RegisterResponse(
             dataset_id=manifest.dataset_id,

@@ -28,7 +28,11 @@ __all__ = [
     "Request",
     "Response",
     "in_a_thread",
+    "sparingly",
 ]
+
+
+_EVERY = 0.01
 
 
 class Request(BaseModel):
@@ -110,6 +114,18 @@ def in_a_thread(
                 return
     finally:
         thread.join()
+
+
+def sparingly(report: Callable[[float, str], None]) -> Callable[[float, str], None]:
+    """What can be told of every step, and passes on those by which a hundredth of the work was done."""
+    told = [-1.0]
+
+    def tell(share: float, message: str) -> None:
+        if share - told[0] >= _EVERY:
+            told[0] = share
+            report(share, message)
+
+    return tell
 
 
 class ActionRegistry:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -39,7 +39,7 @@ from lakehouse.errors import (
     TableAlreadyExists,
 )
 from lakehouse.journal.change_event import ChangeEvent, ChangeRecorder
-from lakehouse.storage import Bucket, StoredObject
+from lakehouse.storage import Bucket, Buckets, StoredObject
 from lakehouse.types import TableName
 
 RECORDS = "_catalog/registered"
@@ -166,6 +166,7 @@ def examine(
     names = {fold(name) for name in schema.names}
     # What a file says of a column is what its rows have, whatever the directory is called.
     in_path = pa.schema([column for column in in_path if fold(column.name) not in names])
+    damaged = {each.key for each in findings}
     columns = summary.columns(pa.schema([*schema, *in_path]), frozenset(in_path.names))
     return Contents(
         tuple(summary.objects),
@@ -173,11 +174,34 @@ def examine(
         summary.size_bytes,
         columns,
         fingerprint(result_schema((c.name, c.type) for c in columns)),
-        max((each.modified_at for each in listing.objects), default=None),
+        max((each.modified_at for each in listing.objects if each.key not in damaged), default=None),
         tuple(findings),
         listing.ignored,
         read_bytes,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What is to be registered.
+
+    Attributes:
+        name: How it is to be called.
+        bucket: The bucket's name.
+        prefix: What the keys begin with, in whole segments; or the key of one object.
+        description: What it is.
+        owner: Who answers for it.
+        tags: Words to find it by.
+        freshness_seconds: After how long without a change it is late.
+    """
+
+    name: TableName
+    bucket: str
+    prefix: str
+    description: str = ""
+    owner: str = ""
+    tags: tuple[str, ...] = ()
+    freshness_seconds: int | None = None
 
 
 class Registrations:
@@ -185,7 +209,7 @@ class Registrations:
 
     Args:
         store: The manifests.
-        buckets: The buckets by name; the first one also has the records of what is registered.
+        buckets: The buckets; the primary one also has the records of what is registered.
         reserved: Bucket and prefix of what no dataset may reach into: the tables of catalogs.
         clock: Source of time.
         recorder: Told of what was registered.
@@ -195,7 +219,7 @@ class Registrations:
     def __init__(
         self,
         store: ManifestStore,
-        buckets: Mapping[str, Bucket],
+        buckets: Buckets,
         reserved: Sequence[tuple[str, str]],
         clock: Clock,
         recorder: ChangeRecorder,
@@ -204,36 +228,23 @@ class Registrations:
         self._sample = sample
         self._store = store
         self._buckets = buckets
-        self._primary = next(iter(buckets.values()))
+        self._primary = buckets.primary
         self._reserved = reserved
         self._clock = clock
         self._recorder = recorder
 
     def register(
         self,
-        name: TableName,
-        bucket: str,
-        prefix: str,
+        wanted: Registration,
         by: str,
-        *,
-        description: str = "",
-        owner: str = "",
-        tags: Iterable[str] = (),
-        freshness_seconds: int | None = None,
         check: Callable[[], None] | None = None,
         report: Report | None = None,
     ) -> tuple[DatasetManifest, tuple[str, ...]]:
         """Make a dataset of the Parquet objects below a prefix. No object is changed, now or later.
 
         Args:
-            name: How it is to be called.
-            bucket: The bucket's name.
-            prefix: What the keys begin with, in whole segments.
+            wanted: Which objects, and how they are to be called.
             by: Who does it.
-            description: What it is.
-            owner: Who answers for it.
-            tags: Words to find it by.
-            freshness_seconds: After how long without a change it is late.
             check: Raises where this has to stop.
             report: Told of how far it is.
 
@@ -246,49 +257,48 @@ class Registrations:
             SchemaMismatch: The objects do not fit together, or one is damaged.
             StorageError: The bucket cannot be read.
         """
+        name, bucket = wanted.name, self._bucket(wanted.bucket)
         check_name(name.schema, "schema")
         check_name(name.table, "table")
-        place = self._bucket(bucket)
         self._refuse_taken(self._store.find(name), name)
-        listing = list_parquet(place, prefix)
-        self._refuse_own(bucket, listing.location)
+        listing = list_parquet(bucket, wanted.prefix)
+        self._refuse_own(bucket.name, listing.location)
         if not listing.objects:
             raise InvalidRequest(
-                f"there are no Parquet objects below '{listing.location}' of bucket '{bucket}'",
+                f"there are no Parquet objects below '{listing.location}' of bucket '{bucket.name}'",
                 f"expected keys that end with {', '.join(_ENDINGS)}",
             )
-        found = examine(place, listing, check, report)
-        refuse_damaged(found, bucket)
-        if not place.is_local and not all(each.e_tag for each in found.objects):
-            raise StorageError(f"the store of bucket '{bucket}' does not tell versions of objects (ETag)")
-        bare = bare_manifest(name, bucket, listing.location, self._clock.now(), by)
+        found = examine(bucket, listing, check, report)
+        refuse_damaged(found, bucket.name)
+        if not bucket.is_local and not all(each.e_tag for each in found.objects):
+            raise StorageError(
+                f"the store of bucket '{bucket.name}' does not tell versions of objects (ETag)"
+            )
         said = replace(
-            bare,
-            owner=owner,
-            description=description,
-            tags=tuple(sorted(set(tags))),
-            freshness_seconds=freshness_seconds,
+            bare_manifest(name, bucket.name, listing.location, self._clock.now(), by),
+            owner=wanted.owner,
+            description=wanted.description,
+            tags=tuple(sorted(set(wanted.tags))),
+            freshness_seconds=wanted.freshness_seconds,
         )
-        made = with_contents(said, found)
-        made = with_contents(said, found, detect(self._sample(made)))
+        made = with_contents(said, found, self.detected(with_contents(said, found)))
 
         def build(old: DatasetManifest | None) -> DatasetManifest:
             self._refuse_taken(old, name)
             return made
 
-        manifest = self._store.change(dataset_id_of(name), build)
+        manifest = self._store.change(made.dataset_id, build)
         self.keep_record(manifest)
-        told = {"bucket": bucket, "location": listing.location, "objects": len(found.objects)}
-        self._recorder.record(
-            ChangeEvent(
-                "register",
-                str(name),
-                manifest.dataset_id,
-                new=told | {"rows": found.rows},
-                source="action:catalog.register",
-            )
-        )
+        self._recorder.record(_event(manifest))
         return manifest, found.ignored
+
+    def detected(self, manifest: DatasetManifest) -> dict[str, tuple[Sensitivity, ...]]:
+        """The kinds of personal data that a sample of a dataset's rows holds, by column.
+
+        Raises:
+            LakehouseError: The objects cannot be read.
+        """
+        return detect(self._sample(manifest))
 
     # -- the records of what is registered --------------------------------------------------------------
 
@@ -307,8 +317,14 @@ class Registrations:
             "created_at": manifest.created_at.isoformat(),
             "created_by": manifest.created_by,
         }
+        key = _record_key(manifest.dataset_id)
         content = json.dumps(told, ensure_ascii=False, indent=1).encode()
-        self._primary.put(_record_key(manifest.dataset_id), content)
+        try:
+            is_there = self._primary.get(key) == content
+        except ObjectNotFound:
+            is_there = False
+        if not is_there:
+            self._primary.put(key, content)
 
     def forget_record(self, dataset_id: str) -> None:
         """Remove what was written down; harmless where there is nothing."""
@@ -324,6 +340,17 @@ class Registrations:
                 continue  # dropped in this moment
             except (ValueError, KeyError, TypeError) as error:
                 yield Finding("corrupt", f"the record cannot be read: {type(error).__name__}", stored.key)
+
+    def record(self, name: TableName) -> DatasetManifest | None:
+        """What is registered under a name by its record; None where there is none that can be read.
+
+        Raises:
+            StorageError: The primary bucket cannot be read.
+        """
+        try:
+            return _from_record(json.loads(self._primary.get(_record_key(dataset_id_of(name)))))
+        except (ObjectNotFound, ValueError, KeyError, TypeError):
+            return None
 
     def _bucket(self, name: str) -> Bucket:
         found = self._buckets.get(name)
@@ -350,6 +377,18 @@ class Registrations:
                 f"'{name}' is registered already, as '{old.location}' of bucket '{old.bucket}'",
                 "catalog.resync takes over what changed there; catalog.drop ends the registration",
             )
+
+
+def _event(manifest: DatasetManifest) -> ChangeEvent:
+    told = {
+        "bucket": manifest.bucket,
+        "location": manifest.location,
+        "objects": manifest.object_count,
+        "rows": manifest.rows,
+    }
+    return ChangeEvent(
+        "register", str(manifest.name), manifest.dataset_id, new=told, source="action:catalog.register"
+    )
 
 
 def bare_manifest(
@@ -413,6 +452,30 @@ def with_contents(
         columns=tuple(columns),
         fingerprint=found.fingerprint,
         changed_at=found.changed_at,
+    )
+
+
+def with_said(manifest: DatasetManifest, known: DatasetManifest) -> DatasetManifest:
+    """A manifest with what another one tells of what somebody said."""
+    columns = {fold(column.name): column for column in known.columns}
+    said = []
+    for column in manifest.columns:
+        old = columns.get(fold(column.name))
+        if old is not None:
+            column = replace(  # noqa: PLW2901 - the column with what was said
+                column, description=old.description, tags=old.tags, sensitivity=old.sensitivity
+            )
+            if any(each.confidence > 0 for each in old.sensitivity):
+                column = replace(column, minimum=None, maximum=None)  # noqa: PLW2901
+        said.append(column)
+    return replace(
+        manifest,
+        columns=tuple(said),
+        owner=known.owner,
+        description=known.description,
+        tags=known.tags,
+        lineage=known.lineage,
+        freshness_seconds=known.freshness_seconds,
     )
 
 

@@ -172,11 +172,9 @@ class PooledCursor:
             ObjectChanged: A registered object was replaced.
             StatementCancelled: ``interrupt`` was called while that went on.
         """
-        links = self.cache.links
-        if self.cache.directory is not None or links is not None:
+        self.check_unchanged(bindings)
+        if self.cache.directory is not None:
             files = [path for binding in bindings if binding.variable not in _NAMES for path in binding.files]
-            if links is not None:
-                links.check(files)
             lease = self.cache.lease(files)
             self.leases.append(lease)
             lease.wait()
@@ -190,6 +188,20 @@ class PooledCursor:
                 self.bound[binding.variable] = binding.key
         if len(self.bound) > 1000:
             self._forget(keep={b.variable for b in bindings})
+
+    def check_unchanged(self, bindings: Sequence[Binding]) -> None:
+        """Make sure that the files of bindings which others may replace are still those that were bound.
+
+        Raises:
+            ObjectChanged: One of them was replaced.
+            ObjectNotFound: One of them is gone.
+        """
+        links = self.cache.links
+        if links is None:
+            return
+        for binding in bindings:
+            if any(map(links.holds, binding.files[:1])):
+                links.check(binding.files)
 
     @contextmanager
     def supplied(self, inputs: Sequence[Input], check: Callable[[], None] | None = None) -> Iterator[None]:

@@ -413,7 +413,8 @@ class Engine:
                 if isinstance(error, StatementCancelled) and statement.reason is not None:
                     raise statement.reason from None
                 raise
-            stream = ResultStream(self.running, statement, reader, plan.schema, limits, finish)
+            at_end = partial(cursor.check_unchanged, bindings)
+            stream = ResultStream(self.running, statement, reader, plan.schema, limits, finish, at_end)
             stream.prefetch()
             return stream
 

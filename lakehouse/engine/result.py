@@ -148,6 +148,7 @@ class ResultStream:
         schema: The schema every batch must have.
         limits: How large it may get.
         on_close: Called once when the stream ends, whichever way.
+        at_end: Called when all rows were read; raises where they cannot be right.
     """
 
     def __init__(
@@ -158,8 +159,10 @@ class ResultStream:
         schema: pa.Schema,
         limits: ResultLimits,
         on_close: Callable[[], Any],
+        at_end: Callable[[], None] | None = None,
     ) -> None:
         self.schema = schema
+        self._at_end = at_end
         self._running = running
         self._statement = statement
         self._reader: pa.RecordBatchReader | None = reader
@@ -204,7 +207,7 @@ class ResultStream:
             record.bytes += size
             self._limits.check(record.bytes)
         except StopIteration:
-            return False
+            return self._ended()
         except BaseException as error:  # noqa: BLE001 - whatever ends the stream frees its cursor
             self.close()
             told = translate(error) if isinstance(error, Exception) else error
@@ -214,6 +217,17 @@ class ResultStream:
         self._pieces = split(batch, self._limits.message_bytes, size)
         self._running.pause(self._statement)
         return True
+
+    def _ended(self) -> bool:
+        """Whether there is another batch: none."""
+        at_end, self._at_end = self._at_end, None
+        if at_end is not None:
+            try:
+                at_end()
+            except BaseException:
+                self.close()
+                raise
+        return False
 
     def close(self) -> None:
         """Stop the statement if it still runs, and give its cursor back. Harmless when repeated."""

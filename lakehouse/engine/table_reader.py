@@ -77,6 +77,20 @@ class TableReader:
         finally:
             engine.database.release(cursor)
 
+    def count(self, table: Table, file: DataFileRef, cancelled: Callable[[], bool]) -> int:
+        """How many rows a file has; every value of it is read.
+
+        Args:
+            table: The table.
+            file: One of its files.
+            cancelled: Asked from time to time.
+
+        Raises:
+            LakehouseError: It cannot be read, or ``cancelled`` said so.
+        """
+        with self.rows(table, (file,), (), cancelled) as (_, batches), self._engine.errors():
+            return sum(batch.num_rows for batch in batches)
+
     def sample(self, table: Table, rows: int, cancelled: Callable[[], bool]) -> pa.Table:
         """Some rows of a table as it is, of a small one among its oldest and its newest files each.
 

@@ -72,6 +72,10 @@ class LinkedObjects:
                 self._linked[path] = _Linked(bucket.name, key, target, e_tag)
         return path
 
+    def holds(self, path: str) -> bool:
+        """Whether a path is one that ``path`` gave."""
+        return path.startswith(self._prefix)
+
     def check(self, paths: Iterable[str]) -> None:
         """Make sure that objects are still the versions that paths stand for.
 

@@ -646,6 +646,11 @@ def drop_dataset(who: Caller, name: str) -> None:
     assert not who.call("catalog.drop", **{**named(name), "table": gone}, if_exists=True)["dropped"]
 
 
+def compare_with_storage(who: Caller, name: str) -> None:
+    who.call("catalog.resync", **named(name))
+    assert who.call("catalog.verify", **named(name))["healthy"]
+
+
 # Changes of a table as a whole, which need it to be both read and written in full.
 CHANGE = {
     declare: {"catalog.declare_keys", "do_action"},
@@ -677,6 +682,7 @@ CHANGE = {
     roll_back: {"table.rollback"},
     keep_in_shape: {"table.compact", "table.expire_snapshots", "table.remove_orphans"},
     purge: {"table.purge"},
+    compare_with_storage: {"catalog.resync", "catalog.verify"},
 }
 
 # What reaches no object. Whether an action may be run at all is tested below for every action.
@@ -686,7 +692,7 @@ NO_OBJECT = {
     commands.EndSavepoint, commands.CancelQuery, commands.CancelFlightInfo, commands.RenewFlightEndpoint,
     commands.SetSessionOptions, commands.GetSessionOptions, commands.CloseSession,
     "list_actions", "do_exchange",
-    "server.status", "actions.describe", "samples.load", "catalog.register",
+    "server.status", "actions.describe", "samples.load", "catalog.register", "catalog.resync_missing",
     "journal.flush", "journal.compact", "journal.recover",
 }  # fmt: skip
 # Objects of buckets have a matrix of their own: test_objects_wire.py.

@@ -17,6 +17,7 @@ from s3 import S3, start_s3
 
 from lakehouse.config import Settings
 from lakehouse.datasets.registered_catalog import registered_datasets
+from lakehouse.engine.running import CallWatch
 from lakehouse.errors import (
     InvalidRequest,
     LakehouseError,
@@ -67,7 +68,7 @@ def test_objects_of_any_bucket_are_read_as_one_table(lake: Lakehouse) -> None:
     data.put("t/_marker", b"")
     data.put("t/notes.txt", b"no rows")
     before = {o.key: (o.size_bytes, o.modified_at) for o in data.objects("t")}
-    manifest = register(lake, description="what came", owner="ann", tags=["b", "a", "b"])
+    manifest = register(lake, description="what came", owner="ann", tags=("b", "a", "b"))
     assert (manifest.rows, manifest.object_count, manifest.version) == (3, 2, 1)
     assert [(o.key, o.rows) for o in manifest.objects] == [("t/1.parquet", 2), ("t/deep/2.parquet", 1)]
     assert [(c.name, c.type, c.nulls, c.minimum, c.maximum) for c in manifest.columns] == [
@@ -196,6 +197,20 @@ def test_an_object_that_was_replaced_is_never_read_as_the_one_that_was_registere
     lake.cache.clear()
     with pytest.raises(ObjectNotFound, match=r"t/2.parquet"):
         run(session, "FROM registered.raw.t")
+
+
+def test_an_object_that_is_replaced_while_it_is_read_is_noticed_at_the_end(local: Lakehouse) -> None:
+    data, session = local.buckets["data"], session_of(local)
+    for number in range(3):
+        put(data, f"t/{number}.parquet", {"a": list(range(500_000))})
+    register(local)
+    engine = local.engine
+    plan = engine.plan(engine.gate.analyse("FROM registered.raw.t"), session, None)
+    batches = engine.open(plan, session, CallWatch())
+    next(iter(batches))
+    put(data, "t/2.parquet", {"a": [-1]})
+    with pytest.raises(ObjectChanged, match=r"'t/2.parquet'"):
+        list(batches)
 
 
 def test_personal_data_is_found_and_its_values_are_not_kept(local: Lakehouse) -> None:

@@ -504,6 +504,80 @@ class RegisterResponse:
 
 
 @dataclass(frozen=True, slots=True)
+class ResyncRequest:
+    """A dataset by the name of its table."""
+
+    table: str
+    db_schema: str | None = None
+    catalog: str | None = None
+    skip_damaged: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FieldDifference:
+    """A field in which the former manifest differed from storage; none where there was nothing."""
+
+    field: str
+    old: str | None
+    new: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StorageFinding:
+    """What is wrong in storage, or in a manifest."""
+
+    problem: str
+    detail: str
+    key: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ResyncResponse:
+    """What became of the manifest."""
+
+    dataset_id: str
+    changed: bool
+    differences: list[FieldDifference]
+    findings: list[StorageFinding]
+    objects: int
+    rows: int
+    footers: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResyncMissingRequest:
+    """Nothing to say."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResyncedDataset:
+    """A dataset that has a manifest again."""
+
+    table: str
+    dataset_id: str
+    objects: int
+    rows: int
+    findings: int
+
+
+@dataclass(frozen=True, slots=True)
+class FailedDataset:
+    """A dataset that could not be looked at."""
+
+    table: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResyncMissingResponse:
+    """Which datasets have a manifest again."""
+
+    resynced: list[ResyncedDataset]
+    failed: list[FailedDataset]
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class SearchDatasetsRequest:
     """What datasets have to be like; all that is given has to hold."""
 
@@ -601,6 +675,35 @@ class UpdateDatasetRequest:
     remove_tags: Sequence[str] = ()
     freshness_seconds: int | None = None
     columns: Sequence[ColumnUpdate] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyRequest:
+    """Which datasets to look at, and how closely."""
+
+    table: str | None = None
+    db_schema: str | None = None
+    catalog: str | None = None
+    deep: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedDataset:
+    """A dataset with what is wrong with it."""
+
+    table: str | None
+    dataset_id: str
+    findings: list[StorageFinding]
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyResponse:
+    """What differs between manifests and storage. Nothing was changed."""
+
+    datasets: int
+    wrong: list[VerifiedDataset]
+    healthy: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -1726,6 +1829,52 @@ class CatalogActions:
             on_progress,
         )
 
+    def resync(
+        self,
+        *,
+        table: str,
+        db_schema: str | None = None,
+        catalog: str | None = None,
+        skip_damaged: bool = False,
+        on_progress: OnProgress | None = None,
+    ) -> ResyncResponse:
+        """Make the manifest of a dataset say what is in storage, and tell in what it differed.
+
+        Needs the permission ``write``.
+
+        Args:
+            table: name of the table.
+            db_schema: its schema; the session's own when left out.
+            catalog: its catalog; the session's own when left out.
+            skip_damaged: leave damaged objects of a registered dataset out of it; without that they are
+                refused.
+            on_progress: called with the share done (0 to 1) and a message.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "catalog.resync",
+            ResyncRequest(table=table, db_schema=db_schema, catalog=catalog, skip_damaged=skip_damaged),
+            ResyncResponse,
+            on_progress,
+        )
+
+    def resync_missing(self, *, on_progress: OnProgress | None = None) -> ResyncMissingResponse:
+        """Make a manifest for every dataset that lacks one.
+
+        Needs the permission ``admin``.
+
+        Args:
+            on_progress: called with the share done (0 to 1) and a message.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "catalog.resync_missing", ResyncMissingRequest(), ResyncMissingResponse, on_progress
+        )
+
     def search(
         self,
         *,
@@ -1848,6 +1997,36 @@ class CatalogActions:
                 columns=columns,
             ),
             DatasetDescription,
+        )
+
+    def verify(
+        self,
+        *,
+        table: str | None = None,
+        db_schema: str | None = None,
+        catalog: str | None = None,
+        deep: bool = False,
+        on_progress: OnProgress | None = None,
+    ) -> VerifyResponse:
+        """Compare manifests with storage, and change nothing.
+
+        Needs the permission ``write``.
+
+        Args:
+            table: only this one; every dataset when left out.
+            db_schema: its schema; the session's own when left out.
+            catalog: its catalog; the session's own when left out.
+            deep: read every value of every object, not the footers only.
+            on_progress: called with the share done (0 to 1) and a message.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "catalog.verify",
+            VerifyRequest(table=table, db_schema=db_schema, catalog=catalog, deep=deep),
+            VerifyResponse,
+            on_progress,
         )
 
 
