@@ -29,6 +29,7 @@ from benchmarks.datasets import manifests
 from benchmarks.journal import journal
 from benchmarks.objects import objects
 from benchmarks.processes import Line, drain, drain_reader, interleaved, lakehouse, query, ratio, started
+from benchmarks.resync import footers
 from benchmarks.storage import s3_reads
 from benchmarks.tables import compaction, planning
 from benchmarks.writes import small_writes, writes
@@ -259,6 +260,7 @@ _BENCHMARKS: dict[str, Callable[[Path, bool], list[Line]]] = {
     "s3": s3_reads,
     "objects": objects,
     "manifests": manifests,
+    "footers": footers,
 }
 
 
