@@ -2,15 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import base64
+import fnmatch
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from itertools import islice
+from typing import Self, cast
 
-from pydantic import Field
+import pyarrow as pa
+from pydantic import Field, model_validator
 
-from flight_server.actions.registry import ActionSpec, Permission, Request, Response
+from flight_server.actions.registry import (
+    ActionSpec,
+    Permission,
+    Progress,
+    Request,
+    Response,
+    in_a_thread,
+)
+from flight_server.actions.table_request import OfTable, located
 from flight_server.context import CallContext
-from lakehouse.errors import RunNotFound
-from lakehouse.runs import RunRecord, RunState
+from flight_server.ingest_options import FileIngestOptions
+from lakehouse.access.guarded_objects import GuardedObjects
+from lakehouse.errors import LimitExceeded, RunNotFound
+from lakehouse.ingest.sources.byte_source import BucketObject
+from lakehouse.ingest.sources.file_source import FileSource
+from lakehouse.ingest.sources.source import OnError, Piece
+from lakehouse.runs import RunColumn, RunRecord, RunState
+
+_MOST_FILES = 10_000
+_PAGE = 1000
+
+
+class FilesRequest(FileIngestOptions, Request):
+    """Which objects of a bucket to read, and how."""
+
+    bucket: str | None = Field(default=None, description="the primary bucket when left out")
+    key: str | None = Field(default=None, description="the object, for one", min_length=1)
+    prefix: str | None = Field(default=None, description="what the keys of several begin with, at any depth")
+    pattern: str = Field(default="*", description="which of these: the end of the key fits, as in *.csv.gz")
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if (self.key is None) == (self.prefix is None):
+            raise ValueError("exactly one of key and prefix has to be given")
+        return self
+
+
+class IngestFileRequest(FilesRequest, OfTable):
+    """From which objects into which table, and how."""
+
+    background: bool = Field(
+        default=False, description="answer at once; ingest.status tells what becomes of it"
+    )
+
+
+class PreviewRequest(FilesRequest):
+    """Which objects to look into, and how."""
+
+    limit: int = Field(default=20, ge=0, le=1000, description="how many rows to give")
+
+
+class PreviewResponse(Response):
+    """What an ingest would make of the objects; nothing is stored."""
+
+    columns: list[RunColumn]
+    details: dict[str, str] = Field(description="how the objects are read")
+    rows: int | None = Field(description="how many there are; none if only some were looked at")
+    size_bytes: int | None
+    arrow: str = Field(description="the first rows that fit, as an Arrow IPC stream in base64")
+    rejected: list[str] = Field(description="what does not fit among the first rows, and why")
 
 
 class RunResponse(RunRecord, Response):
@@ -61,6 +122,91 @@ def _visible(ctx: CallContext, run_id: str) -> RunRecord:
     return record
 
 
+def _source(ctx: CallContext, request: FilesRequest) -> FileSource:
+    """The objects that a request is about, as far as the caller may read them.
+
+    Raises:
+        ObjectNotFound, BucketNotFound: There is none for the caller.
+        InvalidRequest: There is nothing to read.
+        LimitExceeded: There are too many.
+    """
+    objects = GuardedObjects(ctx.lakehouse.objects, ctx.session.access)
+    name = request.bucket or ctx.lakehouse.bucket.name
+    keys = [request.key] if request.key is not None else list(_keys(objects, name, request))
+    files = []
+    for key in keys:
+        place = objects.to_read(name, key)
+        found = objects.details(place)
+        files.append(BucketObject(place.bucket, key, found.size_bytes, found.e_tag))
+    what = (
+        request.key if request.key is not None else f"{request.prefix}{request.pattern} ({len(keys)} objects)"
+    )
+    return FileSource(files, request.reading, f"{name}/{what}")
+
+
+def _keys(objects: GuardedObjects, bucket: str, request: FilesRequest) -> Iterator[str]:
+    prefix, after, count = request.prefix or "", "", 0
+    while True:
+        page = objects.list(bucket, prefix, recursive=True, limit=_PAGE, after=after)
+        for found in page.objects:
+            if found.size_bytes and fnmatch.fnmatchcase(found.key, f"*{request.pattern}"):
+                count += 1
+                if count > _MOST_FILES:
+                    raise LimitExceeded(
+                        f"more than {_MOST_FILES} objects fit", "name a longer prefix or another pattern"
+                    )
+                yield found.key
+        if not page.next_after:
+            return
+        after = page.next_after
+
+
+def _file(ctx: CallContext, request: IngestFileRequest) -> Iterator[Progress | Response]:
+    target = located(ctx, request)
+    ctx.lake(target).check_write(target.schema, target.table)
+    source = _source(ctx, request)
+    ingest, ingests = request.request(target, request.on_error), ctx.lakehouse.ingests
+    if request.background:
+        yield _response(ingests.start(ingest, source, ctx.principal))
+        return
+
+    def work(report: Callable[[float, str], None]) -> Response:
+        def progress(share: float | None, message: str) -> None:
+            report(0.0 if share is None else share, message)
+
+        return _response(ingests.run(ingest, source, ctx.principal, ctx.cancelled, progress))
+
+    yield from in_a_thread("ingest.file", work)
+
+
+def _preview(ctx: CallContext, request: PreviewRequest) -> Iterator[Response]:
+    with closing(_source(ctx, request)) as source:
+        inspection = source.inspect(ctx.cancelled, _silent)
+        batches, rejected, rows = [], [], 0
+        read = source.read(inspection, OnError.REJECT, ctx.cancelled, _silent)
+        with closing(cast("Generator[Piece]", read)) as pieces:
+            while rows < request.limit and (piece := next(pieces, None)) is not None:
+                rejected += [f"{r.place}, line {r.line}: {r.reason}" for r in piece.rejected]
+                batches.append(piece.batch.slice(0, request.limit - rows))
+                rows += batches[-1].num_rows
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, inspection.schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    yield PreviewResponse(
+        columns=[RunColumn.of(column) for column in inspection.columns],
+        details=dict(inspection.details),
+        rows=inspection.rows,
+        size_bytes=inspection.size_bytes,
+        arrow=base64.b64encode(sink.getvalue().to_pybytes()).decode(),
+        rejected=rejected[: request.limit],
+    )
+
+
+def _silent(_: float | None, __: str) -> None:
+    """Nobody listens."""
+
+
 def _status(ctx: CallContext, request: RunStatusRequest) -> Iterator[Response]:
     yield _response(_visible(ctx, request.run))
 
@@ -82,6 +228,23 @@ def _list(ctx: CallContext, request: RunListRequest) -> Iterator[Response]:
 
 
 ACTIONS: tuple[ActionSpec, ...] = (
+    ActionSpec(
+        "ingest.file",
+        "Bring files of a bucket into a table, in one commit, once, with an account of every row",
+        IngestFileRequest,
+        RunResponse,
+        _file,
+        Permission.WRITE,
+        streams=True,
+    ),
+    ActionSpec(
+        "ingest.preview",
+        "What an ingest would make of files: columns, types and why, first rows; nothing is stored",
+        PreviewRequest,
+        PreviewResponse,
+        _preview,
+        Permission.READ,
+    ),
     ActionSpec(
         "ingest.status",
         "How far an ingest is, and what became of its rows",

@@ -3,35 +3,40 @@
 What is to become of the table may be said by JSON in the metadata of the first message: ``{"mode":
 "upsert", "keys": ["id"]}``. Each batch is acknowledged by ``{"batches": 3, "rows": 3000}``, which says that
 it has arrived; the last message, ``{"run": {…}}``, that all of them are stored.
+
+With ``{"file": "people.csv"}`` the bytes of a file come, in one binary column, and its rows are stored.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field, ValidationError
 
 from flight_server.context import CallContext
 from flight_server.dispatch import Upload
 from flight_server.execution import Recording
-from lakehouse.errors import InvalidRequest
+from flight_server.ingest_options import FileIngestOptions
+from lakehouse.errors import InvalidRequest, LimitExceeded, StorageError
 from lakehouse.ingest.sources.arrow_batches import ArrowBatches
-from lakehouse.runs import Evolve, IngestMode, IngestRequest
+from lakehouse.ingest.sources.byte_source import LocalFile
+from lakehouse.ingest.sources.file_source import FileSource
 
 _KIND = "ingest"
 
 
-class RowsAnnouncement(BaseModel):
-    """What a client may say of the rows that it puts."""
+class PutOptions(FileIngestOptions):
+    """What a client may say of what it puts."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    mode: IngestMode = IngestMode.APPEND
-    keys: tuple[str, ...] = ()
-    key: str | None = None
-    evolve: Evolve = Evolve.ADD
+    file: str = Field(default="", description="the name of the file whose bytes come; empty where rows come")
+    end_follows: bool = Field(
+        default=False, description='the last message says {"end": true}; without that nothing is stored'
+    )
 
 
 def put(ctx: CallContext, path: tuple[str, ...], upload: Upload) -> None:
@@ -45,28 +50,85 @@ def put(ctx: CallContext, path: tuple[str, ...], upload: Upload) -> None:
         raise InvalidRequest("rows are put under the path of a table: catalog, schema, table")
     batches = iter(upload.batches)
     first = next(batches, None)
-    said = _announcement(upload.notes[0]) if upload.notes else RowsAnnouncement()
+    said = _options(upload.notes[0]) if upload.notes else PutOptions()
     with Recording(ctx, f"PUT {'.'.join(path)} ({said.mode.value})", _KIND) as recording:
         target = ctx.lakehouse.engine.binder.locate(path, ctx.session)
+        ctx.lake(target).check_write(target.schema, target.table)
         recording.watch().note_tables([target])
-        rows = _acknowledged(upload, first, batches)
-        source = ArrowBatches(upload.schema, rows, f"rows sent by {ctx.principal.name}")
-        request = IngestRequest(target, said.mode, keys=said.keys, key=said.key, evolve=said.evolve)
-        record = ctx.lakehouse.ingests.run(
-            request, source, ctx.principal, ctx.cancelled, lambda _, __: ctx.check_cancelled()
-        )
+        arriving = _acknowledged(upload, first, batches)
+        if said.end_follows:
+            arriving = _whole(upload, arriving)
+        request = said.request(target, said.on_error)
+        with TemporaryDirectory(prefix="lakehouse-upload-") as spool:
+            source = (
+                _file(ctx, said, upload.schema, arriving, Path(spool))
+                if said.file
+                else ArrowBatches(upload.schema, arriving, f"rows sent by {ctx.principal.name}")
+            )
+            record = ctx.lakehouse.ingests.run(
+                request, source, ctx.principal, ctx.cancelled, lambda _, __: ctx.check_cancelled()
+            )
         recording.record.rows = record.rows_stored
     upload.reply(json.dumps({"run": json.loads(record.model_dump_json())}).encode())
 
 
-def _announcement(note: bytes) -> RowsAnnouncement:
+def _options(note: bytes) -> PutOptions:
     try:
-        return RowsAnnouncement.model_validate_json(note)
+        return PutOptions.model_validate_json(note)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "metadata"
-        fields = ", ".join(RowsAnnouncement.model_fields)
+        fields = ", ".join(PutOptions.model_fields)
         raise InvalidRequest(f"metadata of the rows: {place}: {first['msg']}", f"fields: {fields}") from error
+
+
+def _file(
+    ctx: CallContext, said: PutOptions, schema: pa.Schema, batches: Iterator[pa.RecordBatch], spool: Path
+) -> FileSource:
+    """A file whose bytes arrive, kept on disk so that it can be read more than once.
+
+    Raises:
+        InvalidRequest: It is not one column of bytes that comes.
+        LimitExceeded: It is too large.
+    """
+    if len(schema) != 1 or schema.types[0] not in (pa.binary(), pa.large_binary()):
+        raise InvalidRequest(f"the bytes of '{said.file}' have to come as one binary column")
+    most, size, digest = ctx.lakehouse.settings.ingest.max_upload_bytes, 0, hashlib.sha256()
+    path = spool / "content"
+    try:
+        with path.open("wb") as file:
+            for batch in batches:
+                for value in batch.column(0):
+                    content = value.as_buffer()
+                    if content is None:
+                        continue
+                    size += len(content)
+                    if size > most:
+                        raise LimitExceeded(
+                            f"'{said.file}' has more than {most} bytes (ingest.max_upload_bytes)",
+                            "put it into a bucket and use ingest.file",
+                        )
+                    digest.update(content)
+                    file.write(content)
+    except OSError as error:
+        raise StorageError(f"'{said.file}' could not be kept: {error.strerror}") from error
+    described = f"{said.file}, sent by {ctx.principal.name}"
+    return FileSource([LocalFile(path, said.file, digest.hexdigest())], said.reading, described)
+
+
+def _whole(upload: Upload, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The batches, and an error where they end without the message that says so.
+
+    Raises:
+        InvalidRequest: They broke off.
+    """
+    yield from batches
+    try:
+        ended = json.loads(upload.notes[-1]) == {"end": True}
+    except ValueError:
+        ended = False
+    if not ended:
+        raise InvalidRequest("what was sent broke off before its end; nothing was stored", "send it again")
 
 
 def _acknowledged(

@@ -114,6 +114,9 @@ class IngestSettings(Section):
     concurrent_runs: int = Field(
         2, ge=1, le=64, description="How many ingests run in the background at once."
     )
+    max_upload_bytes: int = Field(
+        10_737_418_240, ge=1, description="Largest file that a client may send; it is kept on disk meanwhile."
+    )
     waiting_runs: int = Field(100, ge=0, description="How many may wait for that; further ones are refused.")
 
 

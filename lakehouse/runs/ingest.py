@@ -45,7 +45,7 @@ from lakehouse.errors import (
     TableNotFound,
 )
 from lakehouse.ingest import WriteMode
-from lakehouse.ingest.sources.source import Inspection, OnError, Progress, Source
+from lakehouse.ingest.sources.source import Disproved, Inspection, OnError, Progress, Source
 from lakehouse.journal.change_event import Origin, acting
 from lakehouse.runs.fitting import Evolve, fitted, stated
 from lakehouse.runs.record import RunColumn, RunRecord, RunState
@@ -351,22 +351,39 @@ class _Run:
         table = self._existing()
         if table is not None:
             self._check_repeated(table, key)
-            if request.mode is not IngestMode.REPLACE:
-                fit = fitted(inspection, table, request.evolve)
-                inspection = fit.inspection
-                for alteration in fit.alterations:
-                    lake.alter_table(target.schema, target.table, alteration)
         if table is None and not lake.schema_exists(target.schema):
             lake.create_schema(target.schema, if_not_exists=True)
             self._engine.sync_schemas()
+        while True:
+            try:
+                return self._stored(session, inspection, key, table)
+            except Disproved as error:
+                _log.info("ingest_begins_again", run=self.record.id, reason=error.message)
+                inspection = error.inspection
+                self._rejects.clear()
+                self._note(rows_in=0, rows_rejected=0)
+
+    def _stored(self, session: Session, inspection: Inspection, key: str, table: Table | None) -> int | None:
+        """Try to bring the rows into the table; gives the snapshot that they made, if any.
+
+        Raises:
+            Disproved: The rows are not what the inspection says, and nothing was changed.
+        """
+        target = self._request.table
         keys = self._keys(inspection, table)
         if table is None:
             inspection = _with_required(inspection, keys)
+        elif self._request.mode is not IngestMode.REPLACE:
+            inspection = self._fitted(session, inspection, table)
         self._note_columns(inspection)
         transaction = session.begin()
         transaction.mark = IngestMark(self.record.id, key)
-        stored = self._load(session, transaction, inspection, keys, table)
-        rejects = self._load_rejects(session, transaction)
+        try:
+            stored = self._load(session, transaction, inspection, keys, table)
+            rejects = self._load_rejects(session, transaction)
+        except BaseException:
+            session.end(transaction, commit=False)
+            raise
         self._note(rows_stored=stored, rejects_table=rejects, message="committing")
         try:
             session.end(transaction, commit=True)
@@ -382,6 +399,18 @@ class _Run:
         if table is None:
             self._explain(session, inspection, keys)
         return snapshot_id
+
+    def _fitted(self, session: Session, inspection: Inspection, table: Table) -> Inspection:
+        """The inspection in the types of the table, which is altered where need be."""
+        fit = fitted(inspection, table, self._request.evolve)
+        if fit.alterations and inspection.from_sample:
+            # A column must not be added as something that a later row shows it is not.
+            for _ in self._source.read(fit.inspection, OnError.REJECT, self._cancelled, self._progress):
+                pass
+        lake = session.lakes.of(table.name.catalog)
+        for alteration in fit.alterations:
+            lake.alter_table(table.name.schema, table.name.table, alteration)
+        return fit.inspection
 
     def _existing(self) -> Table | None:
         """The table as it is. That the caller may write it, if not read it, has been made sure of."""
@@ -525,12 +554,7 @@ class _Run:
         self._tell(share, message)
 
     def _note_columns(self, inspection: Inspection) -> None:
-        columns = tuple(
-            RunColumn(
-                name=c.name, source_name=c.source_name, type=str(c.type), reason=c.reason, stricter=c.stricter
-            )
-            for c in inspection.columns
-        )
+        columns = tuple(map(RunColumn.of, inspection.columns))
         self._note(columns=columns, details=dict(inspection.details))
 
     def _note(self, **what: object) -> None:

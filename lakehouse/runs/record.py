@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from lakehouse.ingest.sources.source import SourceColumn
 
 
 class RunState(StrEnum):
@@ -37,6 +40,17 @@ class RunColumn(BaseModel):
     type: str
     reason: str = Field(description="why it has this type")
     stricter: str = Field("", description="what a stricter reading would have lost; empty if nothing")
+
+    @classmethod
+    def of(cls, column: SourceColumn) -> Self:
+        """What is kept of a column of a source."""
+        return cls(
+            name=column.name,
+            source_name=column.source_name,
+            type=str(column.type),
+            reason=column.reason,
+            stricter=column.stricter,
+        )
 
 
 class RunRecord(BaseModel):

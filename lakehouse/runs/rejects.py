@@ -56,6 +56,13 @@ class Rejects:
         with pa.ipc.open_stream(self._file) as reader:
             yield from reader
 
+    def clear(self) -> None:
+        """Forget them all."""
+        self.close()
+        self._file = self._writer = None
+        self._waiting.clear()
+        self.count = 0
+
     def close(self) -> None:
         """Remove the temporary file."""
         if self._file is not None:

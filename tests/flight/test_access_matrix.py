@@ -694,6 +694,8 @@ NO_OBJECT = {
     "list_actions", "do_exchange",
     "server.status", "actions.describe", "samples.load", "catalog.register", "catalog.resync_missing",
     "journal.flush", "journal.compact", "journal.recover",
+    # What they read are objects; who may do so, and write the table, is in test_ingest_wire.py.
+    "ingest.file", "ingest.preview",
 }  # fmt: skip
 # Objects of buckets have a matrix of their own: test_objects_wire.py.
 NO_OBJECT_FAMILIES = ("auth.", "admin.", "audit.", "cache.", "storage.", "objects.")

@@ -752,6 +752,32 @@ class RunResponse:
 
 
 @dataclass(frozen=True, slots=True)
+class IngestFileRequest:
+    """From which objects into which table, and how."""
+
+    table: str
+    db_schema: str | None = None
+    catalog: str | None = None
+    mode: Literal["create", "append", "replace", "upsert"] = "append"
+    keys: Sequence[str] = ()
+    key: str | None = None
+    evolve: Literal["add", "widen", "strict"] = "add"
+    on_error: Literal["fail", "reject"] = "fail"
+    types: Mapping[str, str] | None = None
+    format: str = ""
+    delimiter: str = ""
+    quote: str | None = None
+    encoding: str = ""
+    header: bool | None = None
+    null_values: Sequence[str] = ()
+    sheet: str = ""
+    bucket: str | None = None
+    prefix: str | None = None
+    pattern: str = "*"
+    background: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class RunListRequest:
     """Which runs."""
 
@@ -765,6 +791,41 @@ class RunListResponse:
     """Runs, the newest first. Admins see all, others their own."""
 
     runs: list[RunResponse]
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewRequest:
+    """Which objects to look into, and how."""
+
+    mode: Literal["create", "append", "replace", "upsert"] = "append"
+    keys: Sequence[str] = ()
+    key: str | None = None
+    evolve: Literal["add", "widen", "strict"] = "add"
+    on_error: Literal["fail", "reject"] = "fail"
+    types: Mapping[str, str] | None = None
+    format: str = ""
+    delimiter: str = ""
+    quote: str | None = None
+    encoding: str = ""
+    header: bool | None = None
+    null_values: Sequence[str] = ()
+    sheet: str = ""
+    bucket: str | None = None
+    prefix: str | None = None
+    pattern: str = "*"
+    limit: int = 20
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewResponse:
+    """What an ingest would make of the objects; nothing is stored."""
+
+    columns: list[RunColumn]
+    details: dict[str, str]
+    rows: int | None
+    size_bytes: int | None
+    arrow: str
+    rejected: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -2049,6 +2110,89 @@ class IngestActions:
         """
         return self._call("ingest.cancel", RunCancelRequest(run=run), RunResponse)
 
+    def file(
+        self,
+        *,
+        table: str,
+        db_schema: str | None = None,
+        catalog: str | None = None,
+        mode: Literal["create", "append", "replace", "upsert"] = "append",
+        keys: Sequence[str] = (),
+        key: str | None = None,
+        evolve: Literal["add", "widen", "strict"] = "add",
+        on_error: Literal["fail", "reject"] = "fail",
+        types: Mapping[str, str] | None = None,
+        format: str = "",
+        delimiter: str = "",
+        quote: str | None = None,
+        encoding: str = "",
+        header: bool | None = None,
+        null_values: Sequence[str] = (),
+        sheet: str = "",
+        bucket: str | None = None,
+        prefix: str | None = None,
+        pattern: str = "*",
+        background: bool = False,
+        on_progress: OnProgress | None = None,
+    ) -> RunResponse:
+        """Bring files of a bucket into a table, in one commit, once, with an account of every row.
+
+        Needs the permission ``write``.
+
+        Args:
+            table: name of the table.
+            db_schema: its schema; the session's own when left out.
+            catalog: its catalog; the session's own when left out.
+            mode: append makes the table where there is none; upsert replaces rows of the same key.
+            keys: columns that tell rows apart, for upsert; the primary key if left out.
+            key: the object, for one.
+            evolve: how the table may change: add columns, widen them too, or strict.
+            on_error: fail stops at the first row that does not fit; reject keeps such rows in TABLE_rejects.
+            types: types that are not to be inferred: {"day": "DATE(%d/%m/%Y)"}.
+            format: csv, jsonl, json, parquet, arrow, avro, orc or excel.
+            delimiter: between fields of delimited text.
+            quote: around fields; empty for none.
+            encoding: of text, as Python names it.
+            header: whether the first row names the columns.
+            null_values: texts that stand for NULL, unquoted.
+            sheet: of a workbook; the first if left out.
+            bucket: the primary bucket when left out.
+            prefix: what the keys of several begin with, at any depth.
+            pattern: which of these: the end of the key fits, as in *.csv.gz.
+            background: answer at once; ingest.status tells what becomes of it.
+            on_progress: called with the share done (0 to 1) and a message.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "ingest.file",
+            IngestFileRequest(
+                table=table,
+                db_schema=db_schema,
+                catalog=catalog,
+                mode=mode,
+                keys=keys,
+                key=key,
+                evolve=evolve,
+                on_error=on_error,
+                types=types,
+                format=format,
+                delimiter=delimiter,
+                quote=quote,
+                encoding=encoding,
+                header=header,
+                null_values=null_values,
+                sheet=sheet,
+                bucket=bucket,
+                prefix=prefix,
+                pattern=pattern,
+                background=background,
+            ),
+            RunResponse,
+            on_progress,
+        )
+
     def list(
         self,
         *,
@@ -2071,6 +2215,77 @@ class IngestActions:
         """
         return self._call(
             "ingest.list", RunListRequest(table=table, state=state, limit=limit), RunListResponse
+        )
+
+    def preview(
+        self,
+        *,
+        mode: Literal["create", "append", "replace", "upsert"] = "append",
+        keys: Sequence[str] = (),
+        key: str | None = None,
+        evolve: Literal["add", "widen", "strict"] = "add",
+        on_error: Literal["fail", "reject"] = "fail",
+        types: Mapping[str, str] | None = None,
+        format: str = "",
+        delimiter: str = "",
+        quote: str | None = None,
+        encoding: str = "",
+        header: bool | None = None,
+        null_values: Sequence[str] = (),
+        sheet: str = "",
+        bucket: str | None = None,
+        prefix: str | None = None,
+        pattern: str = "*",
+        limit: int = 20,
+    ) -> PreviewResponse:
+        """What an ingest would make of files: columns, types and why, first rows; nothing is stored.
+
+        Needs the permission ``read``.
+
+        Args:
+            mode: append makes the table where there is none; upsert replaces rows of the same key.
+            keys: columns that tell rows apart, for upsert; the primary key if left out.
+            key: the object, for one.
+            evolve: how the table may change: add columns, widen them too, or strict.
+            on_error: fail stops at the first row that does not fit; reject keeps such rows in TABLE_rejects.
+            types: types that are not to be inferred: {"day": "DATE(%d/%m/%Y)"}.
+            format: csv, jsonl, json, parquet, arrow, avro, orc or excel.
+            delimiter: between fields of delimited text.
+            quote: around fields; empty for none.
+            encoding: of text, as Python names it.
+            header: whether the first row names the columns.
+            null_values: texts that stand for NULL, unquoted.
+            sheet: of a workbook; the first if left out.
+            bucket: the primary bucket when left out.
+            prefix: what the keys of several begin with, at any depth.
+            pattern: which of these: the end of the key fits, as in *.csv.gz.
+            limit: how many rows to give.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "ingest.preview",
+            PreviewRequest(
+                mode=mode,
+                keys=keys,
+                key=key,
+                evolve=evolve,
+                on_error=on_error,
+                types=types,
+                format=format,
+                delimiter=delimiter,
+                quote=quote,
+                encoding=encoding,
+                header=header,
+                null_values=null_values,
+                sheet=sheet,
+                bucket=bucket,
+                prefix=prefix,
+                pattern=pattern,
+                limit=limit,
+            ),
+            PreviewResponse,
         )
 
     def status(self, *, run: str) -> RunResponse:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ import adbc_driver_flightsql.dbapi as adbc
 import pyarrow as pa
 import pyarrow.flight as flight
 
-from lakehouse_client import objects
-from lakehouse_client.actions import Actions
+from lakehouse_client import objects, uploads
+from lakehouse_client.actions import Actions, RunResponse
 from lakehouse_client.blocking import interruptible
 from lakehouse_client.channel import Access, Channel, Pem, open_channel
 from lakehouse_client.data_frames import to_record_batches
@@ -342,6 +342,60 @@ class Client:
             LakehouseClientError: There is no such object.
         """
         return objects.read(self._channel, bucket, key, offset, length)
+
+    # -- ingest -------------------------------------------------------------------------------------
+
+    def ingest_file(
+        self,
+        source: uploads.Source,
+        table: str,
+        *,
+        db_schema: str | None = None,
+        catalog: str | None = None,
+        on_sent: Callable[[int], None] | None = None,
+        **options: Any,
+    ) -> RunResponse:
+        """Send a file, whose rows become part of a table in one commit, or none of them.
+
+        Args:
+            source: The path of a file, or a file that is open for reading bytes.
+            table: The table, which is made where there is none.
+            db_schema: Its schema; the session's own when left out.
+            catalog: Its catalog; the session's own when left out.
+            on_sent: Told how many bytes were sent with each piece.
+            options: As for the action ``ingest.file``: ``mode``, ``keys``, ``key``, ``on_error``, ``types`` …
+
+        Raises:
+            LakehouseClientError: The server refused; nothing was stored.
+            OSError: The file cannot be read; nothing was stored.
+        """
+        path = uploads.table_path(catalog, db_schema, table)
+        return uploads.file(self._channel, path, source, options, on_sent)
+
+    def ingest_rows(
+        self,
+        rows: pa.Table | pa.RecordBatchReader,
+        table: str,
+        *,
+        db_schema: str | None = None,
+        catalog: str | None = None,
+        **options: Any,
+    ) -> RunResponse:
+        """Send Arrow rows, which become part of a table in one commit, or none of them.
+
+        Args:
+            rows: The rows.
+            table: The table, which is made where there is none.
+            db_schema: Its schema; the session's own when left out.
+            catalog: Its catalog; the session's own when left out.
+            options: ``mode``, ``keys``, ``key`` and ``evolve``, as for the action ``ingest.file``.
+
+        Raises:
+            LakehouseClientError: The server refused; nothing was stored.
+        """
+        path = uploads.table_path(catalog, db_schema, table)
+        batches = rows.to_batches() if isinstance(rows, pa.Table) else rows
+        return uploads.rows(self._channel, path, rows.schema, batches, options)
 
     # -- actions ------------------------------------------------------------------------------------
 

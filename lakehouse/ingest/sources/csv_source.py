@@ -57,6 +57,12 @@ class _Column:
     stated: bool
 
 
+def _identity(origins: Sequence[ByteSource]) -> str:
+    """What is the same when all files are; empty if that of one of them is not known."""
+    known = [origin.identity for origin in origins]
+    return " ".join(known) if all(known) else ""
+
+
 class _Disproof(Exception):
     """A value is not what the sample promised, or the text not in the encoding."""
 
@@ -209,7 +215,8 @@ class CsvReader:
             rows if whole else None,
             sum(known) if len(known) == len(sizes) else None,
             notes,
-            identity=" ".join(origin.identity for origin in self._origins),
+            identity=_identity(self._origins),
+            from_sample=not whole,
         )
 
     def _column(self, key: Key, name: str, whole: bool) -> SourceColumn:
