@@ -39,7 +39,7 @@ class BucketState(Response):
 
 
 class BucketsResponse(Response):
-    """The configured buckets."""
+    """The configured buckets, the primary one first."""
 
     buckets: list[BucketState]
 

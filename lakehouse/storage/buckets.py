@@ -53,7 +53,7 @@ class BucketHealth:
 
 
 class Buckets(Mapping[str, Bucket]):
-    """The buckets by name, in the order of the configuration.
+    """The buckets by name, the primary one first.
 
     Args:
         settings: How they are configured.
@@ -87,8 +87,9 @@ class Buckets(Mapping[str, Bucket]):
             check_apart(listed)
         except ValueError as error:
             raise ConfigError(str(error)) from None
-        self.settings = {each.name: each for each in listed}
-        self._primary = next(each.name for each in listed if each.bucket_class == "primary")
+        ordered = sorted(listed, key=lambda each: each.bucket_class != "primary")
+        self.settings = {each.name: each for each in ordered}
+        self._primary = ordered[0].name
         self.needed = needed
         self._clock = clock
         self._lock = threading.Lock()

@@ -438,11 +438,17 @@ class ObjectCache:
     async def _rescue(
         self, entry: _Entry, bucket: Bucket, key: str, partial: Path, version: str, cause: StorageError
     ) -> str:
-        """The same as ``_transfer``, from the rescue bucket."""
+        """The same as ``_transfer``, from the rescue bucket.
+
+        The ETag of a copy is that of its own store, so it is the content that has to be of the version.
+        """
         assert bucket.copies is not None
+        md5 = md5_of(version)
         try:
             with bucket.copies.operation("fetch", key, "read"):
-                checksum = await self._transfer(entry, bucket.copies, key, partial, version)
+                checksum = await self._transfer(entry, bucket.copies, key, partial, "" if md5 else version)
+                if md5 and md5 != await asyncio.to_thread(_md5, partial, entry.size):
+                    raise object_changed(bucket.copies.name, key)
         except StorageError:
             raise cause from None
         entry.rescued = bucket.name
@@ -547,6 +553,11 @@ class ObjectCache:
         if self._held_lock >= 0:
             os.close(self._held_lock)
             self._held_lock = -1
+
+
+def _md5(path: Path, size: int) -> str:
+    with path.open("rb") as file:
+        return checksums(file.fileno(), size, md5=True)[1]
 
 
 async def _cancel_all() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import itertools
 import json
 import random
@@ -18,6 +20,7 @@ from typing import Any
 import adbc_driver_flightsql.dbapi as adbc
 import pyarrow as pa
 import pyarrow.flight as flight
+import pyarrow.parquet as pq
 import pytest
 from conftest import Server, start_server
 from s3 import S3, start_s3
@@ -317,6 +320,34 @@ def test_objects_of_clients_are_read_from_copies_while_their_bucket_is_down(
     assert call(pair.reader, "objects.get", **where) == there
     with pytest.raises(pa.ArrowException, match="OBJECT_NOT_FOUND"):
         call(pair.reader, "objects.get", bucket="primary", key="papers/deleted.txt")
+
+
+def test_registered_objects_are_read_from_copies_of_the_very_same_content(
+    pair: Pair, proxy: S3Proxy, s3: S3
+) -> None:
+    def put(name: str, first: int) -> None:
+        content = io.BytesIO()
+        pq.write_table(pa.table({"n": [first, 2, 3]}), content)
+        call(pair.maker, "objects.put", bucket="primary", key=name, content=encoded(content.getvalue()))
+
+    put("raw/same/1.parquet", 1)
+    put("raw/other/1.parquet", 1)
+    call(pair.maker, "storage.rescue.copy", prefix="raw")
+    put("raw/other/1.parquet", 7)
+    for name in ("same", "other"):
+        call(pair.maker, "catalog.register", name=f"main.{name}", bucket="primary", prefix=f"raw/{name}")
+        assert run(pair.maker, f"SELECT count(n) FROM registered.main.{name}") == [(3,)]
+    table = "registered.main.{}"
+    run(pair.reader, f"SELECT n FROM {table.format('same')} WHERE false")  # it knows that there is one
+    FAULTS["503"].begin(proxy)
+    assert run(pair.reader, f"SELECT count(n), sum(n) FROM {table.format('same')}") == [(3, 6)]
+    assert rescue_used(pair.reader, "same") == ["primary"]
+    with pytest.raises(adbc.Error, match="STORAGE_UNAVAILABLE"):
+        run(pair.reader, f"SELECT count(n), sum(n) FROM {table.format('other')}")
+
+
+def encoded(content: bytes) -> str:
+    return base64.b64encode(content).decode()
 
 
 def test_with_both_buckets_gone_the_cause_is_that_of_the_first(pair: Pair, proxy: S3Proxy) -> None:

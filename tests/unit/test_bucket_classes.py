@@ -144,5 +144,5 @@ def test_the_primary_bucket_is_the_one_of_that_class(tmp_path):
     settings = [local("first", tmp_path / "a"), local("second", tmp_path / "b", **{"class": "primary"})]
     listed = Settings(buckets=settings).buckets
     buckets = Buckets(listed, ObjectCache(), SystemClock(), frozenset(), frozenset())
-    assert (buckets.primary.name, list(buckets)) == ("second", ["first", "second"])
+    assert (buckets.primary.name, list(buckets)) == ("second", ["second", "first"])
     buckets.close()

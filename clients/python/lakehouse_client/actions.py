@@ -1176,7 +1176,7 @@ class BucketState:
 
 @dataclass(frozen=True, slots=True)
 class BucketsResponse:
-    """The configured buckets."""
+    """The configured buckets, the primary one first."""
 
     buckets: list[BucketState]
 
