@@ -340,7 +340,8 @@ class ManifestStore:
             try:
                 self._bucket.put_new(_slot_key(number), content)
             except ObjectAlreadyExists:
-                return failure is not None and self._bucket.get(_slot_key(number)) == content
+                # The client of the store repeats requests too, the first of which may have taken place.
+                return self._bucket.get(_slot_key(number)) == content
             except StorageError as error:
                 failure = error
                 time.sleep(_PAUSE_S * attempt)

@@ -6,12 +6,13 @@ import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from faults.faulty_bucket import FaultyBucket, Killed
+from manifests import NOW, manifest
 
 from lakehouse.clock import FixedClock, SystemClock
 from lakehouse.datasets import (
@@ -28,17 +29,6 @@ from lakehouse.datasets.manifest_store import MANIFESTS, ManifestStore
 from lakehouse.errors import CommitStateUnknown, StorageError
 from lakehouse.storage import Bucket, open_local_bucket
 from lakehouse.types import TableName
-
-NOW = datetime(2026, 3, 1, 12, 30, 15, 123456, tzinfo=UTC)
-
-
-def manifest(dataset_id: str = "d", name: str = "t", **changes: object) -> DatasetManifest:
-    made = DatasetManifest(
-        dataset_id, 1, DatasetKind.TABLE, TableName("lake", "main", name), "primary", f"warehouse/{name}",
-        None, (), 0, 0, 0, (), "", "", "", (), (), None, None, NOW, "", NOW, "",
-    )  # fmt: skip
-    return replace(made, **changes)  # type: ignore[arg-type]
-
 
 FULL = manifest(
     "ünï",
