@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.flight as flight
+import pyarrow.parquet as pq
 import pytest
 from conftest import Server, start_server
 from wire import command
@@ -291,3 +292,42 @@ def test_two_servers_and_one_that_is_killed_know_the_same(tmp_path: Path) -> Non
     assert (found["owner"], found["tags"]) == ("two", ["a", "b"])
     assert second.stop() == 0
     assert third.stop() == 0
+
+
+def test_registered_objects_are_datasets_like_tables(tmp_path: Path) -> None:
+    place = tmp_path / "data" / "in"
+    place.mkdir(parents=True)
+    mails = pa.table({"mail": [f"user{n}@example.org" for n in range(50)], "n": list(range(50))})
+    pq.write_table(mails, place / "1.parquet")
+    buckets = "".join(f'[[buckets]]\nname = "{n}"\npath = "{tmp_path}/{n}"\n' for n in ("primary", "data"))
+    server = start_server(tmp_path, buckets + QUICK + '[auth]\nanonymous_role = "admin"\n')
+    client = Client(server)
+    client.call("catalog.register", name="raw.people", bucket="data", prefix="in", owner="ann")
+    name = {"catalog": "registered", "db_schema": "raw", "table": "people"}
+    found = client.call(
+        "catalog.update",
+        **name,
+        description="people of others",
+        add_tags=["raw"],
+        columns=[{"name": "n", "description": "a number", "declare": ["secret"]}],
+    )
+    assert (found["kind"], found["rows"], found["owner"], found["tags"]) == ("parquet", 50, "ann", ["raw"])
+    assert (found["description"], found["columns"][1]["description"]) == ("people of others", "a number")
+    assert [each["key"] for each in found["objects"]] == ["in/1.parquet"]
+    assert found["sensitivity"] == ["email", "secret"]
+    client.sql("CREATE TABLE mails AS SELECT mail FROM registered.raw.people")
+    steps = client.call("catalog.lineage", table="mails", direction="upstream")
+    assert [each["name"] for each in steps["datasets"]] == ["registered.raw.people", "lake.main.mails"]
+    for wanted in ({"kind": "parquet"}, {"text": "of others"}, {"sensitivity": "secret"}):
+        (hit,) = client.call("catalog.search", **wanted)["datasets"]
+        assert (hit["catalog"], hit["table"], hit["rows"]) == ("registered", "people", 50)
+    (row,) = client.sql("SELECT kind, row_count, owner FROM system.datasets WHERE table_name = 'people'")
+    assert row == {"kind": "parquet", "row_count": 50, "owner": "ann"}
+    (info,) = client.flight.list_flights(b"registered.raw.*")
+    assert json.loads(info.app_metadata)["dataset"] == found["dataset_id"]
+    assert client.call("catalog.drop", **name)["kind"] == "parquet"
+    with pytest.raises(KeyError, match="NOT_FOUND"):
+        client.call("catalog.describe", **name)
+    assert client.call("catalog.search", kind="parquet")["datasets"] == []
+    assert server.stop() == 0
+    assert pq.read_table(place / "1.parquet").equals(mails)
