@@ -95,20 +95,7 @@ class Lakehouse:
             settings.ingest.target_file_bytes,
             self.journal,
         )
-        self.datasets = DatasetTracker(
-            self.manifests, self.catalogs, self.clock, settings.datasets, TableReader(self.engine)
-        )
-        if settings.datasets.enabled:
-            self.datasets.start()
-        reader = TableReader(self.engine)
-        self.registrations = Registrations(
-            self.manifests,
-            self.buckets,
-            [(settings.bucket_of(each), each.warehouse) for each in catalogs],
-            self.clock,
-            self.events,
-            lambda m: reader.sample(self.registered.table(m), settings.datasets.sample_rows, lambda: False),
-        )
+        self._know_datasets(settings)
         self.recovery = EventRecovery(self._opened, self.events, self.clock)
         runs = settings.ingest
         self.ingests = Ingests(
@@ -118,28 +105,7 @@ class Lakehouse:
             runs.concurrent_runs,
             runs.waiting_runs,
         )
-        self.resync = Resync(
-            self.manifests,
-            self.catalogs,
-            self.registered,
-            self.registrations,
-            self.buckets,
-            self.clock,
-            self.events,
-            reader,
-        )
-        self.engine.add_system_tables(
-            (
-                audit_table(self.journal),
-                bucket_errors_table(self.bucket_errors),
-                buckets_table(self.buckets),
-                events_table(self.events),
-                statements_table(self.engine.running),
-                sessions_table(self.sessions, self.engine, self.clock),
-                *history_tables(),
-                *datasets_tables(self.manifests, self.clock),
-            )
-        )
+        self._show_system_tables()
 
     def uptime_seconds(self) -> float:
         """Seconds since this object was built."""
@@ -163,6 +129,47 @@ class Lakehouse:
         self.cache.close()
         self.objects.close()
         self.buckets.close()
+
+    def _know_datasets(self, settings: Settings) -> None:
+        """Begin to keep what is known of datasets."""
+        self.datasets = DatasetTracker(
+            self.manifests, self.catalogs, self.clock, settings.datasets, TableReader(self.engine)
+        )
+        if settings.datasets.enabled:
+            self.datasets.start()
+        reader = TableReader(self.engine)
+        self.registrations = Registrations(
+            self.manifests,
+            self.buckets,
+            [(settings.bucket_of(each), each.warehouse) for each in (settings.catalog, *settings.catalogs)],
+            self.clock,
+            self.events,
+            lambda m: reader.sample(self.registered.table(m), settings.datasets.sample_rows, lambda: False),
+        )
+        self.resync = Resync(
+            self.manifests,
+            self.catalogs,
+            self.registered,
+            self.registrations,
+            self.buckets,
+            self.clock,
+            self.events,
+            reader,
+        )
+
+    def _show_system_tables(self) -> None:
+        self.engine.add_system_tables(
+            (
+                audit_table(self.journal),
+                bucket_errors_table(self.bucket_errors),
+                buckets_table(self.buckets),
+                events_table(self.events),
+                statements_table(self.engine.running),
+                sessions_table(self.sessions, self.engine, self.clock),
+                *history_tables(),
+                *datasets_tables(self.manifests, self.clock),
+            )
+        )
 
     def _attempted(self, principal: str, peer: str, method: str, outcome: str) -> None:
         for observer in self.attempt_observers:
