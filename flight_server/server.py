@@ -246,7 +246,7 @@ class LakehouseFlightServer(flight.FlightServerBase):
         if descriptor.descriptor_type == flight.DescriptorType.PATH:
             batches = upload_batches(reader, self._bounds.message_bytes, ctx.check_cancelled, note)
             path = _path(descriptor)
-            family = objects if objects.is_object_path(ctx, path) else rows
+            family = objects if objects.is_upload_path(ctx, path) else rows
             family.put(ctx, path, Upload(upload_schema(reader), batches, reply, notes))
             return
         command = self._decoded(descriptor.command)

@@ -77,6 +77,14 @@ def is_object_path(ctx: CallContext, path: tuple[str, ...]) -> bool:
     return len(path) >= 2 and guarded(ctx).sees_bucket(path[0])
 
 
+def is_upload_path(ctx: CallContext, path: tuple[str, ...]) -> bool:
+    """Whether what is put under a path is an object, were it one that the caller may not put.
+
+    What is meant for a bucket must not become the rows of a table that the caller may write.
+    """
+    return len(path) >= 2 and path[0] in ctx.lakehouse.buckets
+
+
 def decode_ticket(ctx: CallContext, ticket: bytes) -> ObjectTicket | None:
     """The validated ticket; None where its path is not that of an object.
 

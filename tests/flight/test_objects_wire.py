@@ -248,8 +248,6 @@ def test_what_is_no_bytes_is_refused(admin: Caller) -> None:
             writer.write_batch(pa.record_batch([[b"1"], [b"2"]], schema=two))
             writer.done_writing()
             reader.read()
-    with refused("INVALID_REQUEST"):
-        admin.put(["media"], [[b"x"]])
     for key in ("a/../b", "a//b", "x\x00y", "a\\b", "k#1"):
         with refused("INVALID_REQUEST"):
             admin.put(["media", key], [[b"x"]])
@@ -408,7 +406,6 @@ def test_a_bucket_without_grants_is_as_one_that_is_not_there(callers: dict[str, 
         for attempt in (
             lambda who, bucket: who.keys(bucket),
             lambda who, bucket: who.act("objects.head", bucket=bucket, key="x"),
-            lambda who, bucket: who.put([bucket, "x"], [[b"x"]]),
             lambda who, bucket: who.get([bucket, "x"]),
         ):
             with pytest.raises(pa.ArrowException) as denied:
@@ -416,6 +413,9 @@ def test_a_bucket_without_grants_is_as_one_that_is_not_there(callers: dict[str, 
             with pytest.raises(pa.ArrowException) as absent:
                 attempt(callers[name], "nothing")
             assert str(denied.value).replace("vault", "nothing") == str(absent.value)
+        # Whose name is a bucket's is never taken for a schema, so nothing goes to a wrong place.
+        with refused("BUCKET_NOT_FOUND"):
+            callers[name].put(["vault", "x"], [[b"x"]])
 
 
 def test_listings_show_what_may_be_read(running: Server, callers: dict[str, Caller]) -> None:
