@@ -19,7 +19,7 @@ from benchmarks.peers import BATCH_BYTES, SCHEMA
 from benchmarks.processes import Line, interleaved, ratio, started
 from benchmarks.storage import s3_store
 
-_BYTES, _QUICK_BYTES, _REPETITIONS = 1_000_000_000, 100_000_000, 3
+_BYTES, _QUICK_BYTES, _REPETITIONS = 400_000_000, 100_000_000, 5
 _GET_BYTES, _PUT_BYTES = 8 * 1024 * 1024, 10 * 1024 * 1024
 
 

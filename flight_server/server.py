@@ -340,7 +340,7 @@ class _Outgoing:
             batch = self._call.observed.run(next, self._batches, None)
             told = None
             if batch is None and self._trailer is not None:
-                told, self._trailer = self._trailer(), None
+                told, self._trailer = self._call.observed.run(self._trailer), None
         except BaseException as error:
             with wire_errors("do_get"):
                 self._release(error)

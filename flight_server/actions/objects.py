@@ -6,9 +6,9 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -21,8 +21,9 @@ from flight_server.actions.registry import (
     Response,
 )
 from flight_server.context import CallContext
+from flight_server.execution import arrive
 from lakehouse.access.guarded_objects import GuardedObjects, Place
-from lakehouse.errors import InvalidRequest, LimitExceeded
+from lakehouse.errors import InvalidRequest, LakehouseError, LimitExceeded, StatementCancelled
 from lakehouse.storage import ObjectDetails, StoredObject
 from lakehouse.storage.object_upload import CONTENT_TYPE, HASH_ATTRIBUTE, PutOptions, PutResult
 
@@ -169,8 +170,35 @@ class PresignResponse(Response):
     seconds: int
 
 
+_Run = Callable[[CallContext, Any], Iterator[Progress | Response]]
+
+
 def _guarded(ctx: CallContext) -> GuardedObjects:
     return GuardedObjects(ctx.lakehouse.objects, ctx.session.access)
+
+
+def _on_record(verb: str, run: _Run) -> _Run:
+    """The action, with the object that it is about in the audit journal, which keeps no bodies of actions."""
+
+    def recorded(ctx: CallContext, request: ObjectRequest) -> Iterator[Progress | Response]:
+        about = f"OBJECT {verb} {request.bucket}/{request.key}"
+        if isinstance(request, CopyRequest):
+            about += f" TO {request.to_bucket or request.bucket}/{request.to_key}"
+        results = run(ctx, request)
+        record = arrive(ctx, about, "object")
+        ended: BaseException | None = StatementCancelled("the client went away before the end of the action")
+        try:
+            for result in results:
+                if isinstance(result, Response):
+                    ended = None
+                yield result
+        except LakehouseError as error:
+            ended = error
+            raise
+        finally:
+            ctx.lakehouse.engine.running.end(record, ended)
+
+    return recorded
 
 
 def _head(ctx: CallContext, request: HeadRequest) -> Iterator[Response]:
@@ -346,7 +374,7 @@ ACTIONS: tuple[ActionSpec, ...] = (
         "The content of a small object, or the ticket of a large one",
         GetRequest,
         GetResponse,
-        _get,
+        _on_record("GET", _get),
         Permission.READ,
     ),
     ActionSpec(
@@ -354,7 +382,7 @@ ACTIONS: tuple[ActionSpec, ...] = (
         "Put an object of a small content; it appears whole or not at all",
         PutRequest,
         PutResponse,
-        _put,
+        _on_record("PUT", _put),
         Permission.READ,
     ),
     ActionSpec(
@@ -362,7 +390,7 @@ ACTIONS: tuple[ActionSpec, ...] = (
         "Copy an object within a bucket, or into another one",
         CopyRequest,
         CopyResponse,
-        _copy,
+        _on_record("COPY", _copy),
         Permission.READ,
         streams=True,
     ),
@@ -371,7 +399,7 @@ ACTIONS: tuple[ActionSpec, ...] = (
         "Delete an object",
         DeleteRequest,
         DeleteResponse,
-        _delete,
+        _on_record("DELETE", _delete),
         Permission.READ,
     ),
     ActionSpec(
@@ -379,7 +407,7 @@ ACTIONS: tuple[ActionSpec, ...] = (
         "A URL at which an object can be read or written for a time (S3 only)",
         PresignRequest,
         PresignResponse,
-        _presign,
+        _on_record("PRESIGN", _presign),
         Permission.READ,
     ),
 )

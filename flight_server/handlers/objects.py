@@ -27,7 +27,7 @@ from lakehouse.errors import (
     ObjectChanged,
     StatementCancelled,
 )
-from lakehouse.storage import ObjectDetails
+from lakehouse.storage import ObjectDetails, rescue
 from lakehouse.storage.object_hash import RunningHash
 from lakehouse.storage.object_upload import HASH_ATTRIBUTE, ObjectUpload, PutOptions, PutResult
 
@@ -226,6 +226,8 @@ class _ContentStream:
         found = described(self._found)
         if self._hash is not None:
             found["sha256"] = self._hash.hexdigest()
+        if rescue.used():
+            found["rescue_used"] = list(rescue.used())
         return json.dumps(found).encode()
 
     def close(self) -> None:

@@ -87,6 +87,18 @@ class RescueCopies(Bucket):
         """Never."""
         raise _read_only(key)
 
+    def put_once(self, key: str, content: bytes, attributes: Mapping[str, str], *, create: bool) -> str:
+        """Never."""
+        raise _read_only(key)
+
+    def move(self, source: str, target: str, *, create: bool) -> None:
+        """Never."""
+        raise _read_only(target)
+
+    def copy(self, source: str, target: str, *, create: bool) -> None:
+        """Never."""
+        raise _read_only(target)
+
     def delete(self, key: str) -> None:
         """Never."""
         raise _read_only(key)

@@ -60,7 +60,7 @@ def server(s3: S3, proxy: S3Proxy, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def configuration(directory: Path, s3: S3, **more: Any) -> str:
     local = f'[[buckets]]\nname = "local"\nkind = "local"\npath = "{directory}/local"\n'
-    store = s3.toml(name="store", breaker_failures=0, **more)
+    store = s3.toml(name="store", breaker_failures=0, max_retries=4, retry_seconds=15, **more)
     return f"{local}{store}{CONFIG}"
 
 
@@ -131,9 +131,16 @@ PUTTER = """
 """
 
 
-@pytest.mark.parametrize("first", ["{}", '{"if_absent": true}', '{"size_follows": true}'])
-@pytest.mark.parametrize("after", [3, 30])
-@pytest.mark.parametrize("bucket", ["local", "store"])
+@pytest.mark.parametrize(
+    ("bucket", "after", "first"),
+    [
+        ("local", 3, "{}"),
+        ("local", 30, '{"if_absent": true}'),
+        ("store", 3, '{"size_follows": true}'),
+        ("store", 30, "{}"),
+        ("store", 30, '{"if_absent": true}'),
+    ],
+)
 def test_of_a_client_that_is_killed_nothing_stays(
     server: Server, s3: S3, bucket: str, after: int, first: str
 ) -> None:
@@ -240,6 +247,38 @@ def test_a_store_that_breaks_down_fails_what_goes_on_and_nothing_of_it_is_seen(
         assert get(client, "store", "k", sha256=True)[1] == before["sha256"]
         assert "other" not in keys(client, "store", "")
         assert put(client, "store", "other", 12)["size"] == 12 * len(PIECE)
+
+
+def test_what_a_bucket_does_not_give_is_read_from_its_copy_and_said_to_be(
+    s3: S3, proxy: S3Proxy, tmp_path: Path
+) -> None:
+    rescue = f'[[buckets]]\nname = "copies"\nclass = "rescue"\nkind = "local"\npath = "{tmp_path}/copies"\n'
+    config = configuration(tmp_path, s3, endpoint=proxy.endpoint)
+    server = start_server(tmp_path, config.replace(CONFIG, rescue + CONFIG))
+    copy = tmp_path / "copies" / "store" / "k"
+    copy.parent.mkdir(parents=True)
+    with server.client() as client:
+        told = put(client, "store", "k", 20)
+        copy.write_bytes(PIECE * 20)
+        (copy.parent / "deleted").write_bytes(b"1")
+        with pytest.raises(pa.ArrowKeyError, match="OBJECT_NOT_FOUND"):
+            get(client, "store", "deleted")
+        assert "rescue_used" not in get(client, "store", "k")[2]
+        proxy.fault = lambda answer: None
+        size, sha256, trailer = get(client, "store", "k")
+        assert (size, sha256) == (told["size"], told["sha256"])
+        assert trailer["rescue_used"] == ["store"]
+        *_, last = client.do_action(flight.Action("objects.head", b'{"bucket": "store", "key": "k"}'))
+        assert json.loads(last.body.to_pybytes())["rescue_used"] == ["store"]
+        with pytest.raises(flight.FlightUnavailableError, match="STORAGE_UNAVAILABLE"):
+            put(client, "store", "k", 1)
+        copied = b'{"bucket": "store", "key": "k", "to_bucket": "local", "to_key": "k"}'
+        with pytest.raises(flight.FlightUnavailableError, match="STORAGE_UNAVAILABLE"):
+            list(client.do_action(flight.Action("objects.copy", copied)))
+        with pytest.raises(flight.FlightUnauthorizedError, match="PERMISSION_DENIED"):
+            put(client, "copies", "store/k", 1)
+    assert copy.read_bytes() == PIECE * 20
+    assert server.stop() == 0
 
 
 @pytest.mark.parametrize(("bucket", "pieces"), [("local", 400), ("store", 200)])

@@ -316,6 +316,7 @@ def test_copies_and_deletions(admin: Caller) -> None:
         admin.get(["media", "to/here"])
     admin.act("objects.delete", bucket="media", key="to/there")
     admin.put(["media", "to"], [[b"where a directory was"]])
+    admin.put(["media", "some", "x"], [[b""]])
     with refused("INVALID_REQUEST"):
         admin.put(["media", "some"], [[b"is the beginning of another key"]])
 
@@ -457,11 +458,12 @@ def test_objects_are_on_record(running: Server, admin: Caller) -> None:
         "statement LIKE 'OBJECT%recorded' OR action = 'objects.delete' ORDER BY time, seq",
     )
     (endpoint,) = admin.client.get_flight_info(query, admin.options).endpoints
-    rows = admin.client.do_get(endpoint.ticket, admin.options).read_all().to_pylist()[-4:]
+    rows = admin.client.do_get(endpoint.ticket, admin.options).read_all().to_pylist()[-5:]
     assert [(row["statement"] or row["action"], row["outcome"], row["bytes"] or 0) for row in rows] == [
         ("OBJECT PUT media/recorded", "ok", 4),
         ("OBJECT GET media/recorded", "ok", 4),
         ("OBJECT GET media/unrecorded", "OBJECT_NOT_FOUND", 0),
+        ("OBJECT DELETE media/recorded", "ok", 0),
         ("objects.delete", "ok", 0),
     ]
 
