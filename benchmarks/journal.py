@@ -40,7 +40,10 @@ def _log(directory: Path, quick: bool) -> list[Line]:
         bucket = open_local_bucket("primary", directory / name)
         # Merging begins after ten batches instead of a hundred, and batches may be merged at once: the most
         # that is ever written.
-        bounds = LogBounds(compact_objects=10, settle_seconds=0, held_events=events, held_bytes=1 << 30)
+        target = 4 << 20 if name == "parquet" else 32 << 20
+        bounds = LogBounds(
+            compact_objects=10, settle_seconds=0, held_events=events, held_bytes=1 << 30, target_bytes=target
+        )
         log = AppendLog(bucket, "_log", SystemClock(), bounds, encoding())
         made = [_stored(number) for number in range(1000)]
         begun_s = time.perf_counter()

@@ -63,9 +63,7 @@ class EventView:
         """What of a table of events the principal sees."""
         if self.sees_all or not len(table):
             return table
-        of_schema = pc.fill_null(pc.equal(table["field"], SCHEMA_FIELD), False).to_pylist()
-        entities = table["entity"].to_pylist()
-        seen = pa.array(map(self._seen, entities, of_schema), pa.string())
+        seen = self._seen_of(table)
         table = self._without_former_names(table)
         in_part = pc.equal(seen, "part")
         is_row = pc.equal(table["kind"], ROW)
@@ -76,6 +74,18 @@ class EventView:
                 blank = pc.if_else(in_part, pa.scalar(None, pa.string()), table[name])
                 table = table.set_column(place, table.schema.field(name), blank)
         return table.filter(pc.invert(hidden))
+
+    def _seen_of(self, table: pa.Table) -> pa.ChunkedArray:
+        """What the principal sees of each event's entity; few entities have many events."""
+        entities = pc.unique(table["entity"].drop_null())
+        places = pc.index_in(table["entity"], entities)
+        names = entities.to_pylist()
+        of_schemas, of_tables = (
+            pc.take(pa.array([self._seen(name, kind) for name in names], pa.string()), places)
+            for kind in (True, False)
+        )
+        is_schema = pc.fill_null(pc.equal(table["field"], SCHEMA_FIELD), False)
+        return pc.fill_null(pc.if_else(is_schema, of_schemas, of_tables), "")
 
     def _without_former_names(self, table: pa.Table) -> pa.Table:
         """The events without the names that things had where the principal would not have seen them."""

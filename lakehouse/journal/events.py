@@ -51,8 +51,9 @@ EVENTS_SCHEMA = pa.schema(
 identify an event; ``event_id`` the commit that it tells of, however often it was recorded."""
 CHANGE, ROW = "change", "row"
 
-_RING = LogBounds(ring_events=10_000, ring_bytes=16_777_216)
-_NEWEST_BYTES = 16_777_216
+# Events take some twenty times as much in memory as they do in Parquet, and an object is read as a whole.
+_BOUNDS = LogBounds(ring_events=10_000, ring_bytes=16_777_216, target_bytes=4_194_304)
+_NEWEST_BYTES = 8_388_608
 _SHOWN_BYTES = 134_217_728
 _NAME_CHARACTERS = 1024
 _log = structlog.get_logger()
@@ -135,7 +136,9 @@ class EventJournal:
         self._encoding = ParquetEvents(EVENTS_SCHEMA, ("event_id", "is_recovered"))
         self._events: AppendLog | None = None
         if settings.enabled:
-            bounds = replace(_RING, flush_events=settings.flush_events, flush_seconds=settings.flush_seconds)
+            bounds = replace(
+                _BOUNDS, flush_events=settings.flush_events, flush_seconds=settings.flush_seconds
+            )
             self._events = AppendLog(bucket, EVENTS_PREFIX, clock, bounds, self._encoding)
 
     @property
@@ -166,7 +169,7 @@ class EventJournal:
             return []
         if not where:
             return self._events.recent(limit)
-        found = (event for event in self._events.recent(_RING.ring_events) if where.matches(event))
+        found = (event for event in self._events.recent(_BOUNDS.ring_events) if where.matches(event))
         return [event for event, _ in zip(found, range(limit), strict=False)]
 
     def table(
