@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -13,7 +13,14 @@ from lakehouse.engine.engine import Engine
 from lakehouse.engine.running import CallWatch
 from lakehouse.engine.session import Session
 from lakehouse.engine.system_events import EventView
-from lakehouse.errors import InvalidRequest, NotSupported, SchemaNotFound, SnapshotNotFound, TableNotFound
+from lakehouse.errors import (
+    InvalidRequest,
+    NotSupported,
+    SchemaNotFound,
+    SnapshotNotFound,
+    SqlBindError,
+    TableNotFound,
+)
 from lakehouse.journal import EventFilter, EventJournal
 from lakehouse.journal.change_event import TRUNCATED
 from lakehouse.journal.events import ROW
@@ -103,7 +110,7 @@ class RecordHistories:
             where = EventFilter(entity_id=table.uuid)
             wanted = self._typed(table, key)
         events = self._events(replace(where, key=json_text(wanted)))
-        state = None if at is None else self._at(table, wanted, where, at)
+        state = None if at is None else self._at(table, wanted, where, events, at)
         if absent is not None and not events:
             raise absent
         return RecordHistory(name if table is None else table.name, wanted, events, state)
@@ -132,17 +139,19 @@ class RecordHistories:
         (row,) = self._rows(f"SELECT {columns}", texts)
         return {column: json.loads(json_text(row[column])) for column in table.primary_key}
 
-    def _at(self, table: Table | None, key: Row, where: EventFilter, at: datetime) -> RecordState:
+    def _at(
+        self, table: Table | None, key: Row, where: EventFilter, own: Sequence[Row], at: datetime
+    ) -> RecordState:
         moment = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
         if table is not None:
             try:
                 snapshot = table.snapshot_for(at=moment)
                 return RecordState(self._row(table, key, f"AT (VERSION => {snapshot.snapshot_id})"), SNAPSHOT)
-            except (SnapshotNotFound, NotSupported):
-                pass  # it is no longer kept
+            except (SnapshotNotFound, NotSupported, SqlBindError):
+                pass  # it is no longer kept, or did not have the key's columns
         row = self._row(table, key, "") if table is not None else None
         later = [event for event in self._events(replace(where, since=moment)) if event["time"] > moment]
-        return _taken_back(row, key, later, table is None)
+        return _taken_back(row, key, moment, own, later, table is None)
 
     def _row(self, table: Table, key: Row, version: str) -> Row | None:
         kinds = dict(table.sql_columns())
@@ -168,20 +177,28 @@ def _text(value: Any) -> str | None:
     return json.dumps(value)
 
 
-def _taken_back(row: Row | None, key: Row, later: Sequence[Row], is_dropped: bool) -> RecordState:
-    """A row without what happened to it later.
+def _taken_back(
+    row: Row | None,
+    key: Row,
+    moment: datetime,
+    own: Sequence[Row],
+    later: Sequence[Row],
+    is_dropped: bool,
+) -> RecordState:
+    """A row without what happened to it since a moment.
 
     Args:
         row: As it is now.
         key: Its key.
-        later: The events of its table since then, oldest first.
+        moment: For which to tell.
+        own: Its events, oldest first.
+        later: The events of its table since then.
         is_dropped: Whether the table is gone, so that how it is now says nothing.
     """
-    text = json_text(key)
     known = not is_dropped
-    for event in reversed(later):
-        if event["kind"] != ROW or event["key"] != text:
-            continue
+    for event in reversed(own):
+        if event["time"] <= moment:
+            break
         old = None if event["old"] is None else json.loads(event["old"])
         if event["action"] == "insert":
             row, known = None, True
@@ -189,22 +206,34 @@ def _taken_back(row: Row | None, key: Row, later: Sequence[Row], is_dropped: boo
             row, known = old, True
         elif event["field"]:
             row = {**(row or key), event["field"]: old}
-    doubts = [
-        "not every row that a statement changed is on record"
-        for event in later
-        if event["action"] == TRUNCATED
-    ]
-    doubts += [
-        "changes of rows may have been lost when a server was killed"
-        for event in later
-        if event["is_recovered"]
-    ]
-    doubts += [
-        "the table was changed in a way that leaves no changes of rows on record"
-        for event in later
-        if event["action"] in ("rollback", "alter")
-    ]
+    doubts = [*_doubts(later)]
+    was_there = [event["action"] for event in own if event["time"] <= moment][-1:] in (["insert"], ["update"])
+    if not was_there and row is not None and _has_unknown(later, ("append",)):
+        doubts.append("rows were added since, and whether this one was there before is not on record")
     if not known:
         doubts.append("the table was dropped, so only columns that changed since are known")
     detail = "; ".join(dict.fromkeys(doubts))
     return RecordState(row, EVENTS, not detail, detail)
+
+
+def _doubts(later: Sequence[Row]) -> Iterator[str]:
+    """What is known to be missing among the events of a table."""
+    for event in later:
+        if event["action"] == TRUNCATED:
+            yield "not every row that a statement changed is on record"
+        elif event["is_recovered"]:
+            yield "changes of rows may have been lost when a server was killed"
+        elif event["action"] in ("rollback", "alter"):
+            yield "the table was changed in a way that leaves no changes of rows on record"
+    if _has_unknown(later, ("overwrite", "delete")):
+        yield "rows were replaced or removed without their changes being on record"
+
+
+def _has_unknown(events: Sequence[Row], operations: Sequence[str]) -> bool:
+    """Whether there is a commit of such an operation that no events of rows go with."""
+    of_rows = {event["snapshot_id"] for event in events if event["kind"] == ROW}
+    return any(
+        event["snapshot_id"] not in of_rows and json.loads(event["new"]).get("operation") in operations
+        for event in events
+        if event["action"] == "commit" and event["new"] is not None
+    )
