@@ -87,19 +87,22 @@ def origin_properties(shares: Sequence[Share], row_events: int) -> dict[str, str
     found: dict[str, str] = {_ROW_CHANGES: str(row_events)} if row_events else {}
     if len(shares) == 1:
         origin = shares[0].origin
-        said = {
+        entries = {
             _ACTOR: origin.actor,
             _SOURCE: origin.source or "library",
             _WORKSPACE: origin.workspace,
             _STATEMENT: origin.statement_id,
         }
-        return found | {name: value for name, value in said.items() if value}
+        return found | {name: value for name, value in entries.items() if value}
     if shares:
-        rows = [
-            [s.origin.actor, s.origin.source, s.origin.workspace, s.origin.statement_id, s.rows]
-            for s in shares[:_MOST_SHARES]
+        # Kept with every version of the table's metadata, so nothing is in it twice.
+        said = [(s.origin.actor, s.origin.source, s.origin.workspace) for s in shares[:_MOST_SHARES]]
+        by = list(dict.fromkeys(said))
+        of = [
+            [by.index(who), share.origin.statement_id, share.rows]
+            for who, share in zip(said, shares, strict=False)
         ]
-        found[_SHARES] = json.dumps(rows, separators=(",", ":"))
+        found[_SHARES] = json.dumps({"by": by, "of": of}, separators=(",", ":"))
         if len(shares) > _MOST_SHARES:
             found[_SHARES_LEFT_OUT] = str(len(shares) - _MOST_SHARES)
     return found
@@ -204,12 +207,13 @@ def is_told(snapshot: Snapshot) -> bool:
 def _shares_of(summary: Mapping[str, str]) -> tuple[Share, ...]:
     if _SHARES in summary:
         try:
-            rows = json.loads(summary[_SHARES])
+            told = json.loads(summary[_SHARES])
+            by = [Origin(str(actor), str(source), str(space)) for actor, source, space in told["by"]]
             return tuple(
-                Share(Origin(str(actor), str(source), str(workspace), str(statement)), int(count))
-                for actor, source, workspace, statement, count in rows
+                Share(replace(by[who], statement_id=str(statement)), int(count))
+                for who, statement, count in told["of"]
             )
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, KeyError, IndexError):
             return ()  # another program wrote it
     names = (_ACTOR, _SOURCE, _WORKSPACE, _STATEMENT)
     return (Share(Origin(*(summary.get(name, "") for name in names)), 0),)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -300,7 +301,15 @@ def stored(event: ChangeEvent, origin: Origin, workspace: str) -> Event:
 
 def _size(event: ChangeEvent) -> int:
     """About how many bytes an event takes."""
-    return 300 + sum(len(value) for value in (event.old, event.new) if isinstance(value, str | bytes))
+    return 300 + _weight(event.old) + _weight(event.new)
+
+
+def _weight(value: Any) -> int:
+    if isinstance(value, str | bytes):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(len(item) if isinstance(item, str) else 20 for item in value.values())
+    return 20
 
 
 def _in_order(table: pa.Table) -> pa.Table:

@@ -201,7 +201,7 @@ class Maintenance:
         """Look at every table once."""
         for name, catalog in self._by_catalog.items():
             try:
-                with acting(Origin(source="maintenance")):
+                with acting(Origin("maintenance", "maintenance")):
                     catalog.run_once()
             except Exception:  # noqa: BLE001 - the next look may go better
                 _log.exception("maintenance failed", catalog=name)

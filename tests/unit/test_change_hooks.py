@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 from lakehouse.access.principal import Principal
+from lakehouse.catalog.change_events import recovered_events
 from lakehouse.catalog.references import latest, roll_back
 from lakehouse.catalog.table_change import change_table
 from lakehouse.config import Settings
@@ -236,8 +237,12 @@ def test_inserts_that_share_a_commit_are_told_of_one_by_one(
     rows = story.rows()
     assert len(rows) == len({row["statement_id"] for row in rows}) == 8
     assert len({row["event_id"] for row in rows}) == 8
-    snapshots = lakehouse.catalog.load("main", "t").metadata.snapshots
-    assert {row["snapshot_id"] for row in rows} == {snapshot.snapshot_id for snapshot in snapshots}
+    metadata = lakehouse.catalog.load("main", "t").metadata
+    assert {row["snapshot_id"] for row in rows} == {each.snapshot_id for each in metadata.snapshots}
+    # What a killed server would have left tells the same.
+    again = [e for each in metadata.snapshots for e in recovered_events("lake.main.t", metadata, each)]
+    facts = {(e.event_id, e.origin.actor, e.origin.statement_id, json.dumps(e.new)) for e in again}
+    assert facts == {(r["event_id"], r["actor"], r["statement_id"], json.dumps(r["new"])) for r in rows}
 
 
 def test_ingest_maintenance_and_rollback_leave_events(
