@@ -22,7 +22,12 @@ from lakehouse.datasets.footers import Finding, Footer, read_footers
 from lakehouse.datasets.manifest import DatasetKind, DatasetManifest, Sensitivity
 from lakehouse.datasets.manifest_store import Build, ManifestStore
 from lakehouse.datasets.observed import merged, observed
-from lakehouse.datasets.registered_catalog import REGISTERED, RegisteredCatalog, bucket_of
+from lakehouse.datasets.registered_catalog import (
+    REGISTERED,
+    RegisteredCatalog,
+    bucket_of,
+    registered_datasets,
+)
 from lakehouse.datasets.registration import (
     Contents,
     Registrations,
@@ -236,6 +241,7 @@ class Resync:
             StorageError: What is there cannot be listed.
         """
         self._store.refresh()
+        self._keep_records()
         missing = [name for name in self._without_manifest(check) if visible(name)]
         done, failed = [], []
         for number, name in enumerate(missing):
@@ -511,6 +517,15 @@ class Resync:
                 self._registrations.forget_record(record.dataset_id)
             elif known is None or known.name != record.name:
                 yield record.name
+
+    def _keep_records(self) -> None:
+        """Write down what is registered where that was not done yet: who did may have been killed before."""
+        kept = {
+            each.dataset_id for each in self._registrations.records() if isinstance(each, DatasetManifest)
+        }
+        for manifest in registered_datasets(self._store):
+            if manifest.dataset_id not in kept:
+                self._registrations.keep_record(manifest)
 
     def _everything(self, check: Callable[[], None]) -> list[TableName]:
         names = {manifest.name: None for manifest in self._store.all()}

@@ -151,6 +151,25 @@ def test_who_may_not_read_it_sees_none_of_it(callers: dict[str, Caller], registe
     assert "registered" in european.get(command("CommandGetCatalogs")).column(0).to_pylist()
 
 
+def test_manifests_are_compared_and_made_anew_by_those_who_may(
+    callers: dict[str, Caller], registered: dict[str, Any]
+) -> None:
+    named = {"catalog": "registered", "db_schema": "raw", "table": "people"}
+    for role in ("registrar", "admin"):
+        assert callers[role].call("catalog.verify", **named)[-1]["healthy"]
+        done = callers[role].call("catalog.resync", **named)[-1]
+        assert (done["changed"], done["rows"], done["footers"]) == (False, 3, 1)
+    everything = callers["admin"].call("catalog.verify", deep=True)[-1]
+    assert (everything["healthy"], everything["datasets"]) == (True, 1)
+    assert callers["admin"].call("catalog.resync_missing")[-1] == {"resynced": [], "failed": [], "count": 0}
+    for role in ("european", "stranger", "reader"):
+        for action in ("catalog.resync", "catalog.verify"):
+            with pytest.raises(pa.ArrowException, match=r"\[PERMISSION_DENIED\]"):
+                callers[role].call(action, **named)
+    with pytest.raises(pa.ArrowException, match=r"expected table as well"):
+        callers["admin"].call("catalog.verify", catalog="registered")
+
+
 def test_nothing_can_be_written_into_it(callers: dict[str, Caller], registered: dict[str, Any]) -> None:
     who = callers["admin"]
     options = {"if_not_exist": 1, "if_exists": 2}

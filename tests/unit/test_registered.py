@@ -6,6 +6,7 @@ import datetime as dt
 import decimal
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from s3 import S3, start_s3
 
 from lakehouse.config import Settings
 from lakehouse.datasets.registered_catalog import registered_datasets
+from lakehouse.engine.binding import PRUNED_ABOVE
 from lakehouse.engine.running import CallWatch
 from lakehouse.errors import (
     InvalidRequest,
@@ -211,6 +213,41 @@ def test_an_object_that_is_replaced_while_it_is_read_is_noticed_at_the_end(local
     put(data, "t/2.parquet", {"a": [-1]})
     with pytest.raises(ObjectChanged, match=r"'t/2.parquet'"):
         list(batches)
+
+
+def test_a_statement_opens_only_the_objects_that_can_hold_what_it_asks_for(lake: Lakehouse) -> None:
+    data, session = lake.buckets["data"], session_of(lake)
+    for number in range(PRUNED_ABOVE + 8):
+        put(data, f"t/part={number % 2}/{number:02}.parquet", {"a": [number, number + 0.5], "b": ["x", None]})
+    register(lake)
+    engine, before = lake.engine, lake.cache.statistics().objects
+    for condition, expected in [("a = 7", 1), ("a BETWEEN 3 AND 4.6", 2), ("part = 1 AND a < 8", 4)]:
+        sql = f"SELECT * FROM registered.raw.t WHERE {condition}"
+        plan = engine.plan(engine.gate.analyse(sql), session, None)
+        assert max(len(binding.files) for binding in plan.bindings) == expected
+        assert len(run(session, sql)) >= 1
+    remote = 0 if data.is_local else 6
+    assert lake.cache.statistics().objects - before <= remote
+
+
+def test_of_two_servers_that_register_one_name_one_does(tmp_path: Path) -> None:
+    lakes = [open_lake(tmp_path, datasets={"index_refresh_ms": 0}) for _ in range(2)]
+    for number in range(2):
+        put(lakes[0].buckets["data"], f"t{number}/1.parquet", {"a": [number]})
+
+    def attempt(number: int) -> bool:
+        try:
+            register(lakes[number], prefix=f"t{number}")
+        except TableAlreadyExists:
+            return False
+        return True
+
+    with ThreadPoolExecutor(2) as threads:
+        done = list(threads.map(attempt, range(2)))
+    assert sorted(done) == [False, True]
+    for each in lakes:
+        assert run(session_of(each), "FROM registered.raw.t") == [(done.index(True),)]
+        each.close()
 
 
 def test_personal_data_is_found_and_its_values_are_not_kept(local: Lakehouse) -> None:

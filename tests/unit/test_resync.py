@@ -358,6 +358,15 @@ def test_a_registration_that_ended_is_not_made_anew(whole: Seven) -> None:
     assert tools.store.find(name) is None
 
 
+def test_what_is_registered_is_written_down_where_a_killed_server_did_not(whole: Seven) -> None:
+    shutil.rmtree(whole.catalog / "registered")
+    Tools(whole.lake).missing()
+    assert len(list((whole.catalog / "registered").iterdir())) == len(PARQUET)
+    shutil.rmtree(whole.catalog / "manifests")
+    Tools(whole.lake).missing()
+    assert {each.name for each in Tools(whole.lake).store.all()} == set(whole.originals)
+
+
 # -- what is wrong in storage ---------------------------------------------------------------------------
 
 
