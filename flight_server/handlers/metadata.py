@@ -212,14 +212,14 @@ def _dropped(transaction: Transaction, lake: GuardedCatalog, schema: str, name: 
 
 
 def _load(lake: GuardedCatalog, schema: str, name: str, transaction: Transaction | None) -> Table | None:
-    """A table; None where it has gone since it was listed."""
+    """A table; None where it has gone since it was listed, or cannot be read."""
     if transaction is not None:
         staged = transaction.writes.get(transaction.known(TableName(lake.name, schema, name)))
         if staged is not None:
             return staged.table
     try:
         return lake.load(schema, name)
-    except (SchemaNotFound, TableNotFound):
+    except (SchemaNotFound, TableNotFound, NotSupported):
         return None
 
 

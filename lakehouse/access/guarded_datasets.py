@@ -181,6 +181,8 @@ class GuardedDatasets:
             except (SchemaNotFound, TableNotFound):
                 self._missed(manifest.name)
                 continue
+            except NotSupported:
+                continue  # registered in a bucket that is not configured any more
             if seen is not None and wanted.fits(seen, self._now):
                 yield seen
 

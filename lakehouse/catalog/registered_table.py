@@ -51,7 +51,7 @@ from lakehouse.catalog.iceberg_types import duckdb_type
 from lakehouse.catalog.names import fold
 from lakehouse.catalog.parquet_footer import Footer
 from lakehouse.catalog.table import DESCRIPTION_PROPERTY, Table
-from lakehouse.errors import SnapshotNotFound, StorageError
+from lakehouse.errors import LakehouseError, NotSupported, SnapshotNotFound
 from lakehouse.storage import Bucket, readable_key
 from lakehouse.types import DataFileRef, TableName, quote
 
@@ -190,7 +190,11 @@ class RegisteredFiles:
     def statistics(self, table: str, metadata: TableMetadata, snapshot_id: int) -> FileStatistics:
         """What is known of them."""
         if self._statistics is None:
-            self._statistics = FileStatistics([ManifestStatistics(self._records())])
+            try:
+                self._statistics = FileStatistics([ManifestStatistics(self._records())])
+            except LakehouseError:
+                # Whoever reads a file that is not what it was is told so; the others can be read.
+                return FileStatistics([ManifestStatistics([_record(ref) for ref in self._refs])])
         return self._statistics
 
     def rows_left(self, files: Sequence[DataFileRef]) -> int:
@@ -202,8 +206,8 @@ class RegisteredFiles:
         return ()
 
     def entries(self, metadata: TableMetadata, snapshot: Snapshot) -> Iterator[ManifestEntry]:
-        """The files as a manifest would list them."""
-        for record in self._records():
+        """The files as a manifest would list them, without their bounds, for which they would be opened."""
+        for record in map(_record, self._refs):
             entry = ManifestEntry.from_args(
                 status=ManifestEntryStatus.EXISTING,
                 snapshot_id=snapshot.snapshot_id,
@@ -250,7 +254,7 @@ def registered_table(
             with the columns that are in paths.
 
     Raises:
-        StorageError: A column's type cannot be understood.
+        NotSupported: A column's type cannot be understood.
     """
     schema = _schema(columns)
     snapshot_id = _number(version) or 1
@@ -324,14 +328,14 @@ def iceberg_type(text: str, next_id: Callable[[], int]) -> IcebergType:
     """The type that ``duckdb_type`` wrote.
 
     Raises:
-        StorageError: It is none.
+        NotSupported: It is none.
     """
     tokens: list[str] = []
     position = 0
     while position < len(text):
         found = _TOKEN.match(text, position)
         if found is None:
-            raise StorageError(f"a manifest has a column of the type {text!r}, which is none")
+            raise NotSupported(f"a manifest has a column of the type {text!r}, which is none")
         if not found.group().isspace():
             tokens.append(found.group())
         position = found.end()
@@ -340,7 +344,7 @@ def iceberg_type(text: str, next_id: Callable[[], int]) -> IcebergType:
         kind = reader.type()
         reader.end()
     except (LookupError, ValueError) as error:
-        raise StorageError(f"a manifest has a column of the type {text!r}, which is none") from error
+        raise NotSupported(f"a manifest has a column of the type {text!r}, which is none") from error
     return kind
 
 
@@ -423,24 +427,25 @@ def _number(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def _record(ref: DataFileRef, footer: Footer, schema: Schema) -> DataFile:
+def _record(ref: DataFileRef, footer: Footer | None = None, schema: Schema | None = None) -> DataFile:
     """The record of a file as a manifest would have it."""
-    fields = {fold(each.name): each for each in schema.fields}
-    sizes, nulls, lower, upper = {}, {}, {}, {}
-    for column in footer.columns:
-        each = fields.get(fold(column.name))
-        if each is None:
-            continue
-        sizes[each.field_id] = column.size_bytes
-        if column.nulls is not None:
-            nulls[each.field_id] = column.nulls
-        if column.minimum is not None and column.maximum is not None and each.field_type.is_primitive:
-            lower[each.field_id] = encoded(each.field_type, column.minimum)
-            upper[each.field_id] = encoded(each.field_type, column.maximum)
-    present = {fold(column.name) for column in footer.columns}
-    for each in schema.fields:
-        if fold(each.name) not in present:
-            nulls[each.field_id] = ref.rows
+    sizes: dict[int, int] = {}
+    nulls: dict[int, int] = {}
+    lower: dict[int, bytes] = {}
+    upper: dict[int, bytes] = {}
+    if footer is not None and schema is not None:
+        fields = {fold(each.name): each for each in schema.fields}
+        for column in footer.columns:
+            each = fields.pop(fold(column.name), None)
+            if each is None:
+                continue
+            sizes[each.field_id] = column.size_bytes
+            if column.nulls is not None:
+                nulls[each.field_id] = column.nulls
+            if column.minimum is not None and column.maximum is not None and each.field_type.is_primitive:
+                lower[each.field_id] = encoded(each.field_type, column.minimum)
+                upper[each.field_id] = encoded(each.field_type, column.maximum)
+        nulls |= {absent.field_id: ref.rows for absent in fields.values()}
     file = DataFile.from_args(
         content=DataFileContent.DATA,
         file_path=ref.uri,

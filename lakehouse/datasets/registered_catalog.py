@@ -18,7 +18,7 @@ from lakehouse.datasets.footers import Finding, read_footers
 from lakehouse.datasets.manifest import DatasetKind, DatasetManifest, DatasetObject
 from lakehouse.datasets.manifest_store import ManifestStore
 from lakehouse.datasets.partitions import path_schema, path_values, with_path_columns
-from lakehouse.errors import NotSupported, SchemaNotFound, StorageError, TableNotFound, object_changed
+from lakehouse.errors import NotSupported, SchemaNotFound, TableNotFound, object_changed
 from lakehouse.storage import Bucket, LinkedObjects
 from lakehouse.types import DataFileRef, ForeignKey, TableName
 
@@ -73,7 +73,7 @@ class RegisteredCatalog:
         Raises:
             SchemaNotFound: There is no such schema.
             TableNotFound: There is no such dataset in it.
-            StorageError: Its bucket is not configured any more, or its manifest cannot be understood.
+            NotSupported: Its bucket is not configured any more, or its manifest cannot be understood.
         """
         manifest = self._find(schema, table)
         if manifest is None:
@@ -89,7 +89,7 @@ class RegisteredCatalog:
         """The table that a manifest describes.
 
         Raises:
-            StorageError: Its bucket is not configured any more, or the manifest cannot be understood.
+            NotSupported: Its bucket is not configured any more, or the manifest cannot be understood.
         """
         bucket = bucket_of(manifest, self._buckets)
         columns = [
@@ -255,11 +255,11 @@ def bucket_of(manifest: DatasetManifest, buckets: Mapping[str, Bucket]) -> Bucke
     """The bucket of a dataset.
 
     Raises:
-        StorageError: It is not configured any more.
+        NotSupported: It is not configured any more.
     """
     bucket = buckets.get(manifest.bucket)
     if bucket is None:
-        raise StorageError(
+        raise NotSupported(
             f"the objects of {manifest.name} are in bucket '{manifest.bucket}', which is not configured",
             f"there are: {', '.join(buckets)}",
         )

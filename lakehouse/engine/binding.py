@@ -213,7 +213,7 @@ class Binder:
                 for name in catalog.tables(schema):
                     try:
                         table = catalog.load(schema, name)
-                    except (TableNotFound, SchemaNotFound):
+                    except (TableNotFound, SchemaNotFound, NotSupported):
                         continue
                     columns = sorted(table.required_columns)
                     found += [f"{table.name.sql}.{quote(column)}" for column in columns]

@@ -12,7 +12,7 @@ from lakehouse.access.guarded_catalog import GuardedCatalog
 from lakehouse.catalog import Table
 from lakehouse.catalog.history import file_records, log_records, partition_records, snapshot_records
 from lakehouse.engine.system_tables import Reading, SystemTable
-from lakehouse.errors import LimitExceeded, SchemaNotFound, TableNotFound
+from lakehouse.errors import LimitExceeded, NotSupported, SchemaNotFound, TableNotFound
 
 _TIME = pa.timestamp("us", tz="UTC")
 _TEXTS = pa.list_(pa.field("l", pa.string()))
@@ -160,8 +160,8 @@ def _tables_of(lake: GuardedCatalog, reading: Reading) -> Iterator[Table]:
             reading.check()
             try:
                 yield lake.load(schema, name)
-            except (TableNotFound, SchemaNotFound):
-                continue  # dropped meanwhile
+            except (TableNotFound, SchemaNotFound, NotSupported):
+                continue  # dropped meanwhile, or nothing that can be read
 
 
 def _snapshots(table: Table, in_part: bool) -> Iterator[Mapping[str, Any]]:

@@ -230,6 +230,37 @@ def test_a_statement_opens_only_the_objects_that_can_hold_what_it_asks_for(lake:
     assert lake.cache.statistics().objects - before <= remote
 
 
+def test_one_dataset_that_cannot_be_read_is_in_the_way_of_no_other(tmp_path: Path) -> None:
+    lake = open_lake(tmp_path)
+    put(lake.buckets["data"], "t/1.parquet", {"a": [1]})
+    put(lake.buckets.primary, "mine/1.parquet", {"a": [2]})
+    register(lake)
+    register(lake, "raw.mine", "mine", bucket="primary")
+    run(session_of(lake), "CREATE TABLE main.own AS SELECT 1 AS a")
+    put(lake.buckets["data"], "t/1.parquet", {"a": [3, 4]})
+    assert len(run(session_of(lake), "FROM system.files")) == 3
+    lake.close()
+    lake = open_lake(tmp_path, buckets=[{"name": "primary", "path": str(tmp_path / "primary")}])
+    session = session_of(lake)
+    try:
+        with pytest.raises(NotSupported, match="in bucket 'data', which is not configured"):
+            run(session, "FROM registered.raw.t")
+        assert run(session, "SELECT a FROM registered.raw.mine") == [(2,)]
+        for sql in (
+            "SELECT table_name FROM information_schema.columns WHERE table_schema IN ('raw', 'main')",
+            "SELECT table_name FROM system.snapshots",
+            "SELECT table_name FROM system.datasets",
+        ):
+            assert sorted(run(session, sql)) == [("mine",), ("own",)]
+        assert {row[2] for row in run(session, "SHOW ALL TABLES")} >= {"mine", "own"}
+        done, _ = lake.resync.verify(None, lambda _: True, lambda: None, lambda *_: None)
+        assert [(str(each.name), each.findings[0].problem) for each in done] == [
+            ("registered.raw.t", "unreadable")
+        ]
+    finally:
+        lake.close()
+
+
 def test_of_two_servers_that_register_one_name_one_does(tmp_path: Path) -> None:
     lakes = [open_lake(tmp_path, datasets={"index_refresh_ms": 0}) for _ in range(2)]
     for number in range(2):
