@@ -494,8 +494,9 @@ def _forget(ctx: CallContext, manifest: DatasetManifest) -> None:
     def build(old: DatasetManifest | None) -> DatasetManifest:
         return replace(old or manifest, dropped=True, updated_at=now, updated_by=by)
 
-    ctx.lakehouse.manifests.change(manifest.dataset_id, build)
+    # In this order: a record without a manifest would be taken for what was lost.
     ctx.lakehouse.registrations.forget_record(manifest.dataset_id)
+    ctx.lakehouse.manifests.change(manifest.dataset_id, build)
     event = ChangeEvent("drop", str(manifest.name), manifest.dataset_id, source="action:catalog.drop")
     ctx.lakehouse.events.record(event)
 

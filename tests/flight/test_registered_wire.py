@@ -170,6 +170,23 @@ def test_manifests_are_compared_and_made_anew_by_those_who_may(
         callers["admin"].call("catalog.verify", catalog="registered")
 
 
+def test_it_is_described_updated_and_dropped_while_the_objects_stay(callers: dict[str, Caller]) -> None:
+    who, named = callers["admin"], {"catalog": "registered", "db_schema": "raw", "table": "again"}
+    for _ in range(2):
+        who.call("catalog.register", name="raw.again", bucket="data", prefix="in", owner="ann")
+        told = who.call("catalog.update", **named, description="once more", add_tags=["x"])[-1]
+        assert (told["kind"], told["rows"], told["owner"], told["tags"]) == ("parquet", 3, "ann", ["x"])
+        told = callers["european"].call("catalog.describe", **named)[-1]
+        assert (told["description"], told["rows"]) == ("once more", None)
+        assert who.call("catalog.resync", **named)[-1]["changed"] is False
+        found = who.sql("SELECT table_name, owner FROM system.datasets WHERE table_name = 'again'")
+        assert found == [{"table_name": "again", "owner": "ann"}]
+        who.call("catalog.drop", **named)
+        with pytest.raises(pa.ArrowException, match=r"does not exist"):
+            who.sql("FROM registered.raw.again")
+        assert who.call("catalog.resync_missing")[-1]["count"] == 0
+
+
 def test_nothing_can_be_written_into_it(callers: dict[str, Caller], registered: dict[str, Any]) -> None:
     who = callers["admin"]
     options = {"if_not_exist": 1, "if_exists": 2}
