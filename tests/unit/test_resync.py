@@ -14,6 +14,8 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 from registered import open_lake, parquet, put, register, run, session_of
+from s3 import S3, start_s3
+from s3_proxy import Fault, start_proxy
 
 from lakehouse.datasets.difference import differences
 from lakehouse.datasets.manifest import ColumnManifest, DatasetKind, DatasetManifest, DatasetObject
@@ -22,7 +24,7 @@ from lakehouse.datasets.registered_catalog import RegisteredCatalog
 from lakehouse.datasets.registration import RECORDS, Registrations
 from lakehouse.datasets.resync import Resync, Resynced, Verified
 from lakehouse.engine.table_reader import TableReader
-from lakehouse.errors import SchemaMismatch, StatementCancelled, TableNotFound
+from lakehouse.errors import LakehouseError, SchemaMismatch, StatementCancelled, TableNotFound
 from lakehouse.journal.change_event import ChangeEvent
 from lakehouse.runtime import Lakehouse
 from lakehouse.types import TableName
@@ -437,6 +439,53 @@ def test_a_footer_that_disagrees_with_the_iceberg_manifest_is_told_with_both(lak
     done = tools.resync(TableName("lake", "main", "t"))
     assert done.rows == 5
     assert {f.key for f in done.findings} == set(keys[:3])
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3]:
+    running = start_s3()
+    yield running
+    running.stop()
+
+
+FAULTS: dict[str, Fault] = {
+    "an object cannot be read": lambda a: replace(a, status=500, body=b"") if "2.parquet" in a.path else a,
+    "an answer breaks off": lambda a: replace(a, body=a.body[:-9]) if "1.parquet" in a.path else a,
+    "no answer": lambda a: None if "parquet" in a.path else a,
+    "nothing can be listed": lambda a: replace(a, status=503, body=b"") if "list-type" in a.path else a,
+    "not let in": lambda a: replace(a, status=403, body=b""),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_store_that_does_not_work_changes_no_manifest(
+    s3: S3, tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    proxy = start_proxy(s3.endpoint)
+    away = s3.settings(name="data", endpoint=proxy.endpoint, max_retries=0, breaker_failures=1000)
+    home = {"name": "primary", "path": str(tmp_path / "primary")}
+    buckets = [home, away.model_dump(exclude_unset=True)]
+    lake = open_lake(tmp_path, buckets=buckets, datasets={"enabled": False})
+    try:
+        tools, name = Tools(lake), TableName("registered", "raw", "t")
+        for number in range(4):
+            put(lake.buckets["data"], f"t/{number}.parquet", {"a": [number]})
+        before = register(lake)
+        put(lake.buckets["data"], "t/4.parquet", {"a": [4]})
+        proxy.fault = FAULTS[fault]
+        with pytest.raises(LakehouseError) as failed:
+            tools.resync(name)
+        assert away.bucket not in str(failed.value)
+        told = findings(tools.verify())
+        assert told
+        assert tools.store.find(name) == before
+        proxy.fault = lambda answer: answer
+        assert tools.resync(name).rows == 5
+        assert findings(tools.verify(deep=True)) == []
+    finally:
+        lake.close()
+        proxy.stop()
 
 
 def test_tables_without_manifests_and_manifests_without_tables_are_told(lake: Lakehouse) -> None:
