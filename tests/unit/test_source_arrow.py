@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Callable
-from datetime import date
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+import fastavro
+import openpyxl
 import pyarrow as pa
 import pyarrow.feather
 import pyarrow.orc
@@ -15,9 +19,9 @@ import pyarrow.parquet as pq
 import pytest
 from source_results import Result, never, silent
 
-from lakehouse.errors import InvalidRequest
+from lakehouse.errors import InvalidRequest, LimitExceeded
 from lakehouse.ingest.sources.byte_source import BucketObject, LocalFile
-from lakehouse.ingest.sources.file_options import FileOptions
+from lakehouse.ingest.sources.file_options import FileLimits, FileOptions
 from lakehouse.ingest.sources.file_source import FileSource
 from lakehouse.ingest.sources.source import OnError
 from lakehouse.storage import open_local_bucket
@@ -130,3 +134,96 @@ def test_formats_are_not_mixed(tmp_path: Path) -> None:
     (tmp_path / "2").write_text("a,b\n1,2\n")
     with pytest.raises(InvalidRequest, match="files are of different formats: '1' is parquet, '2' is csv"):
         Result(FileSource([LocalFile(tmp_path / "1"), LocalFile(tmp_path / "2")]))
+
+
+POINT = {"type": "record", "name": "P", "fields": [{"name": "x", "type": "double"}]}
+AVRO: dict[str, Any] = {
+    "type": "record",
+    "name": "r",
+    "fields": [
+        {"name": "n", "type": ["null", "long"]},
+        {"name": "day", "type": {"type": "int", "logicalType": "date"}},
+        {"name": "price", "type": {"type": "bytes", "logicalType": "decimal", "precision": 10, "scale": 2}},
+        {"name": "at", "type": {"type": "long", "logicalType": "timestamp-micros"}},
+        {"name": "id", "type": {"type": "string", "logicalType": "uuid"}},
+        {"name": "e", "type": {"type": "enum", "name": "E", "symbols": ["A", "B"]}},
+        {"name": "m", "type": {"type": "map", "values": "int"}},
+        {"name": "choice", "type": ["null", "string", "int"]},
+        {"name": "l", "type": {"type": "array", "items": ["null", POINT]}},
+        {"name": "p", "type": ["null", "P"]},
+    ],
+}  # fmt: skip
+
+
+def test_avro(tmp_path: Path) -> None:
+    moment = datetime(2024, 1, 31, 10, 0, 0, 5, UTC)
+    row = {
+        "n": 1,
+        "day": date(2024, 1, 31),
+        "price": Decimal("1.10"),
+        "at": moment,
+        "id": UUID(int=7),
+        "e": "B",
+    }
+    row |= {"m": {"k": 1}, "choice": 5, "l": [{"x": 0.5}, None], "p": {"x": 1.5}}
+    rows = [row, {**row, "n": None, "choice": "text", "p": None}] * 1000
+    with (tmp_path / "x.avro").open("wb") as target:
+        fastavro.writer(target, AVRO, rows, codec="deflate", sync_interval=1000)
+    found = Result(FileSource([LocalFile(tmp_path / "x.avro")]))
+    assert found.types["price"] == "decimal128(10, 2)"
+    wanted = {**row, "id": str(row["id"]), "choice": "5", "m": [("k", 1)]}
+    assert found.table.to_pylist()[:2] == [wanted, {**wanted, "n": None, "choice": "text", "p": None}]
+    assert found.table.num_rows == 2000
+    whole = (tmp_path / "x.avro").read_bytes()
+    for damaged in (whole[:-20], whole[:50]):
+        (tmp_path / "y.avro").write_bytes(damaged)
+        with pytest.raises(InvalidRequest, match="is no Avro file, or is damaged"):
+            Result(FileSource([LocalFile(tmp_path / "y.avro")], FileOptions(format="avro")))
+
+
+@pytest.fixture
+def workbook(tmp_path: Path) -> Path:
+    book = openpyxl.Workbook()
+    sheet = book.active
+    assert sheet is not None
+    moment = datetime.fromisoformat("2024-01-31T10:00:05")
+    sheet.append(["id", "n", "x", "code", "day", "at", "t", "ok", "mixed"])
+    sheet.append([1, 5, 1.5, "007", date(2024, 1, 31), moment, time(10, 5), True, 3])
+    sheet.append([])
+    sheet.append([2, None, 2, "=1+1", date(2024, 2, 1), moment, time(0, 0, 1), False, "N/A"])
+    sheet.cell(4, 4).data_type = "s"
+    sheet.append([3, 7, 3, None, None, None, None, None, 4.5])
+    book.create_sheet("Two").append(["only", 1])
+    book.save(tmp_path / "x.xlsx")
+    return tmp_path / "x.xlsx"
+
+
+def test_a_sheet_of_a_workbook(workbook: Path) -> None:
+    found = Result(FileSource([LocalFile(workbook)]))
+    types = [
+        "int64",
+        "int64",
+        "double",
+        "string",
+        "date32[day]",
+        "timestamp[us]",
+        "time64[us]",
+        "bool",
+        "string",
+    ]
+    assert list(found.types.values()) == types
+    moment = datetime.fromisoformat("2024-01-31T10:00:05")
+    assert found.rows == [
+        (1, 5, 1.5, "007", date(2024, 1, 31), moment, time(10, 5), True, "3"),
+        (2, None, 2.0, "=1+1", date(2024, 2, 1), moment, time(0, 0, 1), False, "N/A"),
+        (3, 7, 3.0, None, None, None, None, None, "4.5"),
+    ]
+    assert "1 values would be lost, first 'N/A'" in found.column("mixed").stricter
+    assert Result(FileSource([LocalFile(workbook)], FileOptions(sheet="Two"))).rows == [("only", 1)]
+    with pytest.raises(InvalidRequest, match="has no sheet 'Three'"):
+        Result(FileSource([LocalFile(workbook)], FileOptions(sheet="Three")))
+    with pytest.raises(LimitExceeded, match="at most 1000 are taken"):
+        Result(FileSource([LocalFile(workbook)], FileOptions(limits=FileLimits(max_document_bytes=1000))))
+    stated = Result(FileSource([LocalFile(workbook)], FileOptions(types={"mixed": "DOUBLE"})))
+    assert [(row.column, row.line) for row in stated.rejected] == [("mixed", 2)]
+    assert stated.table.num_rows == 2

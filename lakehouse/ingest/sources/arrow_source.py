@@ -16,13 +16,15 @@ import pyarrow.ipc
 import pyarrow.orc
 import pyarrow.parquet as pq
 
-from lakehouse.errors import InvalidRequest, LakehouseError, SchemaMismatch, StatementCancelled
+from lakehouse.errors import InvalidRequest, SchemaMismatch, StatementCancelled
 from lakehouse.ingest.sources.byte_source import ByteSource
 from lakehouse.ingest.sources.column_names import safe_names
 from lakehouse.ingest.sources.file_options import FileOptions
 from lakehouse.ingest.sources.source import Inspection, OnError, Piece, Progress, RejectedRow, SourceColumn
 from lakehouse.ingest.sources.stated_kinds import STATED, Recast, stated_kind, stated_type
 
+REASON, STRICTER = b"reason", b"stricter"
+"""Keys of a field's metadata, where an opener has more to say of it than its type."""
 _ROWS = 65_536
 _SHOWN = 60
 _CONTENT = 1024 * 1024
@@ -154,9 +156,7 @@ class TypedReader:
         try:
             with _seekable(file) as stream:
                 yield self._opener(stream, file.name, self._options)
-        except (pa.ArrowException, OSError, ValueError, EOFError) as error:
-            if isinstance(error, LakehouseError):
-                raise
+        except (pa.ArrowException, OSError, ValueError, EOFError, KeyError) as error:
             raise InvalidRequest(
                 f"'{file.name}' is no {self._format} file, or is damaged or cut off", "bring it here again"
             ) from error
@@ -173,7 +173,10 @@ class TypedReader:
             kind, reason = _united([field.type for field in fields])
             kind, reason = (stated_type(spec, name)[0], STATED) if spec else (kind, reason)
             nullable = len(fields) < len(schemas) or any(field.nullable for field in fields)
-            columns.append(SourceColumn(name, key[0], kind, nullable, reason))
+            told = fields[0].metadata or {} if len(fields) == 1 else {}
+            reason = told.get(REASON, reason.encode()).decode() if not spec else reason
+            stricter = told.get(STRICTER, b"").decode()
+            columns.append(SourceColumn(name, key[0], kind, nullable, reason, stricter))
         known = {name for column in columns for name in (column.name, column.source_name)}
         unknown = [name for name in self._options.types if name not in known]
         if unknown:

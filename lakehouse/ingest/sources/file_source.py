@@ -8,9 +8,11 @@ from contextlib import closing
 
 from lakehouse.errors import InvalidRequest, NotSupported
 from lakehouse.ingest.sources.arrow_source import TypedReader, arrow, orc, parquet
+from lakehouse.ingest.sources.avro_file import avro
 from lakehouse.ingest.sources.byte_source import ByteSource
 from lakehouse.ingest.sources.compression import expanded
 from lakehouse.ingest.sources.csv_source import CsvReader
+from lakehouse.ingest.sources.excel_file import excel
 from lakehouse.ingest.sources.file_options import FileOptions
 from lakehouse.ingest.sources.file_reader import FileReader
 from lakehouse.ingest.sources.json_source import JsonReader
@@ -24,6 +26,8 @@ _FORMATS: dict[str, _Opener] = {
     "parquet": lambda files, options: TypedReader(files, options, "Parquet", parquet),
     "arrow": lambda files, options: TypedReader(files, options, "Arrow", arrow),
     "orc": lambda files, options: TypedReader(files, options, "ORC", orc),
+    "avro": lambda files, options: TypedReader(files, options, "Avro", avro),
+    "excel": lambda files, options: TypedReader(files, options, "Excel", excel),
 }
 _MAGIC = (
     (b"PAR1", "parquet"),
@@ -31,6 +35,9 @@ _MAGIC = (
     (b"FEA1", "arrow"),
     (b"\xff\xff\xff\xff", "arrow"),
     (b"ORC", "orc"),
+    (b"Obj\x01", "avro"),
+    (b"PK\x03\x04", "excel"),  # archives of other files have been expanded
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "excel"),
 )
 _ENDINGS = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".geojson": "json"}
 _JSON = re.compile(rb'(?:\[\s*)?\{\s*(?:"(?:[^"\\]|\\.)*"\s*:|\})')
