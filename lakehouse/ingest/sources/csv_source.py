@@ -16,7 +16,7 @@ from lakehouse.ingest.sources.column_names import safe_names
 from lakehouse.ingest.sources.csv_blocks import Block, blocks
 from lakehouse.ingest.sources.csv_dialect import Dialect, dialect_of
 from lakehouse.ingest.sources.csv_parsing import NotUtf8, Parsed, Parser
-from lakehouse.ingest.sources.evidence import Evidence
+from lakehouse.ingest.sources.evidence import NO_VALUE, Evidence
 from lakehouse.ingest.sources.file_options import FileOptions
 from lakehouse.ingest.sources.parallel import in_order, skip
 from lakehouse.ingest.sources.source import (
@@ -49,12 +49,16 @@ class _File:
 
 @dataclass(frozen=True, slots=True)
 class _Column:
-    """How a column of the result is made: ``kind`` is None for text."""
+    """How a column of the result is made: ``kind`` is None for text.
+
+    Of an ``unseen`` one no value has been met so far, so that the first one decides.
+    """
 
     key: Key
     name: str
     kind: Kind | None
     stated: bool
+    unseen: bool
 
 
 def _identity(origins: Sequence[ByteSource]) -> str:
@@ -330,7 +334,8 @@ class CsvReader:
             form = stated_type(spec, column.name)[1] if spec else ""
             inferred = None if column.reason == STATED else self._evidence[key].kind_for(column.type)
             kind = inferred or stated_kind(column.type, form, column.name)
-            plan.append(_Column(key, column.name, kind, stated=inferred is None))
+            unseen = inspection.rows is None and column.reason == NO_VALUE
+            plan.append(_Column(key, column.name, kind, inferred is None, unseen))
         return plan
 
 
@@ -338,6 +343,8 @@ def _values(
     column: _Column, texts: pa.Array, parsed: Parsed, misfits: dict[int, tuple[str, str]], place: str
 ) -> pa.Array:
     """The values of a column; those that do not fit are noted, or show that the column is another one."""
+    if column.unseen and texts.null_count < len(texts):
+        raise _Disproof(f"'{place}': column '{column.name}' has values, of which the sample had none")
     if column.kind is None:
         return texts
     quick = None if column.stated else column.kind.quick(texts)

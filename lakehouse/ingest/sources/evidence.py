@@ -21,6 +21,7 @@ from lakehouse.ingest.sources.text_kinds import (
     number_shape,
 )
 
+NO_VALUE = "there is no value"
 _FIRST_VALUES = 100
 # What a value of any kind begins with; an empty text is none.
 _BEGINNINGS = frozenset("-.0123456789TtFf")
@@ -119,7 +120,7 @@ class Evidence:
             whole: Whether that was everything.
         """
         if not self.values:
-            return Verdict(None, "there is no value", "")
+            return Verdict(None, NO_VALUE, "")
         fits = [doubt.kind for doubt in self._doubts or () if not doubt.count]
         kind = fits[0] if fits else self._exact_number()
         failed = [d for d in self._doubts or () if d.count and (kind is None or d.kind is BIGINT)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from typing import BinaryIO, cast
 
 import numpy as np
@@ -12,6 +13,8 @@ import numpy.typing as npt
 from lakehouse.errors import InvalidRequest
 
 _CHUNK = 4 * 1024 * 1024
+_BLANKS = re.compile(r"[ \t\r\n]*")
+_DECODER = json.JSONDecoder()
 _MARKS = np.zeros(256, np.bool_)
 _MARKS[list(b"{}[],\n\r")] = True
 _STEPS = np.zeros(256, np.int64)
@@ -24,20 +27,30 @@ def is_array(head: bytes) -> bool:
     return head.lstrip().startswith(b"[")
 
 
-def is_lines(head: bytes, whole: bool) -> bool:
-    """Whether a text has a whole value in its first line."""
-    first, found, _ = head.lstrip().partition(b"\n")
-    if not found and not whole:
-        return True
+def is_lines(head: bytes) -> bool:
+    """Whether each value of a text stands in a line of its own, as far as its beginning shows."""
+    text = head.decode("utf-8", "replace")
+    place = _BLANKS.match(text).end()  # type: ignore[union-attr]
+    while place < len(text):
+        try:
+            _, end = _DECODER.raw_decode(text, place)
+        except (ValueError, RecursionError):
+            # A line that is wrong is followed by one that is right, a value that goes on is not.
+            _, broken, rest = text[place:].partition("\n")
+            return not broken or _is_value(rest.partition("\n")[0].strip())
+        if "\n" in text[place:end]:
+            return False
+        place = _BLANKS.match(text, end).end()  # type: ignore[union-attr]
+    return True
+
+
+def _is_value(line: str) -> bool:
+    if not line.startswith(("{", "[")):
+        return False
     try:
-        json.loads(first)
-    except ValueError:
-        # What is wrong with a line that ends where an object ends is the line itself.
-        return (
-            first.rstrip().endswith(b"}")
-            and first.startswith(b"{")
-            and first.count(b"{") <= first.count(b"}")
-        )
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
     return True
 
 

@@ -196,6 +196,8 @@ class JsonReader:
             rows, whole = rows + found, whole and ended
             counted = str(found) if ended else f"{found} in the sample"
             notes[f"file '{file.name}'" if len(self._files) > 1 else "layout"] = f"{layout}, rows: {counted}"
+        if not fields and not whole:
+            return self._inspected(cancelled, progress, everything=True)
         if not fields:
             raise InvalidRequest(
                 f"'{self._files[0].name}' holds no JSON object with a field, so there is no column"
@@ -259,7 +261,7 @@ class JsonReader:
         with closing(utf8_stream(file.open(), encoding, file.name)) as text:
             head = text.read(_HEAD)
         array = is_array(head)
-        lines = not array and is_lines(head, len(head) < _HEAD)
+        lines = not array and is_lines(head)
 
         def reading() -> Iterator[Block]:
             with closing(file.open()) as raw:
