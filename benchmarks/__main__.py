@@ -28,6 +28,7 @@ from rich.table import Table
 from benchmarks.datasets import manifests
 from benchmarks.journal import journal
 from benchmarks.objects import objects
+from benchmarks.postgres import postgres_reads
 from benchmarks.processes import Line, drain, drain_reader, interleaved, lakehouse, query, ratio, started
 from benchmarks.resync import footers
 from benchmarks.storage import s3_reads
@@ -258,6 +259,7 @@ _BENCHMARKS: dict[str, Callable[[Path, bool], list[Line]]] = {
     "compaction": compaction,
     "journal": journal,
     "s3": s3_reads,
+    "postgres": postgres_reads,
     "objects": objects,
     "manifests": manifests,
     "footers": footers,

@@ -16,6 +16,7 @@ from lakehouse.ingest.sources.postgres.snapshot import Cancelled, Snapshot
 
 _POLL_S = 0.05
 _END_S = 3.0
+_ASK_S = 1.0
 _AHEAD = 2
 
 
@@ -117,7 +118,10 @@ class Fetch:
                     thread.join(_POLL_S)
             with self._changed:
                 pids = [session.pid for session in self._sessions]
-            self._snapshot.cancel(pids)
+            # A server that does not answer would keep this for long.
+            asking = threading.Thread(target=self._snapshot.cancel, args=(pids,), daemon=True)
+            asking.start()
+            asking.join(_ASK_S)
 
     def _take(self, cancelled: Cancelled) -> pa.RecordBatch | None:
         """The next batch of the query whose turn it is; None at its end."""

@@ -33,6 +33,7 @@ class Read:
 
     Attributes:
         snapshot: Under which state.
+        server: Which server, database and timeline that was; empty if unknown.
         xmin: The oldest transaction that was at work then; 0 if unknown.
         rows: How many rows in all.
         done: Files that are behind.
@@ -40,6 +41,7 @@ class Read:
     """
 
     snapshot: str = ""
+    server: str = ""
     xmin: int = 0
     definition: str = ""
     rows: int = 0
@@ -82,7 +84,7 @@ def unchanged(
 ) -> bool:
     """Whether what was read is what a state of the database begins with."""
     leaves = {leaf.oid: leaf for leaf in description.leaves}
-    if not at.xmin or at.place is None:
+    if not at.xmin or at.place is None or at.server != snapshot.server:
         return False
     for place in [*at.done, at.place]:
         leaf = leaves.get(place.oid)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import psycopg
 
-from lakehouse.errors import LakehouseError, StatementCancelled
+from lakehouse.errors import InvalidRequest, LakehouseError, StatementCancelled
 from lakehouse.ingest.sources.postgres.dsn import Dsn
 from lakehouse.ingest.sources.postgres.failures import Dropped, attempt, connect_failure
 
@@ -40,6 +40,11 @@ _LOCKABLE = """
         JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.name
     WHERE c.relkind IN ('r', 'p', 'v') AND has_schema_privilege(n.oid, 'USAGE')
         AND has_table_privilege(c.oid, 'SELECT')"""
+# The timeline is another one after a standby took over, and numbers of transactions may mean others.
+_SERVER = """
+    SELECT s.system_identifier || '/' || c.timeline_id || '/' || d.oid
+    FROM pg_control_system() s, pg_control_checkpoint() c, pg_database d
+    WHERE d.datname = current_database()"""
 BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 SETTINGS = "SELECT pg_backend_pid(), " + ", ".join(
     f"set_config('{name}', '{value}', true)" for name, value in _SETTINGS.items()
@@ -94,6 +99,7 @@ class Snapshot:
         self.id = ""
         self.key = ""
         self.xmin = 0
+        self.server = ""
         self.version = 0
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
         self._lock = threading.Lock()
@@ -112,7 +118,13 @@ class Snapshot:
             StatementCancelled: ``cancelled`` said so.
         """
         self.close()
+        try:
+            self._open(locked, cancelled)
+        except BaseException:
+            self.close()
+            raise
 
+    def _open(self, locked: Sequence[tuple[str, str]], cancelled: Cancelled) -> None:
         def connect() -> psycopg.Connection[tuple[Any, ...]]:
             return connected(self.dsn)
 
@@ -128,6 +140,8 @@ class Snapshot:
         xmin = "pg_snapshot_xmin(pg_current_snapshot())::text" if self.version >= 130000 else "'0'"
         (row,) = self._run(f"SELECT pg_export_snapshot(), {xmin}", (), "the database", cancelled)
         self.id, self.xmin, self.key = row[0], int(row[1]), secrets.token_hex(8)
+        with suppress(InvalidRequest):  # not everywhere may everybody ask
+            ((self.server,),) = self.query(_SERVER, (), "the database", cancelled)
 
     @property
     def is_open(self) -> bool:

@@ -293,7 +293,7 @@ class PostgresSource:
         """The rows from a place on, until the end or until a connection is lost."""
         known = self._look(cancelled)
         plan = self._plan(known, inspection)
-        at.snapshot, at.xmin = self._snapshot.key, self._snapshot.xmin
+        at.snapshot, at.server, at.xmin = self._snapshot.key, self._snapshot.server, self._snapshot.xmin
         at.definition = definition(known.description.columns)
         has_places = _has_places(known.description)
         chunks = self._chunks(known.description, at) if has_places else [None]
