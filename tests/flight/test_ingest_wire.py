@@ -246,6 +246,6 @@ def test_both_the_file_and_the_table_have_to_be_granted(tmp_path: Path) -> None:
     assert told == {
         ("both", "file"): "ok", ("both", "preview"): "ok",
         ("table", "file"): "BUCKET_NOT_FOUND", ("table", "preview"): "BUCKET_NOT_FOUND",
-        ("file", "file"): "PERMISSION_DENIED", ("file", "preview"): "ok",
+        ("file", "file"): "SCHEMA_NOT_FOUND", ("file", "preview"): "ok",
     }  # fmt: skip
     assert server.stop() == 0

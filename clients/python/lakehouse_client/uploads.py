@@ -110,6 +110,8 @@ def _sent(
             writer.close()
     except BaseException:
         with suppress(pa.ArrowException, OSError):
+            writer.done_writing()
+            listener.join()  # of two threads that wait for the same answer none would get it
             writer.close()
         raise
     last = json.loads(told[-1]) if told else {}
