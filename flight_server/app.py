@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import signal
@@ -43,6 +44,8 @@ log = structlog.get_logger(__name__)
 
 _SWEEP_SECONDS = 5.0
 _SIGNAL_SECONDS = 0.5
+# Of <malloc.h>; and the size from which glibc is to ask the system for a block, and to give it back.
+_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES = -3, 4 * 1024 * 1024
 
 
 def build_dispatcher() -> Dispatcher:
@@ -167,6 +170,7 @@ def serve(settings: Settings, *, ready: Callable[[str], None]) -> int:
     Returns:
         The exit status: 0 after a clean stop.
     """
+    _give_back_large_blocks()
     # Unlike an event's, its lock cannot be held by what the handler interrupts.
     asked: SimpleQueue[int] = SimpleQueue()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -182,6 +186,16 @@ def serve(settings: Settings, *, ready: Callable[[str], None]) -> int:
     server.stop(settings.server.drain_seconds)
     log.info("stopped")
     return 0
+
+
+def _give_back_large_blocks() -> None:
+    """Have large blocks of memory given back to the system when they are freed; glibc only.
+
+    It would soon keep them for each of its arenas: parts of objects, of 8 and 10 MiB, made the server grow by
+    hundreds of megabytes.
+    """
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
 
 
 def leave(status: int) -> NoReturn:
