@@ -26,7 +26,7 @@ class ObjectSettings(Section):
     concurrent_transfers: int = Field(
         32,
         ge=1,
-        description="Most objects that are read, put and copied at once. Each takes about 100 MB.",
+        description="Most objects that are read, put and copied at once. Each takes 100 to 250 MB.",
     )
     presign_seconds: int = Field(
         3600, ge=1, le=604_800, description="Longest time for which objects.presign gives access."
