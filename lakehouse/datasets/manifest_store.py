@@ -82,7 +82,12 @@ class _Rows:
 
     def manifest(self, row: int) -> DatasetManifest:
         found = self._decoded.get(row)
-        return self.manifests([row])[0] if found is None else found
+        if found is not None:
+            return found
+        # Whoever asks for one often asks for its neighbours too.
+        start = row - row % _FEW_ROWS
+        self.manifests(range(start, min(start + _FEW_ROWS, len(self.rows))))
+        return self._decoded[row]
 
     def manifests(self, wanted: Sequence[int]) -> list[DatasetManifest]:
         missing = [row for row in wanted if row not in self._decoded]
