@@ -67,7 +67,7 @@ class Lakehouse:
         self.objects = Objects(settings, self.buckets, self.clock, self.events)
         self._opened = open_catalogs(settings, self.clock, self.buckets)
         self.manifests = ManifestStore(self.bucket, self.clock, settings.datasets.index_refresh_ms / 1000)
-        self.links = self.cache.links = LinkedObjects()
+        self.links = self.cache.links = LinkedObjects(settings.engine.spill_directory)
         self.registered = RegisteredCatalog(self.manifests, self.buckets, self.links)
         self.catalogs = Catalogs((*self._opened, self.registered), settings.catalog.default_schema)
         self.catalog: Catalog = self.catalogs.default

@@ -21,6 +21,8 @@ from lakehouse.errors import ConfigError, ObjectNotFound, StorageError, object_c
 from lakehouse.storage.bucket import Bucket
 from lakehouse.storage.object_cache import readable_key
 
+_LONGEST_NAME = 200
+
 
 @dataclass(frozen=True, slots=True)
 class _Linked:
@@ -31,14 +33,24 @@ class _Linked:
 
 
 class LinkedObjects:
-    """Gives versions of objects paths of their own. Safe to use from several threads."""
+    """Gives versions of objects paths of their own. Safe to use from several threads.
 
-    def __init__(self) -> None:
+    Args:
+        parent: Where the directory of links is made; empty for the system's temporary directory.
+    """
+
+    def __init__(self, parent: str = "") -> None:
         try:
-            self.directory = Path(tempfile.mkdtemp(prefix="lakehouse-objects-"))
+            if parent:
+                Path(parent).mkdir(parents=True, exist_ok=True)
+            self.directory = Path(
+                tempfile.mkdtemp(prefix="lakehouse-objects-", dir=parent or None)
+            ).absolute()
         except OSError as error:
-            place = tempfile.gettempdir()
-            raise ConfigError(f"the directory {place!r} cannot be used: {error.strerror}") from None
+            place = parent or tempfile.gettempdir()
+            raise ConfigError(
+                f"engine.spill_directory = {place!r} cannot be used: {error.strerror}"
+            ) from None
         self._prefix = f"{self.directory}/"
         self._lock = threading.Lock()
         self._linked: dict[str, _Linked] = {}
@@ -58,7 +70,9 @@ class LinkedObjects:
         target = bucket.local_path(key)
         name = hashlib.sha256(f"{target}\0{e_tag}".encode()).hexdigest()[:32]
         between = "".join(f"{readable_key(each)}/" for each in directories)
-        path = f"{self._prefix}{name}/{between}o" if between else f"{self._prefix}{name}"
+        # Messages of the engine name the last segment.
+        last = readable_key(key.rsplit("/", 1)[-1])[-_LONGEST_NAME:]
+        path = f"{self._prefix}{name}/{between}{last}"
         with self._lock:
             if path not in self._linked:
                 try:
@@ -67,7 +81,7 @@ class LinkedObjects:
                 except OSError as error:
                     raise StorageError(
                         f"object '{key}' of bucket '{bucket.name}' cannot be read: {error.strerror}",
-                        "make room on the disk of the system's temporary directory",
+                        "make room on the disk of engine.spill_directory",
                     ) from error
                 self._linked[path] = _Linked(bucket.name, key, target, e_tag)
         return path
