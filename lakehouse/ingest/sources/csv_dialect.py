@@ -125,13 +125,14 @@ def _delimiter(candidates: dict[bytes, Block]) -> bytes:
 
 def _with_header(block: Block, encoding: Encoding, options: FileOptions, name: str) -> Dialect:
     starts, ends = block.rows(blanks=False)
-    cells = _cells(block)
     limit = options.limits.max_columns
-    if len(cells) > limit:
+    width = int(delimiters_of_rows(block, 1)[0]) + 1
+    if width > limit:
         raise InvalidRequest(
-            f"'{name}' has {len(cells)} columns, at most {limit} are taken (max_columns)",
+            f"'{name}' has {width} columns, at most {limit} are taken (max_columns)",
             f"it was taken for text delimited by '{block.marks.delimiter.decode()}'",
         )
+    cells = _cells(block)
     begin, line = int(ends[0]), block.line_at(int(ends[0]))
     dialect = Dialect(block.marks, encoding, (), "", begin, line)
     if options.header is not None:

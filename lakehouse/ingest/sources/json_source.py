@@ -54,7 +54,7 @@ _SHOWN = 60
 _MARKS = Marks(b"\x1f", b"", b"\n")
 _LONG_NUMBER = re.compile(rb"[:\[,\s](-?[0-9][0-9.eE+-]{15,})")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-_SMALL_NUMBER = re.compile(rb"[0-9][eE]-?[0-9]{3}")
+_SMALL_NUMBER = re.compile(rb"[0-9][eE]-[0-9]{3}")
 
 
 @dataclass(slots=True)
@@ -475,13 +475,16 @@ def _is_utf8(content: bytes) -> bool:
 
 def _exact(content: bytes, doubles: bool) -> bool:
     """Whether no number has more digits than Arrow's parser keeps."""
-    if doubles and _SMALL_NUMBER.search(content):
-        return False
     letters = np.frombuffer(content, np.uint8)
-    # Of sixteen digits in a row, two of every eighth byte that stand side by side are among them.
-    every = letters[::8]
-    digits = ((every >= 48) & (every <= 57)) | (every == ord("."))
-    if not (digits[1:] & digits[:-1]).any():
+    # Points, slashes and digits are neighbours.
+    runs = letters - np.uint8(46) < np.uint8(12)
+    if doubles:
+        exponents = runs[:-1] & ((letters[1:] | np.uint8(32)) == ord("e"))
+        if exponents.any() and _SMALL_NUMBER.search(content):
+            return False
+    for length in (1, 2, 4, 8):
+        runs = runs[:-length] & runs[length:]
+    if not runs.any():  # of sixteen digits
         return True
     return all(_is_exact(found.group(1), doubles) for found in _LONG_NUMBER.finditer(content))
 
