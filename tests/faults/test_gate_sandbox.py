@@ -94,7 +94,9 @@ class Lake:
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lake]:
     root = tmp_path_factory.mktemp("sandbox")
-    opened = Lakehouse(Settings(buckets=[{"name": "primary", "kind": "local", "path": root / "bucket"}]))
+    off = {"enabled": False}  # what the server writes on its own behalf, in its own time
+    buckets = [{"name": "primary", "kind": "local", "path": root / "bucket"}]
+    opened = Lakehouse(Settings(buckets=buckets, journal=off, datasets=off))
     found = Lake(opened, root)
     found.load()
     yield found
