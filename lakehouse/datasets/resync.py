@@ -524,7 +524,8 @@ class Resync:
             each.dataset_id for each in self._registrations.records() if isinstance(each, DatasetManifest)
         }
         for manifest in registered_datasets(self._store):
-            if manifest.dataset_id not in kept:
+            # The id of what was registered follows from its name; in a damaged manifest it may not.
+            if manifest.dataset_id not in kept and manifest.dataset_id == dataset_id_of(manifest.name):
                 self._registrations.keep_record(manifest)
 
     def _everything(self, check: Callable[[], None]) -> list[TableName]:
