@@ -7,6 +7,7 @@ import gzip
 import io
 import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from importlib.util import find_spec
@@ -348,3 +349,13 @@ def test_the_flights_as_shipped(tmp_path: Path) -> None:
     weather = Result(FileSource([LocalFile(data / "weather.csv")], plain))
     assert weather.types["wind_speed"] == "double"
     assert weather.inspection.rows == 26_115
+
+
+def test_the_types_and_names_of_a_table_reject_what_does_not_fit(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("id,v\n" + "1,2\n" * 100 + "2,x\n")
+    source = FileSource([LocalFile(tmp_path / "x.csv")], FileOptions(limits=SMALL))
+    found = source.inspect(never, silent)
+    taken = tuple(replace(c, name=c.name.upper(), reason="the table's type") for c in found.columns)
+    pieces = list(source.read(replace(found, columns=taken), OnError.REJECT, never, silent))
+    assert [(row.line, row.column) for p in pieces for row in p.rejected] == [(102, "V")]
+    assert sum(p.batch.num_rows for p in pieces) == 100

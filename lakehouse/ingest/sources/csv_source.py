@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 
+from lakehouse.catalog.names import fold
 from lakehouse.errors import InvalidRequest, SchemaMismatch
 from lakehouse.ingest.sources.byte_source import ByteSource
 from lakehouse.ingest.sources.column_names import safe_names
@@ -28,7 +29,7 @@ from lakehouse.ingest.sources.source import (
     RejectedRow,
     SourceColumn,
 )
-from lakehouse.ingest.sources.stated_kinds import STATED, stated_kind, stated_type
+from lakehouse.ingest.sources.stated_kinds import GIVEN, STATED, stated_kind, stated_type
 from lakehouse.ingest.sources.text_encoding import Encoding, encoding_of, single_byte_encoding, utf8_stream
 from lakehouse.ingest.sources.text_kinds import Kind
 
@@ -324,15 +325,16 @@ class CsvReader:
 
     def _plan(self, inspection: Inspection) -> list[_Column]:
         keys = list(self._evidence)
-        by_name = dict(zip(safe_names([name for name, _ in keys]), keys, strict=True))
+        names = [fold(name) for name in safe_names([name for name, _ in keys])]
+        by_name = dict(zip(names, keys, strict=True))
         plan = []
         for column in inspection.columns:
-            key = by_name.get(column.name)
+            key = by_name.get(fold(column.name))
             if key is None:
                 raise SchemaMismatch(f"column '{column.source_name}' is not there any more")
             spec = self._spec(key, column.name)
             form = stated_type(spec, column.name)[1] if spec else ""
-            inferred = None if column.reason == STATED else self._evidence[key].kind_for(column.type)
+            inferred = None if column.reason in GIVEN else self._evidence[key].kind_for(column.type)
             kind = inferred or stated_kind(column.type, form, column.name)
             unseen = inspection.rows is None and column.reason == NO_VALUE
             plan.append(_Column(key, column.name, kind, inferred is None, unseen))

@@ -43,7 +43,7 @@ from lakehouse.ingest.sources.source import (
     RejectedRow,
     SourceColumn,
 )
-from lakehouse.ingest.sources.stated_kinds import STATED, stated_kind, stated_type
+from lakehouse.ingest.sources.stated_kinds import GIVEN, STATED, stated_kind, stated_type
 from lakehouse.ingest.sources.text_encoding import encoding_of, utf8_stream
 from lakehouse.ingest.sources.text_kinds import LARGEST_EXACT, Kind
 
@@ -219,7 +219,8 @@ class JsonReader:
         sizes = [file.size for file in self._files]
         size = sum(size for size in sizes if size is not None) if None not in sizes else None
         identity = " ".join(file.identity for file in self._files)
-        return Inspection(tuple(columns), rows if whole else None, size, notes, identity=identity)
+        counted_rows = rows if whole else None
+        return Inspection(tuple(columns), counted_rows, size, notes, identity=identity, from_sample=not whole)
 
     def _stated(self, column: SourceColumn) -> SourceColumn:
         spec = self._spec(column)
@@ -308,7 +309,7 @@ class JsonReader:
             if found is None:
                 raise SchemaMismatch(f"field '{column.source_name}' is not there any more")
             kind = None
-            if column.type != found.type or column.reason == STATED:
+            if column.type != found.type or column.reason in GIVEN:
                 spec = self._spec(column)
                 form = stated_type(spec, column.name)[1] if spec else ""
                 kind = stated_kind(column.type, form, column.name)

@@ -39,6 +39,8 @@ _DAY = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
 _CLOCK = r"[0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,6})?)?"
 _OFFSET = "(?:Z|[+-][0-9]{2}(?::?[0-9]{2})?)"
 STATED = "stated by the caller"
+GIVEN = frozenset({STATED, "the table's type"})
+"""Reasons of columns whose type was not inferred: rows that do not fit are rejected."""
 
 
 def stated_type(spec: str, column: str) -> tuple[pa.DataType, str]:
