@@ -20,6 +20,7 @@ from flight_server.actions.registry import (
     Response,
     in_a_thread,
 )
+from flight_server.actions.run_response import RunResponse, run_response
 from flight_server.actions.table_request import OfTable, located
 from flight_server.context import CallContext
 from flight_server.ingest_options import FileIngestOptions
@@ -74,10 +75,6 @@ class PreviewResponse(Response):
     rejected: list[str] = Field(description="what does not fit among the first rows, and why")
 
 
-class RunResponse(RunRecord, Response):
-    """A run: what it is to do, how far it is, and what became of every row."""
-
-
 class RunStatusRequest(Request):
     """Which run."""
 
@@ -100,10 +97,6 @@ class RunListResponse(Response):
     """Runs, the newest first. Admins see all, others their own."""
 
     runs: list[RunResponse]
-
-
-def _response(record: RunRecord) -> RunResponse:
-    return RunResponse(**record.model_dump())
 
 
 def _is_visible(ctx: CallContext, record: RunRecord) -> bool:
@@ -167,14 +160,14 @@ def _file(ctx: CallContext, request: IngestFileRequest) -> Iterator[Progress | R
     source = _source(ctx, request)
     ingest, ingests = request.request(target, request.on_error), ctx.lakehouse.ingests
     if request.background:
-        yield _response(ingests.start(ingest, source, ctx.principal))
+        yield run_response(ingests.start(ingest, source, ctx.principal))
         return
 
     def work(report: Callable[[float, str], None]) -> Response:
         def progress(share: float | None, message: str) -> None:
             report(0.0 if share is None else share, message)
 
-        return _response(ingests.run(ingest, source, ctx.principal, ctx.cancelled, progress))
+        return run_response(ingests.run(ingest, source, ctx.principal, ctx.cancelled, progress))
 
     yield from in_a_thread("ingest.file", work)
 
@@ -208,12 +201,12 @@ def _silent(_: float | None, __: str) -> None:
 
 
 def _status(ctx: CallContext, request: RunStatusRequest) -> Iterator[Response]:
-    yield _response(_visible(ctx, request.run))
+    yield run_response(_visible(ctx, request.run))
 
 
 def _cancel(ctx: CallContext, request: RunCancelRequest) -> Iterator[Response]:
     _visible(ctx, request.run)
-    yield _response(ctx.lakehouse.ingests.cancel(request.run))
+    yield run_response(ctx.lakehouse.ingests.cancel(request.run))
 
 
 def _list(ctx: CallContext, request: RunListRequest) -> Iterator[Response]:
@@ -224,7 +217,7 @@ def _list(ctx: CallContext, request: RunListRequest) -> Iterator[Response]:
         and request.table in (None, record.table)
         and request.state in (None, record.state)
     )
-    yield RunListResponse(runs=[_response(record) for record in islice(wanted, request.limit)])
+    yield RunListResponse(runs=[run_response(record) for record in islice(wanted, request.limit)])
 
 
 ACTIONS: tuple[ActionSpec, ...] = (

@@ -15,6 +15,7 @@ from lakehouse.config.hosts import check_host
 from lakehouse.config.journal import JournalSettings
 from lakehouse.config.objects import ObjectSettings
 from lakehouse.config.section import Anchored, Section
+from lakehouse.config.sources import SourceSettings
 from lakehouse.config.storage import BucketSettings, CacheSettings, check_apart, is_nested, with_classes
 from lakehouse.config.values import ByteSize, MemorySize
 
@@ -264,6 +265,7 @@ class Settings(BaseSettings):
     audit: AuditSettings = AuditSettings()
     journal: JournalSettings = JournalSettings()
     datasets: DatasetSettings = DatasetSettings()
+    sources: tuple[SourceSettings, ...] = ()
     ops: OperationsSettings = OperationsSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
 

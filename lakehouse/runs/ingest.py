@@ -20,6 +20,7 @@ from enum import StrEnum
 import pyarrow as pa
 import structlog
 
+from lakehouse.access.guarded_catalog import GuardedCatalog
 from lakehouse.access.principal import Principal
 from lakehouse.catalog import Table
 from lakehouse.catalog.ingest_mark import IngestMark, marked_snapshot, snapshot_of_run
@@ -51,7 +52,7 @@ from lakehouse.runs.fitting import Evolve, fitted, stated
 from lakehouse.runs.record import RunColumn, RunRecord, RunState
 from lakehouse.runs.rejects import REJECTS_SCHEMA, Rejects
 from lakehouse.runs.store import RunStore
-from lakehouse.types import TableName, quote
+from lakehouse.types import ForeignKey, TableName, quote
 
 __all__ = ["Evolve", "IngestMode", "IngestRequest", "Ingests"]
 
@@ -142,6 +143,20 @@ class Ingests:
         """
         run = self._register(request, source, principal, cancelled, progress)
         return self._do(run)
+
+    def attempt(
+        self,
+        request: IngestRequest,
+        source: Source,
+        principal: Principal,
+        cancelled: Callable[[], bool],
+        progress: Progress,
+    ) -> RunRecord:
+        """Do an ingest now, as one of several: where it fails, its record says why. See ``run``."""
+        run = self._register(request, source, principal, cancelled, progress)
+        with suppress(LakehouseError):
+            self._do(run)
+        return run.record
 
     def start(self, request: IngestRequest, source: Source, principal: Principal) -> RunRecord:
         """Do an ingest in the background; gives its record as it is now. The source is closed in any case.
@@ -538,8 +553,9 @@ class _Run:
         """Carry over what the source says of itself, to a table that was made for it."""
         target = self._request.table
         lake = session.lakes.of(target.catalog)
-        if keys:
-            lake.declare_keys(target.schema, target.table, keys, ())
+        foreign_keys = [key for each in inspection.foreign_keys if (key := _found(each, lake, target.schema))]
+        if keys or foreign_keys:
+            lake.declare_keys(target.schema, target.table, keys, foreign_keys)
         docs = {column.name: column.description for column in inspection.columns if column.description}
         if docs or inspection.description:
             lake.describe_table(target.schema, target.table, inspection.description or None, docs)
@@ -573,6 +589,14 @@ class _Run:
                 self._store.forget_request(self.record.id)
             except StorageError as error:
                 _log.warning("ingest_record_not_written", run=self.record.id, reason=str(error))
+
+
+def _found(key: ForeignKey, lake: GuardedCatalog, schema: str) -> ForeignKey | None:
+    """A foreign key of a source as one of the lake, if what it refers to is there under the same name."""
+    for place in (key.ref_schema, schema):
+        if lake.table_exists(place, key.ref_table):
+            return replace(key, ref_schema=place)
+    return None
 
 
 def _with_required(inspection: Inspection, keys: tuple[str, ...]) -> Inspection:

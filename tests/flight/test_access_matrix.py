@@ -696,6 +696,8 @@ NO_OBJECT = {
     "journal.flush", "journal.compact", "journal.recover",
     # What they read are objects; who may do so, and write the table, is in test_ingest_wire.py.
     "ingest.file", "ingest.preview",
+    # What they read is a database; see test_ingest_postgres_wire.py.
+    "ingest.postgres", "ingest.postgres_all",
 }  # fmt: skip
 # Objects of buckets have a matrix of their own: test_objects_wire.py.
 NO_OBJECT_FAMILIES = ("auth.", "admin.", "audit.", "cache.", "storage.", "objects.")

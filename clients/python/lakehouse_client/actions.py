@@ -794,6 +794,46 @@ class RunListResponse:
 
 
 @dataclass(frozen=True, slots=True)
+class PostgresRequest:
+    """Which table, view or query of a database, and into which table."""
+
+    table: str
+    db_schema: str | None = None
+    catalog: str | None = None
+    mode: Literal["create", "append", "replace", "upsert"] = "append"
+    keys: Sequence[str] = ()
+    key: str | None = None
+    evolve: Literal["add", "widen", "strict"] = "add"
+    source: str | None = None
+    dsn: str | None = None
+    relation: str | None = None
+    query: str | None = None
+    background: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresAllRequest:
+    """Which tables of a database; each goes into a table of its name, all as of one moment."""
+
+    source: str | None = None
+    dsn: str | None = None
+    schemas: Sequence[str] = ()
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    db_schema: str | None = None
+    catalog: str | None = None
+    mode: Literal["create", "append", "replace", "upsert"] = "replace"
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresAllResponse:
+    """What became of each table. What failed is told in its run, and the others are there."""
+
+    runs: list[RunResponse]
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
 class PreviewRequest:
     """Which objects to look into, and how."""
 
@@ -2215,6 +2255,113 @@ class IngestActions:
         """
         return self._call(
             "ingest.list", RunListRequest(table=table, state=state, limit=limit), RunListResponse
+        )
+
+    def postgres(
+        self,
+        *,
+        table: str,
+        db_schema: str | None = None,
+        catalog: str | None = None,
+        mode: Literal["create", "append", "replace", "upsert"] = "append",
+        keys: Sequence[str] = (),
+        key: str | None = None,
+        evolve: Literal["add", "widen", "strict"] = "add",
+        source: str | None = None,
+        dsn: str | None = None,
+        relation: str | None = None,
+        query: str | None = None,
+        background: bool = False,
+        on_progress: OnProgress | None = None,
+    ) -> RunResponse:
+        """Bring a table, view or query of a PostgreSQL database into a table, in one commit.
+
+        Needs the permission ``write``.
+
+        Args:
+            table: name of the table.
+            db_schema: its schema; the session's own when left out.
+            catalog: its catalog; the session's own when left out.
+            mode: append makes the table where there is none; upsert replaces rows of the same key.
+            keys: columns that tell rows apart, for upsert; the primary key if left out.
+            key: runs of the same key bring the same rows, and only the first does anything; the content of
+                files if left out, and with an empty one every run brings its rows.
+            evolve: how the table may change: add columns, widen them too, or strict.
+            source: name of one in the configuration, [[sources]].
+            dsn: another one, password included; for admins: postgresql://user:…@host/db.
+            relation: table or view: schema.name, or name in public.
+            query: or a SELECT.
+            background: answer at once; ingest.status tells what becomes of it.
+            on_progress: called with the share done (0 to 1) and a message.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "ingest.postgres",
+            PostgresRequest(
+                table=table,
+                db_schema=db_schema,
+                catalog=catalog,
+                mode=mode,
+                keys=keys,
+                key=key,
+                evolve=evolve,
+                source=source,
+                dsn=dsn,
+                relation=relation,
+                query=query,
+                background=background,
+            ),
+            RunResponse,
+            on_progress,
+        )
+
+    def postgres_all(
+        self,
+        *,
+        source: str | None = None,
+        dsn: str | None = None,
+        schemas: Sequence[str] = (),
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        db_schema: str | None = None,
+        catalog: str | None = None,
+        mode: Literal["create", "append", "replace", "upsert"] = "replace",
+        on_progress: OnProgress | None = None,
+    ) -> PostgresAllResponse:
+        """Bring the tables of a PostgreSQL database into tables, all as of one moment.
+
+        Needs the permission ``write``.
+
+        Args:
+            source: name of one in the configuration, [[sources]].
+            dsn: another one, password included; for admins: postgresql://user:…@host/db.
+            schemas: all but the system's when left out.
+            include: patterns of table or schema.table; all if none.
+            exclude: patterns of those to leave out.
+            db_schema: the schema that all go into; that of each table when left out.
+            catalog: its catalog; the session's own when left out.
+            mode: replace makes the tables what they are in the database.
+            on_progress: called with the share done (0 to 1) and a message.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "ingest.postgres_all",
+            PostgresAllRequest(
+                source=source,
+                dsn=dsn,
+                schemas=schemas,
+                include=include,
+                exclude=exclude,
+                db_schema=db_schema,
+                catalog=catalog,
+                mode=mode,
+            ),
+            PostgresAllResponse,
+            on_progress,
         )
 
     def preview(

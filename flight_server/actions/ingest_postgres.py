@@ -1,0 +1,204 @@
+"""Actions that bring tables, views and queries of PostgreSQL databases into tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import TYPE_CHECKING, Self
+
+from pydantic import Field, model_validator
+
+from flight_server.actions.registry import ActionSpec, Permission, Progress, Request, Response, in_a_thread
+from flight_server.actions.run_response import RunResponse, run_response
+from flight_server.actions.table_request import OfTable, located
+from flight_server.context import CallContext
+from flight_server.ingest_options import IngestOptions
+from lakehouse.errors import InvalidRequest, NotSupported, PermissionDenied
+from lakehouse.runs import IngestMode, RunRecord, RunState
+from lakehouse.types import TableName
+
+if TYPE_CHECKING:
+    from lakehouse.ingest.sources.postgres import Dsn, PostgresSource, Query, Relation
+
+
+class DatabaseRequest(Request):
+    """Which database."""
+
+    source: str | None = Field(default=None, description="name of one in the configuration, [[sources]]")
+    dsn: str | None = Field(
+        default=None,
+        repr=False,
+        description="another one, password included; for admins: postgresql://user:…@host/db",
+    )
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if (self.source is None) == (self.dsn is None):
+            raise ValueError("exactly one of source and dsn has to be given")
+        return self
+
+
+class PostgresRequest(DatabaseRequest, IngestOptions, OfTable):
+    """Which table, view or query of a database, and into which table."""
+
+    relation: str | None = Field(default=None, description="table or view: schema.name, or name in public")
+    query: str | None = Field(default=None, description="or a SELECT", min_length=1)
+    background: bool = Field(
+        default=False, description="answer at once; ingest.status tells what becomes of it"
+    )
+
+    @model_validator(mode="after")
+    def _relation_or_query(self) -> Self:
+        if (self.relation is None) == (self.query is None):
+            raise ValueError("exactly one of relation and query has to be given")
+        return self
+
+
+class PostgresAllRequest(DatabaseRequest):
+    """Which tables of a database; each goes into a table of its name, all as of one moment."""
+
+    schemas: tuple[str, ...] = Field(default=(), description="all but the system's when left out")
+    include: tuple[str, ...] = Field(default=(), description="patterns of table or schema.table; all if none")
+    exclude: tuple[str, ...] = Field(default=(), description="patterns of those to leave out")
+    db_schema: str | None = Field(
+        default=None, description="the schema that all go into; that of each table when left out"
+    )
+    catalog: str | None = Field(default=None, description="its catalog; the session's own when left out")
+    mode: IngestMode = Field(
+        default=IngestMode.REPLACE, description="replace makes the tables what they are in the database"
+    )
+
+
+class PostgresAllResponse(Response):
+    """What became of each table. What failed is told in its run, and the others are there."""
+
+    runs: list[RunResponse]
+    failed: int
+
+
+def _dsn(ctx: CallContext, request: DatabaseRequest) -> Dsn:
+    """How to connect to a database.
+
+    Raises:
+        InvalidRequest: It is not configured, or the DSN cannot be read.
+        NotSupported: The driver is not installed.
+        PermissionDenied: The caller may not say where the server is to connect to.
+    """
+    try:
+        from lakehouse.ingest.sources.postgres import Dsn  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise NotSupported(
+            "PostgreSQL needs a package that is not installed", "pip install 'lakehouse-server[postgres]'"
+        ) from error
+    if request.dsn is not None:
+        if not ctx.session.access.is_admin:
+            raise PermissionDenied(
+                f"{ctx.principal.name} may not have the server connect to any address",
+                "name a source of the configuration",
+            )
+        return Dsn.parse(request.dsn)
+    known = {source.name: source for source in ctx.lakehouse.settings.sources}
+    found = known.get(request.source or "")
+    if found is None:
+        names = ", ".join(sorted(known)) or "none"
+        raise InvalidRequest(f"there is no source '{request.source}'", f"the configuration has: {names}")
+    return Dsn.parse(found.dsn, found.password, local=True)
+
+
+def _wanted(request: PostgresRequest) -> Relation | Query:
+    from lakehouse.ingest.sources.postgres import Query, Relation  # noqa: PLC0415 - an extra
+
+    if request.query is not None:
+        return Query(request.query)
+    schema, _, name = (request.relation or "").rpartition(".")
+    return Relation(schema or "public", name)
+
+
+def _postgres(ctx: CallContext, request: PostgresRequest) -> Iterator[Progress | Response]:
+    dsn = _dsn(ctx, request)
+    from lakehouse.ingest.sources.postgres import PostgresSource  # noqa: PLC0415 - an extra
+
+    target = located(ctx, request)
+    ctx.lake(target).check_write(target.schema, target.table)
+    ingest, ingests = request.request(target), ctx.lakehouse.ingests
+    source = PostgresSource(dsn, _wanted(request))
+    if request.background:
+        yield run_response(ingests.start(ingest, source, ctx.principal))
+        return
+
+    def work(report: Callable[[float, str], None]) -> Response:
+        def progress(share: float | None, message: str) -> None:
+            report(0.0 if share is None else share, message)
+
+        return run_response(ingests.run(ingest, source, ctx.principal, ctx.cancelled, progress))
+
+    yield from in_a_thread("ingest.postgres", work)
+
+
+def _postgres_all(ctx: CallContext, request: PostgresAllRequest) -> Iterator[Progress | Response]:
+    dsn = _dsn(ctx, request)
+    from lakehouse.ingest.sources.postgres import PostgresDatabase  # noqa: PLC0415 - an extra
+
+    catalog = ctx.lakes.of(request.catalog or ctx.session.catalog).name
+
+    def work(report: Callable[[float, str], None]) -> Response:
+        runs: list[RunRecord] = []
+        database = PostgresDatabase(
+            dsn, schemas=request.schemas, include=request.include, exclude=request.exclude
+        )
+        with closing(database):
+            sources = database.sources(ctx.cancelled)
+            if not sources:
+                raise InvalidRequest("no table of the database fits", "look at schemas, include and exclude")
+            for number, source in enumerate(sources):
+                ctx.check_cancelled()
+                runs.append(_one(ctx, request, catalog, source, report, number / len(sources)))
+        failed = sum(run.state not in (RunState.SUCCEEDED, RunState.REPEATED) for run in runs)
+        return PostgresAllResponse(runs=[run_response(run) for run in runs], failed=failed)
+
+    yield from in_a_thread("ingest.postgres_all", work)
+
+
+def _one(
+    ctx: CallContext,
+    request: PostgresAllRequest,
+    catalog: str,
+    source: PostgresSource,
+    report: Callable[[float, str], None],
+    share: float,
+) -> RunRecord:
+    relation = source.relation
+    assert relation is not None
+    target = TableName(catalog, request.db_schema or relation.schema, relation.name)
+
+    def progress(_: float | None, message: str) -> None:
+        report(share, f"{relation}: {message}")
+
+    # Where one fails, the others are no less wanted, and its record says why.
+    found = ctx.lakehouse.ingests.attempt(
+        IngestOptions(mode=request.mode).request(target), source, ctx.principal, ctx.cancelled, progress
+    )
+    ctx.check_cancelled()
+    return found
+
+
+ACTIONS: tuple[ActionSpec, ...] = (
+    ActionSpec(
+        "ingest.postgres",
+        "Bring a table, view or query of a PostgreSQL database into a table, in one commit",
+        PostgresRequest,
+        RunResponse,
+        _postgres,
+        Permission.WRITE,
+        streams=True,
+    ),
+    ActionSpec(
+        "ingest.postgres_all",
+        "Bring the tables of a PostgreSQL database into tables, all as of one moment",
+        PostgresAllRequest,
+        PostgresAllResponse,
+        _postgres_all,
+        Permission.WRITE,
+        streams=True,
+    ),
+)

@@ -1,0 +1,201 @@
+"""Tables of a PostgreSQL database become tables of the lake by one action, as of one moment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pyarrow.flight as flight
+import pytest
+from conftest import Server, start_server
+from lakehouse_client import LakehouseClientError, connect
+from postgres import PASSWORD, Postgres, start_postgres
+
+TABLES = """
+CREATE SCHEMA shop;
+CREATE TABLE shop.customers (id int PRIMARY KEY, name text NOT NULL, balance numeric(12, 2));
+COMMENT ON TABLE shop.customers IS 'Who buys';
+COMMENT ON COLUMN shop.customers.name IS 'Full name';
+CREATE TABLE shop.orders (
+    id bigint PRIMARY KEY, customer int REFERENCES shop.customers (id), at timestamptz, items text[]
+);
+CREATE TABLE shop.secret (id int);
+INSERT INTO shop.customers SELECT n, 'customer ' || n, n / 100.0 FROM generate_series(1, 1000) n;
+INSERT INTO shop.orders
+    SELECT n, 1 + n % 1000, '2026-01-01 UTC'::timestamptz + n * interval '1 minute', ARRAY['a', NULL, n::text]
+    FROM generate_series(1, 20000) n;
+CREATE VIEW shop.rich AS SELECT * FROM shop.customers WHERE balance > 9;
+"""
+CONFIG = """
+[[auth.tokens]]
+name = "writer"
+roles = ["writer"]
+token = {{ env = "T_WRITER" }}
+[[auth.tokens]]
+name = "admin"
+roles = ["admin"]
+token = {{ env = "T_ADMIN" }}
+[[sources]]
+name = "shop"
+dsn = "{dsn}"
+password = {{ env = "SHOP_PASSWORD" }}
+[[sources]]
+name = "wrong"
+dsn = "{dsn}"
+password = {{ env = "WRONG_PASSWORD" }}
+"""
+TOKENS = {name: f"{name}-" + "0123456789abcdef" * 3 for name in ("writer", "admin")}
+WRONG = "not-the-password-1234"
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Postgres]:
+    started = start_postgres()
+    yield started
+    started.stop()
+
+
+@pytest.fixture(scope="module")
+def database(postgres: Postgres) -> str:
+    name = postgres.database().rpartition("/")[2]
+    with psycopg.connect(postgres.dsn(name), autocommit=True) as connection:
+        connection.execute(TABLES.encode())
+    return name
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, postgres: Postgres, database: str) -> Iterator[Server]:
+    config = CONFIG.format(dsn=f"postgresql://lake@127.0.0.1:{postgres.port}/{database}")
+    secrets = {"T_WRITER": TOKENS["writer"], "T_ADMIN": TOKENS["admin"]}
+    secrets |= {"SHOP_PASSWORD": PASSWORD, "WRONG_PASSWORD": WRONG}
+    running = start_server(tmp_path_factory.mktemp("shop"), config, **secrets)
+    yield running
+    assert running.stop() == 0
+
+
+def call(server: Server, action: str, who: str = "writer", **request: Any) -> dict[str, Any]:
+    with connect(server.uri, token=TOKENS[who]) as lake:
+        return lake.call(action, request)
+
+
+def rows(server: Server, sql: str) -> list[dict[str, Any]]:
+    with connect(server.uri, token=TOKENS["admin"]) as lake:
+        found: list[dict[str, Any]] = lake.sql(sql).table().to_pylist()
+        return found
+
+
+def test_a_table_comes_with_keys_and_comments(server: Server) -> None:
+    run = call(
+        server, "ingest.postgres", source="shop", relation="shop.customers", table="c", db_schema="one"
+    )
+    assert (run["state"], run["rows_in"], run["rows_stored"]) == ("succeeded", 1000, 1000)
+    assert run["system"] == "postgresql"
+    assert rows(server, "SELECT count(*) AS n, sum(balance) AS total FROM one.c")[0]["n"] == 1000
+    found = call(server, "catalog.describe", table="c", db_schema="one")
+    assert (found["description"], found["primary_key"]) == ("Who buys", ["id"])
+    assert {c["name"]: c["description"] for c in found["columns"]}["name"] == "Full name"
+
+
+def test_a_query_or_view_comes_too(server: Server) -> None:
+    query = "SELECT customer, count(*) AS orders FROM shop.orders GROUP BY 1"
+    run = call(server, "ingest.postgres", source="shop", query=query, table="per_customer", db_schema="one")
+    assert run["rows_stored"] == 1000
+    run = call(server, "ingest.postgres", source="shop", relation="shop.rich", table="rich", db_schema="one")
+    assert run["rows_stored"] == 100
+
+
+def test_rows_of_a_key_are_brought_up_to_date(server: Server, postgres: Postgres, database: str) -> None:
+    request = {"source": "shop", "relation": "shop.customers", "table": "kept", "db_schema": "one"}
+    call(server, "ingest.postgres", **request, mode="upsert")
+    with psycopg.connect(postgres.dsn(database), autocommit=True) as connection:
+        connection.execute("UPDATE shop.customers SET name = 'changed' WHERE id = 7")
+    run = call(server, "ingest.postgres", **request, mode="upsert")
+    assert run["rows_in"] == 1000
+    assert rows(server, "SELECT count(*) AS n, count(*) FILTER (name = 'changed') AS c FROM one.kept") == [
+        {"n": 1000, "c": 1}
+    ]
+
+
+def test_all_tables_come_as_of_one_moment(server: Server) -> None:
+    found = call(server, "ingest.postgres_all", source="shop", schemas=["shop"], exclude=["secret"])
+    assert found["failed"] == 0
+    stored = {run["table"]: run["rows_stored"] for run in found["runs"]}
+    assert stored == {"lake.shop.customers": 1000, "lake.shop.orders": 20_000}
+    orders = call(server, "catalog.describe", table="orders", db_schema="shop")
+    assert orders["primary_key"] == ["id"]
+    assert len(orders["foreign_keys"]) == 1
+    assert rows(server, "SELECT items FROM shop.orders WHERE id = 5") == [{"items": ["a", None, "5"]}]
+    again = call(server, "ingest.postgres_all", source="shop", schemas=["shop"], exclude=["secret"])
+    assert again["failed"] == 0
+    assert rows(server, "SELECT count(*) AS n FROM shop.orders") == [{"n": 20_000}]
+
+
+@pytest.mark.parametrize(
+    ("request_", "code", "message"),
+    [
+        (
+            {"source": "nope", "relation": "shop.customers"},
+            "INVALID_REQUEST",
+            "the configuration has: shop, wrong",
+        ),
+        ({"source": "shop", "relation": "shop.nothing"}, "INVALID_REQUEST", "nothing"),
+        ({"source": "shop", "query": "SELECT * FROM nowhere"}, "INVALID_REQUEST", "nowhere"),
+        ({"source": "shop", "query": "DROP TABLE shop.secret"}, "INVALID_REQUEST", "query"),
+        ({"source": "shop"}, "INVALID_REQUEST", "exactly one of relation and query"),
+        ({"relation": "shop.customers"}, "INVALID_REQUEST", "exactly one of source and dsn"),
+        ({"dsn": "postgresql://a@b/c", "relation": "x"}, "PERMISSION_DENIED", "name a source"),
+    ],
+)
+def test_what_cannot_be_read_is_said(
+    server: Server, request_: dict[str, Any], code: str, message: str
+) -> None:
+    with pytest.raises(LakehouseClientError, match=message) as raised:
+        call(server, "ingest.postgres", table="refused", db_schema="one", **request_)
+    assert raised.value.code == code
+
+
+def test_an_admin_may_name_any_database(server: Server, postgres: Postgres, database: str) -> None:
+    request = {
+        "dsn": postgres.dsn(database),
+        "relation": "shop.customers",
+        "table": "direct",
+        "db_schema": "one",
+    }
+    assert call(server, "ingest.postgres", who="admin", **request)["rows_stored"] == 1000
+
+
+def test_no_password_is_seen_anywhere(server: Server, postgres: Postgres, database: str) -> None:
+    with pytest.raises(LakehouseClientError) as raised:
+        call(server, "ingest.postgres", source="wrong", relation="shop.customers", table="w", db_schema="one")
+    wrong_dsn = postgres.dsn(database, password=WRONG)
+    with pytest.raises(LakehouseClientError) as direct:
+        call(server, "ingest.postgres", "admin", dsn=wrong_dsn, relation="x.y", table="w", db_schema="one")
+    for action in ("journal.flush", "audit.flush", "storage.errors.flush"):
+        call(server, action, "admin")
+    seen = [
+        str(raised.value),
+        str(direct.value),
+        *server.log,
+        json.dumps(call(server, "ingest.list", "admin")),
+    ]
+    tables = ("audit", "events", "statements", "lineage", "datasets")
+    seen += [str(rows(server, f"SELECT * FROM system.{table}")) for table in tables]
+    with flight.connect(server.uri) as client:
+        options = flight.FlightCallOptions(headers=[(b"authorization", f"Bearer {TOKENS['admin']}".encode())])
+        seen += [str(action) for action in client.list_actions(options)]
+    bucket = Path(server.directory) / "bucket"
+    seen += [file.read_bytes().decode("latin-1") for file in bucket.rglob("*") if file.is_file()]
+    for text in seen:
+        for secret in (PASSWORD, WRONG, "p%2Fw%401"):
+            assert secret not in text
+
+
+def test_names_of_the_source_are_kept_for_people(server: Server) -> None:
+    query = 'SELECT 1 AS "Öl %", 2 AS "öl %"'
+    run = call(server, "ingest.postgres", source="shop", query=query, table="odd", db_schema="one")
+    assert [c["source_name"] for c in run["columns"]] == ["Öl %", "öl %"]
+    assert len({c["name"] for c in run["columns"]}) == 2
+    assert isinstance(rows(server, "SELECT * FROM one.odd"), list)
