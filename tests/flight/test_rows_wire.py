@@ -71,7 +71,7 @@ def test_what_does_not_fit_stores_nothing(server: Any, said: Any, message: str) 
     with (
         server.adbc() as connection,
         connection.cursor() as cursor,
-        pytest.raises(Exception, match="refused"),
+        pytest.raises(Exception, match="NOT_FOUND"),
     ):
         cursor.execute("SELECT * FROM puts.refused")
 
@@ -107,6 +107,6 @@ def test_a_client_that_vanishes_leaves_nothing(server: Any) -> None:
     with (
         server.adbc() as connection,
         connection.cursor() as cursor,
-        pytest.raises(Exception, match="vanished"),
+        pytest.raises(Exception, match="NOT_FOUND"),
     ):
         cursor.execute("SELECT * FROM puts.vanished")

@@ -55,12 +55,13 @@ numbers = itertools.count()
 
 
 def opened(root: Path, place: str = "one bucket", **more: Any) -> Lakehouse:
-    second = root if place == "a service" else root / "b"
+    # A service has its tables where it wants; neither bucket may be within the other.
+    first, second = (Path(f"{root}.a"), root) if place == "a service" else (root / "a", root / "b")
     return Lakehouse(
         Settings.model_validate(
             {
                 "buckets": [
-                    {"name": "a", "path": str(root / "a")},
+                    {"name": "a", "path": str(first)},
                     {"name": "b", "path": str(second)},
                 ],
                 "catalogs": [{"name": "other", "refresh_ms": 0, **PLACES[place](root)}],

@@ -9,9 +9,9 @@ from typing import Any
 import psycopg
 import pyarrow as pa
 import pytest
-from lakehouse.ingest.arrow_types import storable_schema
 from postgres import Postgres, start_postgres
 
+from lakehouse.catalog.arrow_types import storable_schema
 from lakehouse.ingest.sources.postgres import Dsn, PostgresSource, Query, Reading, Relation
 from lakehouse.ingest.sources.postgres.sessions import AdbcSession, PsycopgSession
 from lakehouse.ingest.sources.source import Inspection, OnError
