@@ -227,3 +227,19 @@ def test_a_sheet_of_a_workbook(workbook: Path) -> None:
     stated = Result(FileSource([LocalFile(workbook)], FileOptions(types={"mixed": "DOUBLE"})))
     assert [(row.column, row.line) for row in stated.rejected] == [("mixed", 2)]
     assert stated.table.num_rows == 2
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet"])
+def test_files_are_the_same_only_where_all_of_them_are_known_to_be(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name.endswith("parquet"):
+        pq.write_table(pa.table({"id": [1]}), path)
+    else:
+        path.write_text("id\n1\n" if name.endswith("csv") else '{"id": 1}\n')
+
+    def identity(*known: str) -> str:
+        source = FileSource([LocalFile(path, identity=each) for each in known])
+        return source.inspect(never, silent).identity
+
+    assert identity("x", "y") == identity("x", "y") != identity("x", "z")
+    assert identity("", "") == identity("x", "") == identity("") == ""

@@ -17,7 +17,7 @@ import pyarrow.orc
 import pyarrow.parquet as pq
 
 from lakehouse.errors import InvalidRequest, SchemaMismatch, StatementCancelled
-from lakehouse.ingest.sources.byte_source import ByteSource
+from lakehouse.ingest.sources.byte_source import ByteSource, joint_identity, joint_size
 from lakehouse.ingest.sources.column_names import safe_names
 from lakehouse.ingest.sources.file_options import FileOptions
 from lakehouse.ingest.sources.source import Inspection, OnError, Piece, Progress, RejectedRow, SourceColumn
@@ -108,13 +108,12 @@ class TypedReader:
                 if len(self._files) > 1:
                     counted = "unknown" if found.rows is None else str(found.rows)
                     notes[f"file '{file.name}'"] = f"{len(found.schema)} columns, rows: {counted}"
-        sizes = [file.size for file in self._files]
         return Inspection(
             tuple(self._columns(schemas)),
             rows if known else None,
-            sum(size for size in sizes if size is not None) if None not in sizes else None,
+            joint_size(self._files),
             notes,
-            identity=" ".join(file.identity for file in self._files),
+            identity=joint_identity(self._files),
         )
 
     def read(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
@@ -40,6 +41,18 @@ class ByteSource(Protocol):
             StorageError: It cannot be read.
         """
         ...
+
+
+def joint_identity(files: Sequence[ByteSource]) -> str:
+    """What is the same when all files are; empty if that of one of them is not known."""
+    known = [file.identity for file in files]
+    return " ".join(known) if all(known) else ""
+
+
+def joint_size(files: Sequence[ByteSource]) -> int | None:
+    """How many bytes all files have; None if nobody knows of one of them."""
+    known = [size for file in files if (size := file.size) is not None]
+    return sum(known) if len(known) == len(files) else None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from lakehouse.catalog.names import fold
 from lakehouse.errors import InvalidRequest, SchemaMismatch
-from lakehouse.ingest.sources.byte_source import ByteSource
+from lakehouse.ingest.sources.byte_source import ByteSource, joint_identity, joint_size
 from lakehouse.ingest.sources.column_names import safe_names
 from lakehouse.ingest.sources.csv_blocks import Block, blocks
 from lakehouse.ingest.sources.csv_dialect import Dialect, dialect_of
@@ -60,12 +60,6 @@ class _Column:
     kind: Kind | None
     stated: bool
     unseen: bool
-
-
-def _identity(origins: Sequence[ByteSource]) -> str:
-    """What is the same when all files are; empty if that of one of them is not known."""
-    known = [origin.identity for origin in origins]
-    return " ".join(known) if all(known) else ""
 
 
 class _Disproof(Exception):
@@ -210,17 +204,15 @@ class CsvReader:
         names = safe_names([name for name, _ in keys])
         columns = [self._column(key, name, whole) for key, name in zip(keys, names, strict=True)]
         self._check_stated(columns)
-        sizes = [origin.size for origin in self._origins]
-        known = [size for size in sizes if size is not None]
         notes = {"format": "delimited text", **self._notes}
         if not whole:
             notes["types"] = f"from the first {rows} rows; the others are verified while they are read"
         return Inspection(
             tuple(columns),
             rows if whole else None,
-            sum(known) if len(known) == len(sizes) else None,
+            joint_size(self._origins),
             notes,
-            identity=_identity(self._origins),
+            identity=joint_identity(self._origins),
             from_sample=not whole,
         )
 

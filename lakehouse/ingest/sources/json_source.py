@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.json as pjson
 
 from lakehouse.errors import InvalidRequest, SchemaMismatch
-from lakehouse.ingest.sources.byte_source import ByteSource
+from lakehouse.ingest.sources.byte_source import ByteSource, joint_identity, joint_size
 from lakehouse.ingest.sources.column_names import safe_names
 from lakehouse.ingest.sources.csv_blocks import Block, Marks, blocks
 from lakehouse.ingest.sources.file_options import FileOptions
@@ -216,11 +216,14 @@ class JsonReader:
             self._stated(made.column(name, source_name, seen))
             for name, (source_name, made) in zip(names, fields.items(), strict=True)
         ]
-        sizes = [file.size for file in self._files]
-        size = sum(size for size in sizes if size is not None) if None not in sizes else None
-        identity = " ".join(file.identity for file in self._files)
-        counted_rows = rows if whole else None
-        return Inspection(tuple(columns), counted_rows, size, notes, identity=identity, from_sample=not whole)
+        return Inspection(
+            tuple(columns),
+            rows if whole else None,
+            joint_size(self._files),
+            notes,
+            identity=joint_identity(self._files),
+            from_sample=not whole,
+        )
 
     def _stated(self, column: SourceColumn) -> SourceColumn:
         spec = self._spec(column)
