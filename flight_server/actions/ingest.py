@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import fnmatch
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from itertools import islice
 from typing import Self, cast
@@ -18,9 +18,8 @@ from flight_server.actions.registry import (
     Progress,
     Request,
     Response,
-    in_a_thread,
 )
-from flight_server.actions.run_response import RunResponse, run_response
+from flight_server.actions.run_response import RunResponse, ingesting, run_response
 from flight_server.actions.table_request import OfTable, located
 from flight_server.context import CallContext
 from flight_server.ingest_options import FileIngestOptions
@@ -28,7 +27,7 @@ from lakehouse.access.guarded_objects import GuardedObjects
 from lakehouse.errors import LimitExceeded, RunNotFound
 from lakehouse.ingest.sources.byte_source import BucketObject
 from lakehouse.ingest.sources.file_source import FileSource
-from lakehouse.ingest.sources.source import OnError, Piece
+from lakehouse.ingest.sources.source import OnError, Piece, unheard
 from lakehouse.runs import RunColumn, RunRecord, RunState
 
 _MOST_FILES = 10_000
@@ -158,25 +157,15 @@ def _file(ctx: CallContext, request: IngestFileRequest) -> Iterator[Progress | R
     target = located(ctx, request)
     ctx.lake(target).check_write(target.schema, target.table)
     source = _source(ctx, request)
-    ingest, ingests = request.request(target, request.on_error), ctx.lakehouse.ingests
-    if request.background:
-        yield run_response(ingests.start(ingest, source, ctx.principal))
-        return
-
-    def work(report: Callable[[float, str], None]) -> Response:
-        def progress(share: float | None, message: str) -> None:
-            report(0.0 if share is None else share, message)
-
-        return run_response(ingests.run(ingest, source, ctx.principal, ctx.cancelled, progress))
-
-    yield from in_a_thread("ingest.file", work)
+    ingest = request.request(target, request.on_error)
+    return ingesting(ctx, "ingest.file", ingest, source, background=request.background)
 
 
 def _preview(ctx: CallContext, request: PreviewRequest) -> Iterator[Response]:
     with closing(_source(ctx, request)) as source:
-        inspection = source.inspect(ctx.cancelled, _silent)
+        inspection = source.inspect(ctx.cancelled, unheard)
         batches, rejected, rows = [], [], 0
-        read = source.read(inspection, OnError.REJECT, ctx.cancelled, _silent)
+        read = source.read(inspection, OnError.REJECT, ctx.cancelled, unheard)
         with closing(cast("Generator[Piece]", read)) as pieces:
             while rows < request.limit and (piece := next(pieces, None)) is not None:
                 rejected += [f"{r.place}, line {r.line}: {r.reason}" for r in piece.rejected]
@@ -194,10 +183,6 @@ def _preview(ctx: CallContext, request: PreviewRequest) -> Iterator[Response]:
         arrow=base64.b64encode(sink.getvalue().to_pybytes()).decode(),
         rejected=rejected[: request.limit],
     )
-
-
-def _silent(_: float | None, __: str) -> None:
-    """Nobody listens."""
 
 
 def _status(ctx: CallContext, request: RunStatusRequest) -> Iterator[Response]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 from pydantic import Field, model_validator
 
 from flight_server.actions.registry import ActionSpec, Permission, Progress, Request, Response, in_a_thread
-from flight_server.actions.run_response import RunResponse, run_response
+from flight_server.actions.run_response import RunResponse, ingesting, run_response
 from flight_server.actions.table_request import OfTable, located
 from flight_server.context import CallContext
 from flight_server.ingest_options import IngestOptions
@@ -120,19 +120,9 @@ def _postgres(ctx: CallContext, request: PostgresRequest) -> Iterator[Progress |
 
     target = located(ctx, request)
     ctx.lake(target).check_write(target.schema, target.table)
-    ingest, ingests = request.request(target), ctx.lakehouse.ingests
     source = PostgresSource(dsn, _wanted(request))
-    if request.background:
-        yield run_response(ingests.start(ingest, source, ctx.principal))
-        return
-
-    def work(report: Callable[[float, str], None]) -> Response:
-        def progress(share: float | None, message: str) -> None:
-            report(0.0 if share is None else share, message)
-
-        return run_response(ingests.run(ingest, source, ctx.principal, ctx.cancelled, progress))
-
-    yield from in_a_thread("ingest.postgres", work)
+    ingest = request.request(target)
+    return ingesting(ctx, "ingest.postgres", ingest, source, background=request.background)
 
 
 def _postgres_all(ctx: CallContext, request: PostgresAllRequest) -> Iterator[Progress | Response]:

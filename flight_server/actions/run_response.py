@@ -1,9 +1,13 @@
-"""What the results of actions about ingests have in common: a run."""
+"""What actions about ingests have in common: doing one, and the run that they answer with."""
 
 from __future__ import annotations
 
-from flight_server.actions.registry import Response
-from lakehouse.runs import RunRecord
+from collections.abc import Callable, Iterator
+
+from flight_server.actions.registry import Progress, Response, in_a_thread
+from flight_server.context import CallContext
+from lakehouse.ingest.sources.source import Source
+from lakehouse.runs import IngestRequest, RunRecord
 
 
 class RunResponse(RunRecord, Response):
@@ -13,3 +17,21 @@ class RunResponse(RunRecord, Response):
 def run_response(record: RunRecord) -> RunResponse:
     """A run as actions tell of it."""
     return RunResponse(**record.model_dump())
+
+
+def ingesting(
+    ctx: CallContext, name: str, request: IngestRequest, source: Source, *, background: bool
+) -> Iterator[Progress | Response]:
+    """Do an ingest for a caller, who is told of its progress, or who is answered at once."""
+    ingests = ctx.lakehouse.ingests
+    if background:
+        yield run_response(ingests.start(request, source, ctx.principal))
+        return
+
+    def work(report: Callable[[float, str], None]) -> Response:
+        def progress(share: float | None, message: str) -> None:
+            report(0.0 if share is None else share, message)
+
+        return run_response(ingests.run(request, source, ctx.principal, ctx.cancelled, progress))
+
+    yield from in_a_thread(name, work)

@@ -46,7 +46,7 @@ from lakehouse.errors import (
     TableNotFound,
 )
 from lakehouse.ingest import WriteMode
-from lakehouse.ingest.sources.source import Disproved, Inspection, OnError, Progress, Source
+from lakehouse.ingest.sources.source import Disproved, Inspection, OnError, Progress, Source, unheard
 from lakehouse.journal.change_event import Origin, acting
 from lakehouse.runs.fitting import Evolve, fitted, stated
 from lakehouse.runs.record import RunColumn, RunRecord, RunState
@@ -164,7 +164,7 @@ class Ingests:
         Raises:
             LimitExceeded: Too many wait already.
         """
-        run = self._register(request, source, principal, lambda: False, _silent)
+        run = self._register(request, source, principal, lambda: False, unheard)
         context = contextvars.copy_context()
 
         def work() -> None:
@@ -618,7 +618,3 @@ def _upsert(target: TableName, keys: tuple[str, ...], names: list[str]) -> str:
         f"MERGE INTO {target.sql} AS t USING {quote(_INCOMING)} AS i ON ({same}) {update}"
         f"WHEN NOT MATCHED THEN INSERT ({columns}) VALUES ({values})"
     )
-
-
-def _silent(_: float | None, __: str) -> None:
-    """Nobody listens."""

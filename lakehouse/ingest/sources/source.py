@@ -21,6 +21,10 @@ Progress = Callable[[float | None, str], None]
 """Told of the share that is done, 0 to 1 or None where nobody knows, and of what is happening."""
 
 
+def unheard(share: float | None, message: str) -> None:
+    """Progress that nobody is told of."""
+
+
 class OnError(StrEnum):
     """What becomes of a row that does not fit."""
 
