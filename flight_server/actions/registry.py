@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flight_server.context import CallContext
+from flight_server.misfit import misfit
 from lakehouse.access.policy import Permission
 from lakehouse.errors import InternalError, InvalidRequest, PermissionDenied
 from lakehouse.journal.change_event import Origin, acting
@@ -179,9 +180,6 @@ def decode_request(spec: ActionSpec, body: bytes) -> Request:
     try:
         return spec.request.model_validate(json.loads(body or b"{}"))
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "body"
-        fields = ", ".join(spec.request.model_fields) or "none"
-        raise InvalidRequest(f"{spec.name}: {place}: {first['msg']}", f"fields: {fields}") from error
+        raise misfit(error, spec.request, spec.name, "body") from error
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"the body of {spec.name} is not JSON") from error

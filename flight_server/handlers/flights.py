@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from flight_server.context import CallContext
 from flight_server.dispatch import DataStream, Endpoint, FlightPlan
 from flight_server.execution import RecordedFailure, RecordedStream, Recording, watch
+from flight_server.misfit import misfit
 from lakehouse.catalog import Table
 from lakehouse.engine.binding import DELETED, has_deletes
 from lakehouse.engine.engine import Plan
@@ -63,10 +64,7 @@ def decode_ticket(ticket: bytes) -> PathTicket:
     try:
         return PathTicket.model_validate_json(ticket)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "ticket"
-        fields = ", ".join(PathTicket.model_fields)
-        raise InvalidRequest(f"dataset ticket: {place}: {first['msg']}", f"fields: {fields}") from error
+        raise misfit(error, PathTicket, "dataset ticket", "ticket") from error
 
 
 def info(ctx: CallContext, path: tuple[str, ...]) -> FlightPlan:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from flight_server.context import CallContext
 from flight_server.dispatch import DataStream, Endpoint, FlightPlan, Upload
 from flight_server.execution import RecordedFailure, Recording, watch
+from flight_server.misfit import misfit
 from lakehouse.access.guarded_objects import GuardedObjects, Place
 from lakehouse.engine.running import StatementRecord
 from lakehouse.errors import (
@@ -107,10 +108,7 @@ def _validated(model: type[M], said: object, what: str) -> M:
     try:
         return model.model_validate(said)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or what
-        fields = ", ".join(model.model_fields)
-        raise InvalidRequest(f"{what}: {place}: {first['msg']}", f"fields: {fields}") from error
+        raise misfit(error, model, what, what) from error
 
 
 def info(ctx: CallContext, path: tuple[str, ...]) -> FlightPlan:

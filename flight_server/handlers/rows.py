@@ -22,6 +22,7 @@ from flight_server.context import CallContext
 from flight_server.dispatch import Upload
 from flight_server.execution import Recording
 from flight_server.ingest_options import FileIngestOptions
+from flight_server.misfit import misfit
 from lakehouse.errors import InvalidRequest, LimitExceeded, StorageError
 from lakehouse.ingest.sources.arrow_batches import ArrowBatches
 from lakehouse.ingest.sources.byte_source import LocalFile
@@ -76,10 +77,7 @@ def _options(note: bytes) -> PutOptions:
     try:
         return PutOptions.model_validate_json(note)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "metadata"
-        fields = ", ".join(PutOptions.model_fields)
-        raise InvalidRequest(f"metadata of the rows: {place}: {first['msg']}", f"fields: {fields}") from error
+        raise misfit(error, PutOptions, "metadata of the rows", "metadata") from error
 
 
 def _file(
