@@ -417,12 +417,17 @@ class DuckDatabase:
         found = self._empty_files.get(columns)
         if found is None:
             with self._view_lock:
+                # Looked up again: a second file for the same columns would take the name of the next one.
+                found = self._empty_files.get(columns)
+                if found is not None:
+                    return found
                 path = Path(self.empty_file).with_name(f"empty-{len(self._empty_files)}.parquet")
                 selected = ", ".join(f"CAST(NULL AS {kind}) AS {quote(name)}" for name, kind in columns)
                 target = str(path).replace("'", "''")
-                self._root.cursor().execute(
-                    f"COPY (SELECT {selected} WHERE false) TO '{target}' (FORMAT parquet)"
-                ).fetchall()
+                with duckdb_errors():
+                    self._root.cursor().execute(
+                        f"COPY (SELECT {selected} WHERE false) TO '{target}' (FORMAT parquet)"
+                    ).fetchall()
                 found = self._empty_files[columns] = str(path)
         return found
 

@@ -69,12 +69,16 @@ HOLDING = [limit for limit in LIMITS if ALL or not limit[0].startswith(LONG)]
 
 @dataclass
 class Outcomes:
-    """How the tests went: what those failed with that did, which were skipped, which went well."""
+    """How the tests went: what those failed with that did, which were skipped, which went well.
+
+    ``ending`` is the end of what the suite printed, ``log`` what the server says of its failures.
+    """
 
     failures: dict[str, str]
     skipped: set[str]
     passed: set[str]
     ending: str
+    log: list[str]
 
 
 @pytest.fixture(scope="module")
@@ -101,13 +105,14 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcomes]:
             timeout=600,
             env={**os.environ, "PYTHONPATH": str(SUITE)},
         )
-        yield _read(report, done.stdout[-2000:] + done.stderr[-2000:])
+        failed = [line for line in server.log if "Traceback" in line or "[error" in line]
+        yield _read(report, done.stdout[-2000:] + done.stderr[-2000:], failed)
     finally:
         server.kill()
 
 
-def _read(report: Path, ending: str) -> Outcomes:
-    found = Outcomes({}, set(), set(), ending)
+def _read(report: Path, ending: str, log: list[str]) -> Outcomes:
+    found = Outcomes({}, set(), set(), ending, log)
     if not report.exists():
         return found
     for case in ET.parse(report).iter("testcase"):
@@ -131,7 +136,7 @@ def test_all_that_the_dialect_can_do_goes_well(outcomes: Outcomes) -> None:
         for name, said in outcomes.failures.items()
         if not any(re.fullmatch(names, name) and re.search(why, said) for names, why in HOLDING)
     }
-    assert unexpected == {}
+    assert unexpected == {}, "\n".join(outcomes.log[:20])
     assert len(outcomes.passed) > (420 if ALL else 300), outcomes.ending
 
 
