@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import random
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
@@ -73,6 +74,7 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 # What the manifest lists that were written last hold, by their URIs, which are never used again.
 _last_lists: MutableMapping[str, list[ManifestFile]] = LRUCache(256)
+_last_lists_lock = threading.Lock()  # looking something up changes an LRUCache, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,8 @@ class _Append(_FastAppendFiles):
         snapshot = self._transaction.table_metadata.current_snapshot()
         if snapshot is None:
             return []
-        known = _last_lists.get(snapshot.manifest_list)
+        with _last_lists_lock:
+            known = _last_lists.get(snapshot.manifest_list)
         manifests = snapshot.manifests(self._io) if known is None else known
         return [m for m in manifests if m.has_added_files() or m.has_existing_files()]
 
@@ -150,7 +153,9 @@ class _Append(_FastAppendFiles):
     def _commit(self) -> tuple[tuple[TableUpdate, ...], tuple[TableRequirement, ...]]:
         number = self._transaction.table_metadata.next_sequence_number()
         staged = super()._commit()
-        _last_lists[self._written_manifest_lists[-1]] = [_numbered(m, number) for m in self._manifests_now]
+        numbered = [_numbered(m, number) for m in self._manifests_now]
+        with _last_lists_lock:
+            _last_lists[self._written_manifest_lists[-1]] = numbered
         return staged
 
 
