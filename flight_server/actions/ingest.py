@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import fnmatch
-from collections.abc import Generator, Iterator
-from contextlib import closing
+from collections.abc import Iterator
 from itertools import islice
-from typing import Self, cast
+from typing import Self
 
-import pyarrow as pa
 from pydantic import Field, model_validator
 
 from flight_server.actions.registry import (
@@ -27,8 +24,7 @@ from lakehouse.access.guarded_objects import GuardedObjects
 from lakehouse.errors import LimitExceeded, RunNotFound
 from lakehouse.ingest.sources.byte_source import BucketObject
 from lakehouse.ingest.sources.file_source import FileSource
-from lakehouse.ingest.sources.source import OnError, Piece, unheard
-from lakehouse.runs import RunColumn, RunRecord, RunState
+from lakehouse.runs import Preview, RunRecord, RunState, preview
 
 _MOST_FILES = 10_000
 _PAGE = 1000
@@ -63,15 +59,8 @@ class PreviewRequest(FilesRequest):
     limit: int = Field(default=20, ge=0, le=1000, description="how many rows to give")
 
 
-class PreviewResponse(Response):
+class PreviewResponse(Preview, Response):
     """What an ingest would make of the objects; nothing is stored."""
-
-    columns: list[RunColumn]
-    details: dict[str, str] = Field(description="how the objects are read")
-    rows: int | None = Field(description="how many there are; none if only some were looked at")
-    size_bytes: int | None
-    arrow: str = Field(description="the first rows that fit, as an Arrow IPC stream in base64")
-    rejected: list[str] = Field(description="what does not fit among the first rows, and why")
 
 
 class RunStatusRequest(Request):
@@ -162,27 +151,8 @@ def _file(ctx: CallContext, request: IngestFileRequest) -> Iterator[Progress | R
 
 
 def _preview(ctx: CallContext, request: PreviewRequest) -> Iterator[Response]:
-    with closing(_source(ctx, request)) as source:
-        inspection = source.inspect(ctx.cancelled, unheard)
-        batches, rejected, rows = [], [], 0
-        read = source.read(inspection, OnError.REJECT, ctx.cancelled, unheard)
-        with closing(cast("Generator[Piece]", read)) as pieces:
-            while rows < request.limit and (piece := next(pieces, None)) is not None:
-                rejected += [f"{r.place}, line {r.line}: {r.reason}" for r in piece.rejected]
-                batches.append(piece.batch.slice(0, request.limit - rows))
-                rows += batches[-1].num_rows
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, inspection.schema) as writer:
-        for batch in batches:
-            writer.write_batch(batch)
-    yield PreviewResponse(
-        columns=[RunColumn.of(column) for column in inspection.columns],
-        details=dict(inspection.details),
-        rows=inspection.rows,
-        size_bytes=inspection.size_bytes,
-        arrow=base64.b64encode(sink.getvalue().to_pybytes()).decode(),
-        rejected=rejected[: request.limit],
-    )
+    found = preview(_source(ctx, request), request.limit, ctx.cancelled)
+    yield PreviewResponse(**found.model_dump())
 
 
 def _status(ctx: CallContext, request: RunStatusRequest) -> Iterator[Response]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import base64
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -75,9 +75,7 @@ class _Type(click.ParamType[tuple[str, str]]):
 @click.option(
     "--again", is_flag=True, help="Bring the rows even if the same content is in the table already."
 )
-@click.option(
-    "--preview", is_flag=True, help="Show what would be made of objects of a bucket; store nothing."
-)
+@click.option("--preview", is_flag=True, help="Show what would become of it, and first rows; store nothing.")
 @options(*CLIENT)
 def ingest(
     source: str,
@@ -105,12 +103,18 @@ def ingest(
         if source.startswith(_OBJECTS):
             _objects(client, source.removeprefix(_OBJECTS), table, said, preview)
             return
-        if preview:
-            raise click.UsageError("only objects of a bucket can be previewed")
         path = Path(source)
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         if not files:
             raise click.UsageError(f"there is no file in {source}")
+        if preview:
+            for file in files:
+                with _sending(file) as sent:
+                    found = client.preview_file(
+                        file, table[-1], **_place(table), on_sent=sent, **_reading(said)
+                    )
+                _show(str(file), asdict(found))
+            return
         for number, file in enumerate(files):
             # What was replaced or made for the first file has to stay for the others.
             later = {"mode": "append"} if number and mode in ("create", "replace") else {}
@@ -119,7 +123,7 @@ def ingest(
             _say(str(file), asdict(run))
 
 
-def _place(table: tuple[str, ...]) -> dict[str, str]:
+def _place(table: tuple[str, ...]) -> dict[str, Any]:
     names = ("catalog", "db_schema")[3 - len(table) :]
     return dict(zip(names, table[:-1], strict=True))
 
@@ -133,10 +137,7 @@ def _objects(client: Client, place: str, table: tuple[str, ...], said: dict[str,
         prefix = key[: min((key.index(sign) for sign in _WILDCARDS if sign in key), default=len(key))]
         which = {"bucket": bucket, "prefix": prefix, "pattern": key[len(prefix) :] or "*"}
     if preview:
-        reading = ("types", "format", "on_error")
-        found = client.call("ingest.preview", which | {n: said[n] for n in reading if n in said})
-        click.echo(json.dumps({"details": found["details"], "rows": found["rows"]}, ensure_ascii=False))
-        _columns(found["columns"])
+        _show(place, client.call("ingest.preview", which | _reading(said)))
         return
     run = call_with_progress(client, "ingest.file", {"table": table[-1], **_place(table), **which, **said})
     _say(run["source"], run)
@@ -167,8 +168,26 @@ def _say(source: str, run: dict[str, Any]) -> None:
             stderr().print(f"  {column['name']}: {column['stricter']}", style="dim", markup=False)
 
 
-def _columns(columns: list[dict[str, Any]]) -> None:
+def _reading(said: dict[str, Any]) -> dict[str, Any]:
+    """What is said of how files are to be read."""
+    return {name: said[name] for name in ("types", "format", "on_error") if name in said}
+
+
+def _show(source: str, found: dict[str, Any]) -> None:
+    """What a source would become: how it is read, its columns, its first rows, and what does not fit."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    from flight_server.output import write_table  # noqa: PLC0415
+
+    details = ", ".join(f"{name} {value}" for name, value in found["details"].items())
+    click.echo(f"{source}: {details}")
     table = listing("column", "type", "why", "a stricter reading")
-    for column in columns:
+    for column in found["columns"]:
         table.add_row(column["name"], column["type"], column["reason"], column["stricter"])
     print_listing(table)
+    first = pa.ipc.open_stream(base64.b64decode(found["arrow"])).read_all()
+    if first.num_rows:
+        click.echo()
+        write_table(first, None)
+    for reason in found["rejected"]:
+        stderr().print(f"  does not fit: {reason}", style="dim", markup=False)

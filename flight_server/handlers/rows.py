@@ -4,7 +4,8 @@ What is to become of the table may be said by JSON in the metadata of the first 
 "upsert", "keys": ["id"]}``. Each batch is acknowledged by ``{"batches": 3, "rows": 3000}``, which says that
 it has arrived; the last message, ``{"run": {…}}``, that all of them are stored.
 
-With ``{"file": "people.csv"}`` the bytes of a file come, in one binary column, and its rows are stored.
+With ``{"file": "people.csv"}`` the bytes of a file come, in one binary column, and its rows are stored. With
+``"preview": 20`` nothing is: the last message, ``{"preview": {…}}``, says what would become of the file.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Self
 
 import pyarrow as pa
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from flight_server.context import CallContext
 from flight_server.dispatch import Upload
@@ -27,6 +29,7 @@ from lakehouse.errors import InvalidRequest, LimitExceeded, StorageError
 from lakehouse.ingest.sources.arrow_batches import ArrowBatches
 from lakehouse.ingest.sources.byte_source import LocalFile
 from lakehouse.ingest.sources.file_source import FileSource
+from lakehouse.runs import preview
 
 _KIND = "ingest"
 
@@ -35,9 +38,21 @@ class PutOptions(FileIngestOptions):
     """What a client may say of what it puts."""
 
     file: str = Field(default="", description="the name of the file whose bytes come; empty where rows come")
+    preview: int | None = Field(
+        default=None,
+        ge=0,
+        le=1000,
+        description="store nothing, tell what would become of the file, and give so many rows of it",
+    )
     end_follows: bool = Field(
         default=False, description='the last message says {"end": true}; without that nothing is stored'
     )
+
+    @model_validator(mode="after")
+    def _previewed_file(self) -> Self:
+        if self.preview is not None and not self.file:
+            raise ValueError("a preview is of a file: rows that come have their columns already")
+        return self
 
 
 def put(ctx: CallContext, path: tuple[str, ...], upload: Upload) -> None:
@@ -66,6 +81,10 @@ def put(ctx: CallContext, path: tuple[str, ...], upload: Upload) -> None:
                 if said.file
                 else ArrowBatches(upload.schema, arriving, f"rows sent by {ctx.principal.name}")
             )
+            if said.preview is not None:
+                found = preview(source, said.preview, ctx.cancelled)
+                upload.reply(json.dumps({"preview": found.model_dump(mode="json")}).encode())
+                return
             record = ctx.lakehouse.ingests.run(
                 request, source, ctx.principal, ctx.cancelled, lambda _, __: ctx.check_cancelled()
             )

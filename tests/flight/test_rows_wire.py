@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+from datetime import date
 from typing import Any
 
 import pyarrow as pa
@@ -74,6 +76,19 @@ def test_what_does_not_fit_stores_nothing(server: Any, said: Any, message: str) 
         pytest.raises(Exception, match="NOT_FOUND"),
     ):
         cursor.execute("SELECT * FROM puts.refused")
+
+
+def test_a_preview_tells_of_a_file_and_stores_nothing(server: Any) -> None:
+    content = pa.table({"content": [b"id;born\n1;1980-02-", b"03\n2;1990-12-31\n"]})
+    *_, last = put(server, ("puts", "seen"), content, {"file": "seen.csv", "preview": 1})
+    found = last["preview"]
+    assert [(c["name"], c["type"]) for c in found["columns"]] == [("id", "int64"), ("born", "date32[day]")]
+    rows = pa.ipc.open_stream(base64.b64decode(found["arrow"])).read_all().to_pylist()
+    assert rows == [{"id": 1, "born": date(1980, 2, 3)}]
+    with pytest.raises(Exception, match="NOT_FOUND"):
+        count(server, "puts.seen")
+    with pytest.raises(pa.ArrowException, match="a preview is of a file"):
+        put(server, ("puts", "seen"), PEOPLE, {"preview": 1})
 
 
 def test_the_account_of_runs_is_kept(server: Any) -> None:

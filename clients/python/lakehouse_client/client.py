@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.flight as flight
 
 from lakehouse_client import objects, uploads
-from lakehouse_client.actions import Actions, RunResponse
+from lakehouse_client.actions import Actions, PreviewResponse, RunResponse
 from lakehouse_client.blocking import interruptible
 from lakehouse_client.channel import Access, Channel, Pem, open_channel
 from lakehouse_client.data_frames import to_record_batches
@@ -371,6 +371,35 @@ class Client:
         """
         path = uploads.table_path(catalog, db_schema, table)
         return uploads.file(self._channel, path, source, options, on_sent)
+
+    def preview_file(
+        self,
+        source: uploads.Source,
+        table: str,
+        *,
+        db_schema: str | None = None,
+        catalog: str | None = None,
+        limit: int = 20,
+        on_sent: Callable[[int], None] | None = None,
+        **options: Any,
+    ) -> PreviewResponse:
+        """Send a file to see what ``ingest_file`` would make of it; nothing is stored.
+
+        Args:
+            source: The path of a file, or a file that is open for reading bytes.
+            table: The table that it is meant for.
+            db_schema: Its schema; the session's own when left out.
+            catalog: Its catalog; the session's own when left out.
+            limit: How many rows to give.
+            on_sent: Told how many bytes were sent with each piece.
+            options: How it is to be read, as for the action ``ingest.preview``: ``types``, ``format`` …
+
+        Raises:
+            LakehouseClientError: The server refused, or the file cannot be understood.
+            OSError: The file cannot be read.
+        """
+        path = uploads.table_path(catalog, db_schema, table)
+        return uploads.preview(self._channel, path, source, limit, options, on_sent)
 
     def ingest_rows(
         self,

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, TypeAlias
 import pyarrow as pa
 import pyarrow.flight as flight
 
-from lakehouse_client.actions import RunResponse
+from lakehouse_client.actions import PreviewResponse, RunResponse
 from lakehouse_client.channel import Channel
 from lakehouse_client.errors import LakehouseClientError, client_errors
 from lakehouse_client.messages import decode
@@ -55,12 +55,36 @@ def file(
         LakehouseClientError: The server refused; nothing was stored.
         OSError: The file cannot be read; nothing was stored.
     """
+    return decode(RunResponse, _file(channel, path, source, dict(options), on_sent, "run"))
+
+
+def preview(
+    channel: Channel,
+    path: tuple[str, ...],
+    source: Source,
+    limit: int,
+    options: Mapping[str, Any],
+    on_sent: Callable[[int], None] | None,
+) -> PreviewResponse:
+    """Send a file; gives what would become of it, and its first rows. See ``file``."""
+    said = {"preview": limit, **options}
+    return decode(PreviewResponse, _file(channel, path, source, said, on_sent, "preview"))
+
+
+def _file(
+    channel: Channel,
+    path: tuple[str, ...],
+    source: Source,
+    options: dict[str, Any],
+    on_sent: Callable[[int], None] | None,
+    answer: str,
+) -> dict[str, Any]:
     if isinstance(source, str | PathLike):
         with Path(source).open("rb") as opened:
             said = {"file": Path(fspath(source)).name, **options}
-            return _sent(channel, path, _CONTENT, _pieces(opened, on_sent), said)
+            return _sent(channel, path, _CONTENT, _pieces(opened, on_sent), said, answer)
     said = {"file": Path(getattr(source, "name", "") or "content").name, **options}
-    return _sent(channel, path, _CONTENT, _pieces(source, on_sent), said)
+    return _sent(channel, path, _CONTENT, _pieces(source, on_sent), said, answer)
 
 
 def rows(
@@ -71,7 +95,7 @@ def rows(
     options: Mapping[str, Any],
 ) -> RunResponse:
     """Send record batches; gives the run that stored them. See ``file``."""
-    return _sent(channel, path, schema, iter(batches), dict(options))
+    return decode(RunResponse, _sent(channel, path, schema, iter(batches), dict(options), "run"))
 
 
 def _pieces(opened: BinaryIO, on_sent: Callable[[int], None] | None) -> Iterator[pa.RecordBatch]:
@@ -87,7 +111,8 @@ def _sent(
     schema: pa.Schema,
     batches: Iterator[pa.RecordBatch],
     said: dict[str, Any],
-) -> RunResponse:
+    answer: str,
+) -> dict[str, Any]:
     # A stream that breaks off looks to the server like one that has ended, unless its end is to follow.
     said["end_follows"] = True
     with client_errors():
@@ -115,9 +140,10 @@ def _sent(
             writer.close()
         raise
     last = json.loads(told[-1]) if told else {}
-    if "run" not in last:
+    if answer not in last:
         raise LakehouseClientError("FAILED", "the server did not say what became of the rows")
-    return decode(RunResponse, last["run"])
+    found: dict[str, Any] = last[answer]
+    return found
 
 
 def _listen(reader: flight.FlightMetadataReader, told: list[bytes]) -> None:
