@@ -155,7 +155,7 @@ def listing(*names: str) -> Table:
 
 
 def print_listing(table: Table) -> None:
-    """Show a table, whole even where the output is no terminal."""
+    """Show a table as it is, brackets included, and whole even where the output is no terminal."""
     from flight_server.output import fitting  # noqa: PLC0415
 
-    fitting(Console()).print(table)
+    fitting(Console(markup=False)).print(table)
