@@ -178,6 +178,7 @@ class Binder:
 
     def define_all(self) -> None:
         """Make DuckDB know every table of the catalogs, for statements that list them."""
+        self.database.define_metadata_views()
         present: set[TableName] = set()
         for catalog in self.catalogs:
             present |= self._define_all_of(catalog)

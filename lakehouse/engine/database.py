@@ -21,6 +21,7 @@ from lakehouse.access.policy import SYSTEM_SCHEMA
 from lakehouse.config import RESERVED_CATALOGS, EngineSettings
 from lakehouse.engine.bounded_functions import macros
 from lakehouse.engine.errors import duckdb_errors
+from lakehouse.engine.stored_types import sql_type
 from lakehouse.engine.system_tables import SystemTable
 from lakehouse.errors import ConfigError
 from lakehouse.storage import Lease, ObjectCache
@@ -314,6 +315,7 @@ class DuckDatabase:
         self._schemas: set[tuple[str, str]] = set()
         self.main_views: dict[TableName, ViewIdentity] = {}
         self._listed: dict[tuple[str, str, str], tuple[TableName, tuple[tuple[str, str], ...]]] = {}
+        self._has_metadata_views = False
         self._settings = settings
         self._readable = [*readable, Path(self.empty_file).parent, self.positions_directory]
         self._root = self._connect(settings, self._readable)
@@ -340,7 +342,6 @@ class DuckDatabase:
             root.execute(f"CREATE MACRO {name}() AS getvariable('{PRINCIPAL}')[1]")
         for macro in macros(f"{quote(_SESSION_CATALOG)}.main"):
             root.execute(macro)
-        self._define_internal_views(root)
         root.execute("SET GLOBAL TimeZone = 'UTC'")
         root.execute("SET parquet_metadata_cache = true")
         root.execute("SET allowed_directories = ?", [[str(path) for path in readable]])
@@ -352,8 +353,15 @@ class DuckDatabase:
         root.execute("SET lock_configuration = true")
         return root
 
-    def _define_internal_views(self, root: duckdb.DuckDBPyConnection) -> None:
-        """What SHOW and information_schema give: lake tables and the session's own temporary ones."""
+    def define_metadata_views(self) -> None:
+        """Have what SHOW and information_schema give; a start that made them would take twice as long."""
+        with self._view_lock:
+            if not self._has_metadata_views:
+                self._define_metadata_views(self._root.cursor())
+                self._has_metadata_views = True
+
+    def _define_metadata_views(self, root: duckdb.DuckDBPyConnection) -> None:
+        """Lake tables and the session's own temporary ones."""
         own = "coalesce(getvariable('session_database'), '')"
         names = ["'" + name.replace("'", "''") + "'" for name in self._catalogs]
         lakes = ", ".join(names)
@@ -410,7 +418,7 @@ class DuckDatabase:
             "USING (table_catalog, table_schema, table_name) GROUP BY ALL ORDER BY ALL",
         }
         for name, body in views.items():
-            root.execute(f"CREATE VIEW {schema}.{name} AS {body}")
+            root.execute(f"CREATE OR REPLACE VIEW {schema}.{name} AS {body}")
 
     def empty_file_of(self, columns: tuple[tuple[str, str], ...]) -> str:
         """A Parquet file without rows that has these columns, by name and DuckDB type."""
@@ -441,6 +449,7 @@ class DuckDatabase:
             self._schemas.clear()
             self.main_views.clear()
             self._listed.clear()
+            self._has_metadata_views = False
             self._root = self._connect(self._settings, self._readable)
             return True
 
@@ -571,13 +580,12 @@ class DuckDatabase:
     def define_system(self, tables: Iterable[SystemTable]) -> None:
         """Make DuckDB know the tables about the server, so that they are listed; there they are empty."""
         schema = f"{quote(self._catalogs[0])}.{quote(SYSTEM_SCHEMA)}"
+        made = [f"CREATE SCHEMA IF NOT EXISTS {schema}"]
+        for table in tables:
+            columns = ", ".join(f"{quote(field.name)} {sql_type(field.type)}" for field in table.schema)
+            made.append(f"CREATE OR REPLACE TABLE {schema}.{quote(table.name)} ({columns})")
         with self._view_lock:
-            root = self._root.cursor()
-            root.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
-            for table in tables:
-                root.register("~columns", table.schema.empty_table())
-                root.execute(f'CREATE OR REPLACE TABLE {schema}.{quote(table.name)} AS FROM "~columns"')
-                root.unregister("~columns")
+            self._root.cursor().execute("; ".join(made))
 
     def drop_view(self, name: TableName) -> None:
         """Forget the view of a table that is gone."""

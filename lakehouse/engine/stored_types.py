@@ -45,6 +45,7 @@ _KEPT: dict[str, tuple[str, pa.DataType]] = {
     "timestamp with time zone": ("TIMESTAMP WITH TIME ZONE", pa.timestamp("us", "UTC")),
     "uuid": ("UUID", pa.uuid()),
 }
+_SQL = {arrow: sql for sql, arrow in _KEPT.values()}
 _INSTEAD = {
     "interval": "store months, days and microseconds as columns of their own, or the interval as VARCHAR",
     "bit": "store it as VARCHAR of 0 and 1, or as BLOB",
@@ -54,6 +55,15 @@ _INSTEAD = {
     "variant": "JSON, which is kept as text, or a STRUCT",
     "geometry": "BLOB, with ST_AsWKB() to write and ST_GeomFromWKB() to read",
 }
+
+
+def sql_type(kind: pa.DataType) -> str:
+    """DuckDB's name of an Arrow type that tables keep, or of lists and maps of such."""
+    if pa.types.is_list(kind):
+        return f"{sql_type(kind.value_type)}[]"
+    if pa.types.is_map(kind):
+        return f"MAP({sql_type(kind.key_type)}, {sql_type(kind.item_type)})"
+    return _SQL[kind]
 
 
 def stored_type(kind: DuckDBPyType, column: str) -> tuple[str, pa.DataType]:
