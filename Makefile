@@ -39,7 +39,7 @@ install: $(DEVELOPMENT) $(DBAPI)/.installed ## create .venv with everything the 
 
 .PHONY: test
 test: $(DEVELOPMENT) $(DBAPI)/.installed ## run all tests (ARGS="-k name" for some)
-	@$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --max-worker-restart 0 --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --max-worker-restart 0 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 .PHONY: check
 check: $(DEVELOPMENT) ## lint, types, layers, and whether generated files are current
