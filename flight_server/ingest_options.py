@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lakehouse.ingest.sources.file_options import FileOptions
 from lakehouse.ingest.sources.source import OnError
-from lakehouse.runs import Evolve, IngestMode, IngestRequest
+from lakehouse.runs import Evolve, IngestMode, IngestRequest, SyncRequest
 from lakehouse.types import TableName
 
 
@@ -31,9 +31,13 @@ class IngestOptions(BaseModel):
         default=Evolve.ADD, description="how the table may change: add columns, widen them too, or strict"
     )
 
-    def request(self, table: TableName, on_error: OnError = OnError.FAIL) -> IngestRequest:
-        """The ingest into a table that this asks for."""
-        return IngestRequest(table, self.mode, on_error, keys=self.keys, key=self.key, evolve=self.evolve)
+    def request(
+        self, table: TableName, on_error: OnError = OnError.FAIL, sync: SyncRequest | None = None
+    ) -> IngestRequest:
+        """The ingest into a table that this asks for; with ``sync`` only of what is new."""
+        return IngestRequest(
+            table, self.mode, on_error, keys=self.keys, key=self.key, evolve=self.evolve, sync=sync
+        )
 
 
 class FileIngestOptions(IngestOptions):

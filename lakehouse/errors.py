@@ -198,12 +198,12 @@ class CommitConflict(LakehouseError):
 
 
 class AlreadyIngested(LakehouseError):
-    """The rows of an ingest are in the table already; ``snapshot_id`` brought them."""
+    """The rows of an ingest are in the table already; ``snapshot_id`` brought them, if it was one."""
 
     code = "ALREADY_INGESTED"
     kind = ErrorKind.ALREADY_EXISTS
 
-    def __init__(self, message: str, snapshot_id: int) -> None:
+    def __init__(self, message: str, snapshot_id: int | None) -> None:
         super().__init__(message, "nothing has to be done")
         self.snapshot_id = snapshot_id
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Iterator
 from itertools import islice
 from typing import Self
 
 from pydantic import Field, model_validator
 
+from flight_server.actions.object_files import listed
 from flight_server.actions.registry import (
     ActionSpec,
     Permission,
@@ -27,7 +27,6 @@ from lakehouse.ingest.sources.file_source import FileSource
 from lakehouse.runs import Preview, RunRecord, RunState, preview
 
 _MOST_FILES = 10_000
-_PAGE = 1000
 
 
 class FilesRequest(FileIngestOptions, Request):
@@ -113,33 +112,22 @@ def _source(ctx: CallContext, request: FilesRequest) -> FileSource:
     """
     objects = GuardedObjects(ctx.lakehouse.objects, ctx.session.access)
     name = request.bucket or ctx.lakehouse.bucket.name
-    keys = [request.key] if request.key is not None else list(_keys(objects, name, request))
+    prefix, what = request.prefix or "", request.key
+    keys = [] if what is None else [what]
+    if what is None:
+        for found in listed(objects, name, prefix, request.pattern):
+            keys.append(found.key)
+            if len(keys) > _MOST_FILES:
+                raise LimitExceeded(
+                    f"more than {_MOST_FILES} objects fit", "name a longer prefix or another pattern"
+                )
+        what = f"{prefix}{request.pattern} ({len(keys)} objects)"
     files = []
     for key in keys:
         place = objects.to_read(name, key)
-        found = objects.details(place)
-        files.append(BucketObject(place.bucket, key, found.size_bytes, found.e_tag))
-    what = (
-        request.key if request.key is not None else f"{request.prefix}{request.pattern} ({len(keys)} objects)"
-    )
+        details = objects.details(place)
+        files.append(BucketObject(place.bucket, key, details.size_bytes, details.e_tag))
     return FileSource(files, request.reading, f"{name}/{what}")
-
-
-def _keys(objects: GuardedObjects, bucket: str, request: FilesRequest) -> Iterator[str]:
-    prefix, after, count = request.prefix or "", "", 0
-    while True:
-        page = objects.list(bucket, prefix, recursive=True, limit=_PAGE, after=after)
-        for found in page.objects:
-            if found.size_bytes and fnmatch.fnmatchcase(found.key, f"*{request.pattern}"):
-                count += 1
-                if count > _MOST_FILES:
-                    raise LimitExceeded(
-                        f"more than {_MOST_FILES} objects fit", "name a longer prefix or another pattern"
-                    )
-                yield found.key
-        if not page.next_after:
-            return
-        after = page.next_after
 
 
 def _file(ctx: CallContext, request: IngestFileRequest) -> Iterator[Progress | Response]:

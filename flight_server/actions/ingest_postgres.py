@@ -76,7 +76,7 @@ class PostgresAllResponse(Response):
     failed: int
 
 
-def _dsn(ctx: CallContext, request: DatabaseRequest) -> Dsn:
+def database_dsn(ctx: CallContext, request: DatabaseRequest) -> Dsn:
     """How to connect to a database.
 
     Raises:
@@ -105,28 +105,29 @@ def _dsn(ctx: CallContext, request: DatabaseRequest) -> Dsn:
     return Dsn.parse(found.dsn, found.password, local=True)
 
 
-def _wanted(request: PostgresRequest) -> Relation | Query:
+def wanted_rows(relation: str | None, query: str | None) -> Relation | Query:
+    """A table or view, or a query if there is one."""
     from lakehouse.ingest.sources.postgres import Query, Relation  # noqa: PLC0415 - an extra
 
-    if request.query is not None:
-        return Query(request.query)
-    schema, _, name = (request.relation or "").rpartition(".")
+    if query is not None:
+        return Query(query)
+    schema, _, name = (relation or "").rpartition(".")
     return Relation(schema or "public", name)
 
 
 def _postgres(ctx: CallContext, request: PostgresRequest) -> Iterator[Progress | Response]:
-    dsn = _dsn(ctx, request)
+    dsn = database_dsn(ctx, request)
     from lakehouse.ingest.sources.postgres import PostgresSource  # noqa: PLC0415 - an extra
 
     target = located(ctx, request)
     ctx.lake(target).check_write(target.schema, target.table)
-    source = PostgresSource(dsn, _wanted(request))
+    source = PostgresSource(dsn, wanted_rows(request.relation, request.query))
     ingest = request.request(target)
     return ingesting(ctx, "ingest.postgres", ingest, source, background=request.background)
 
 
 def _postgres_all(ctx: CallContext, request: PostgresAllRequest) -> Iterator[Progress | Response]:
-    dsn = _dsn(ctx, request)
+    dsn = database_dsn(ctx, request)
     from lakehouse.ingest.sources.postgres import PostgresDatabase  # noqa: PLC0415 - an extra
 
     catalog = ctx.lakes.of(request.catalog or ctx.session.catalog).name

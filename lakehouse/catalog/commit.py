@@ -26,7 +26,7 @@ from lakehouse.catalog.catalog import Catalog
 from lakehouse.catalog.change_events import Change, Share, Told, events_of, origin_properties
 from lakehouse.catalog.iceberg_catalog import IcebergCatalog
 from lakehouse.catalog.iceberg_errors import iceberg_errors
-from lakehouse.catalog.ingest_mark import IngestMark, marked_snapshot
+from lakehouse.catalog.ingest_mark import IngestMark, carried, marked_snapshot, sync_states
 from lakehouse.catalog.metadata_update import updated_metadata
 from lakehouse.catalog.names import check_name
 from lakehouse.catalog.observer import RowSource, current_source
@@ -600,17 +600,24 @@ def _schema_updates(metadata: TableMetadata, wanted: Schema) -> tuple[TableUpdat
 
 
 def _makes_snapshot(staged: StagedWrite) -> bool:
-    if staged.data_files or staged.removed:
+    if staged.data_files or staged.removed or _is_step(staged):
         return True
     return (
         staged.mode is WriteMode.REPLACE and staged.base is not None and staged.base.snapshot_id is not None
     )
 
 
-def _rows(staged: StagedWrite) -> NewSnapshot | None:
+def _is_step(staged: StagedWrite) -> bool:
+    """Whether there is something to be told of even if there are no rows."""
+    return staged.mark is not None and staged.mark.sync is not None
+
+
+def _rows(staged: StagedWrite, now: TableMetadata | None = None) -> NewSnapshot | None:
     if not _makes_snapshot(staged):
         return None
+    goes_on = now is not None and staged.mode is not WriteMode.REPLACE
     properties = {
+        **(carried(now) if now is not None and goes_on else {}),
         COMMIT_ID_PROPERTY: staged.commit_id,
         **origin_properties(staged.shares, len(staged.row_events)),
     }
@@ -691,9 +698,9 @@ def _change(
                 "time; nothing was stored",
                 "send the rows again",
             )
-        return _rows(staged)
+        return _rows(staged, now)
 
-    if staged.mode is WriteMode.REPLACE or staged.data_files or staged.removed:
+    if staged.mode is WriteMode.REPLACE or staged.data_files or staged.removed or _is_step(staged):
         schema, table = staged.target.schema, staged.target.table
         change_table(catalog.objects, schema, table, build, promise, known, ready, told)
 
@@ -703,7 +710,15 @@ def _check_mark(mark: IngestMark, now: TableMetadata, staged: StagedWrite) -> No
 
     Raises:
         AlreadyIngested: They are.
+        CommitConflict: Another run of what is run again and again was faster.
     """
+    step = mark.sync
+    if step is not None and sync_states(now).get(step.id, "") != step.before:
+        raise CommitConflict(
+            f"table '{staged.target}' was brought up to date by another run at the same time; nothing was "
+            "stored",
+            "try again",
+        )
     snapshot_id = marked_snapshot(now, mark.key, only_last=staged.mode is WriteMode.REPLACE)
     if snapshot_id is not None:
         raise AlreadyIngested(f"the same rows are in table '{staged.target}' already", snapshot_id)

@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from pyiceberg.table.metadata import TableMetadata
+from pyiceberg.table.snapshots import Snapshot
+
+from lakehouse.catalog.names import fold
+from lakehouse.catalog.table_change import COMMIT_ID_PROPERTY
+from lakehouse.types import TableName
 
 _RUN = "lakehouse.ingest-run"
 _KEY = "lakehouse.ingest-key"
-_STATE = "lakehouse.ingest-state"
-_SYNC = "lakehouse.ingest-sync"
+_SYNC = "lakehouse.sync."
+
+
+@dataclass(frozen=True, slots=True)
+class SyncStep:
+    """How far an ingest that is run again and again gets with a snapshot.
+
+    Every snapshot says it of all of them: what comes after has it from the one before, so that the state of a
+    table is that of its rows, whichever snapshots are expired and whichever it is rolled back to.
+
+    Attributes:
+        table: The table whose rows these are.
+        id: Tells those of one table apart.
+        before: The state that this goes on from, empty for none. Where it is another one, rows came twice.
+        after: The state that its rows are in the table with.
+    """
+
+    table: TableName
+    id: str
+    before: str
+    after: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,20 +44,29 @@ class IngestMark:
     Attributes:
         run: The id of the run that made the snapshot.
         key: What is the same when the same rows come again; empty where they may.
-        sync: The name of what is ingested again and again, or empty.
-        state: How far that has got, for its next run.
+        sync: How far it gets, where it is run again and again. Its snapshot is made without rows, too.
     """
 
     run: str
     key: str = ""
-    sync: str = ""
-    state: str = ""
+    sync: SyncStep | None = None
+
+    def of(self, table: TableName) -> IngestMark:
+        """The mark for one of the tables that the ingest changes."""
+        own = self.sync is not None and _folded(table) == _folded(self.sync.table)
+        return self if own else replace(self, sync=None)
 
     @property
     def properties(self) -> Mapping[str, str]:
         """Entries of the snapshot's summary."""
-        entries = {_RUN: self.run, _KEY: self.key, _SYNC: self.sync, _STATE: self.state}
+        entries = {_RUN: self.run, _KEY: self.key}
+        if self.sync is not None:
+            entries[f"{_SYNC}{self.sync.id}"] = self.sync.after
         return {name: value for name, value in entries.items() if value}
+
+
+def _folded(table: TableName) -> tuple[str, str, str]:
+    return table.catalog, fold(table.schema), fold(table.table)
 
 
 def marked_snapshot(metadata: TableMetadata, key: str, *, only_last: bool = False) -> int | None:
@@ -61,18 +94,41 @@ def snapshot_of_run(metadata: TableMetadata, run: str) -> int | None:
     return next((number for number, entries in _history(metadata) if entries.get(_RUN) == run), None)
 
 
-def last_state(metadata: TableMetadata, sync: str) -> str:
-    """How far what is ingested again and again has got in a table; empty where that is not known."""
-    return next((e.get(_STATE, "") for _, e in _history(metadata) if e.get(_SYNC) == sync), "")
+def sync_states(metadata: TableMetadata) -> Mapping[str, str]:
+    """How far each ingest that is run again and again has got in a table, by their ids."""
+    return {name.removeprefix(_SYNC): state for name, state in carried(metadata).items()}
 
 
-def _history(metadata: TableMetadata) -> list[tuple[int, Mapping[str, str]]]:
+def all_sync_states(metadata: TableMetadata, sync: str) -> set[str]:
+    """The states of one of them that any snapshot tells of, also of those that were rolled back."""
+    summaries = [snapshot.summary for snapshot in metadata.snapshots]
+    found = [each.additional_properties.get(f"{_SYNC}{sync}") for each in summaries if each is not None]
+    return {state for state in found if state}
+
+
+def columns_of(metadata: TableMetadata, schema_id: int) -> list[str]:
+    """The columns that a table had in an earlier version of its schema, by the names that they have now."""
+    then = next((each for each in metadata.schemas if each.schema_id == schema_id), metadata.schema())
+    known = {field.field_id for field in then.fields}
+    return [field.name for field in metadata.schema().fields if field.field_id in known]
+
+
+def carried(metadata: TableMetadata) -> Mapping[str, str]:
+    """The entries that the next snapshot has to have from those before it."""
+    for _, entries in _history(metadata):
+        # Other programs pass nothing on; what was there before them holds still.
+        if COMMIT_ID_PROPERTY in entries:
+            return {name: value for name, value in entries.items() if name.startswith(_SYNC)}
+    return {}
+
+
+def _history(metadata: TableMetadata) -> Iterator[tuple[int, Mapping[str, str]]]:
     """The entries of the summaries of the current snapshot and those before it, newest first."""
-    found: list[tuple[int, Mapping[str, str]]] = []
-    known = {snapshot.snapshot_id: snapshot for snapshot in metadata.snapshots}
     snapshot = metadata.current_snapshot()
-    while snapshot is not None:
-        summary = snapshot.summary
-        found.append((snapshot.snapshot_id, summary.additional_properties if summary else {}))
-        snapshot = known.get(snapshot.parent_snapshot_id or -1)
-    return found
+    if snapshot is None:
+        return
+    known = {each.snapshot_id: each for each in metadata.snapshots}
+    found: Snapshot | None = snapshot
+    while found is not None:
+        yield found.snapshot_id, found.summary.additional_properties if found.summary else {}
+        found = known.get(found.parent_snapshot_id or -1)

@@ -165,7 +165,8 @@ class Transaction:
             self.cursor.connection.execute(how).fetchall()
 
     def _publish(self) -> None:
-        writes = [replace(staged, mark=self.mark) for staged in self.writes.values()]
+        mark = self.mark
+        writes = [replace(each, mark=mark and mark.of(each.target)) for each in self.writes.values()]
         drops = [name for name in self.drops if name not in self.writes]
         if len(writes) + len(drops) > 1:
             # All of one catalog, or they would not have been accepted.

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Any
 
 import pyarrow as pa
 import structlog
@@ -23,7 +24,13 @@ import structlog
 from lakehouse.access.guarded_catalog import GuardedCatalog
 from lakehouse.access.principal import Principal
 from lakehouse.catalog import Table
-from lakehouse.catalog.ingest_mark import IngestMark, marked_snapshot, snapshot_of_run
+from lakehouse.catalog.ingest_mark import (
+    IngestMark,
+    SyncStep,
+    columns_of,
+    marked_snapshot,
+    snapshot_of_run,
+)
 from lakehouse.catalog.names import fold
 from lakehouse.catalog.observer import coming_from
 from lakehouse.clock import Clock
@@ -34,6 +41,7 @@ from lakehouse.engine.session import Session
 from lakehouse.engine.transaction import Transaction
 from lakehouse.errors import (
     AlreadyIngested,
+    CommitConflict,
     InternalError,
     InvalidRequest,
     LakehouseError,
@@ -46,19 +54,23 @@ from lakehouse.errors import (
     TableNotFound,
 )
 from lakehouse.ingest import WriteMode
+from lakehouse.ingest.sources.incremental import Incremental, SyncAccount
 from lakehouse.ingest.sources.source import Disproved, Inspection, OnError, Progress, Source, unheard
 from lakehouse.journal.change_event import Origin, acting
 from lakehouse.runs.fitting import Evolve, fitted, stated
 from lakehouse.runs.record import RunColumn, RunRecord, RunState
 from lakehouse.runs.rejects import REJECTS_SCHEMA, Rejects
+from lakehouse.runs.statements import FRESH, INCOMING, ambiguous, fresh, insert, span, upsert
 from lakehouse.runs.store import RunStore
-from lakehouse.types import ForeignKey, TableName, quote
+from lakehouse.runs.sync import SyncRequest, SyncState
+from lakehouse.types import ForeignKey, TableName
 
 __all__ = ["Evolve", "IngestMode", "IngestRequest", "Ingests"]
 
 _BEAT_S = 5.0
-_INCOMING = "incoming_rows"
 _REJECTS = "_rejects"
+# How often what is new is looked for anew, because another writer was faster.
+_ATTEMPTS = 5
 _log = structlog.get_logger()
 
 
@@ -93,6 +105,7 @@ class IngestRequest:
         evolve: How the table may change.
         key: Runs with the same key bring the same rows, and only the first of them does anything; None takes
             the content of the source, and with an empty one every run brings its rows.
+        sync: That only what is new is to come, of an ``Incremental`` source, and how that is called.
     """
 
     table: TableName
@@ -102,6 +115,7 @@ class IngestRequest:
     types: Mapping[str, pa.DataType] = field(default_factory=dict)
     evolve: Evolve = Evolve.ADD
     key: str | None = None
+    sync: SyncRequest | None = None
 
 
 class Ingests:
@@ -304,6 +318,7 @@ class _Run:
         self._tell = progress
         self._lock = threading.Lock()
         self._rejects = Rejects(record.id)
+        self._state = SyncState("")
         self.record = record
         self.stop = threading.Event()
 
@@ -358,14 +373,30 @@ class _Run:
 
     def _ingest(self, session: Session) -> int | None:
         """Bring the rows into the table; gives the snapshot that they made, if any."""
+        target = self._request.table
+        session.lakes.of(target.catalog).check_write(target.schema, target.table)
+        if self._request.sync is None:
+            return self._once(session)
+        for _ in range(_ATTEMPTS - 1):
+            try:
+                return self._once(session)
+            except (CommitConflict, TableAlreadyExists) as error:
+                _log.info("sync_begins_again", run=self.record.id, reason=error.message)
+                self._rejects.clear()
+                self._note(rows_in=0, rows_rejected=0, rows_stored=0)
+        return self._once(session)
+
+    def _once(self, session: Session) -> int | None:
+        """Try to bring the rows into the table; gives the snapshot that they made, if any."""
         request, target = self._request, self._request.table
-        lake = session.lakes.of(target.catalog)
-        lake.check_write(target.schema, target.table)
+        if request.sync is not None:
+            self._begin(request.sync)
         inspection = stated(self._source.inspect(self._cancelled, self._progress), request.types)
         key = self._key(inspection)
         table = self._existing()
         if table is not None:
             self._check_repeated(table, key)
+        lake = session.lakes.of(target.catalog)
         if table is None and not lake.schema_exists(target.schema):
             lake.create_schema(target.schema, if_not_exists=True)
             self._engine.sync_schemas()
@@ -392,9 +423,10 @@ class _Run:
             inspection = self._fitted(session, inspection, table)
         self._note_columns(inspection)
         transaction = session.begin()
-        transaction.mark = IngestMark(self.record.id, key)
         try:
             stored = self._load(session, transaction, inspection, keys, table)
+            step = self._step(session, transaction, inspection, stored)
+            transaction.mark = IngestMark(self.record.id, key, step)
             rejects = self._load_rejects(session, transaction)
         except BaseException:
             session.end(transaction, commit=False)
@@ -411,9 +443,68 @@ class _Run:
         snapshot_id = snapshot_of_run(made.metadata, self.record.id)
         if key:
             self._store.note_key(made.uuid, key, self.record.id, snapshot_id)
+        if step is not None:
+            self._tidy(made)
         if table is None:
             self._explain(session, inspection, keys)
         return snapshot_id
+
+    # -- only what is new -------------------------------------------------------------------------------
+
+    def _begin(self, sync: SyncRequest) -> None:
+        """Look what is new.
+
+        Raises:
+            AlreadyIngested: Nothing is.
+            InvalidRequest: What came before is of another source.
+        """
+        source = self._incremental
+        self._state = SyncState.of(sync.name or source.name, self._existing())
+        if sync.reset:
+            self._state = replace(self._state, at=None)
+        self._state.check(source)
+        source.account = SyncAccount(name=self._state.name)
+        is_new = source.begin(self._state.at, self._cancelled, self._progress)
+        self._note(sync=source.account)
+        if not is_new:
+            raise AlreadyIngested("nothing is new", None)
+
+    def _step(
+        self, session: Session, transaction: Transaction, inspection: Inspection, stored: int
+    ) -> SyncStep | None:
+        """What the table is to remember of what is new, if it is to.
+
+        Raises:
+            AlreadyIngested: Nothing was new after all.
+        """
+        if self._request.sync is None:
+            return None
+        source, state, target = self._incremental, self._state, self._request.table
+        known = self.record.rows_in - self.record.rows_rejected - stored
+        source.account = source.account.model_copy(update={"rows_known": known})
+        self._note(sync=source.account)
+        if transaction.known(target) not in transaction.writes:
+            scope = Scope(session, transaction, CallWatch(self._cancelled))
+            self._engine.changes.ingest(scope, target, WriteMode.APPEND, inspection.schema, iter(()))
+        table = transaction.load(target)
+        at = source.reached(table.uuid, self.record.id)
+        if not stored and at == state.at:
+            raise AlreadyIngested("nothing is new", None)
+        return SyncStep(
+            target, state.id, state.text, state.after(source, at, table.schema_id, self.record.id)
+        )
+
+    def _tidy(self, table: Table) -> None:
+        try:
+            self._incremental.tidy(table.uuid, self._state.all_of(table))
+        except StorageError as error:
+            _log.warning("sync_not_tidied", run=self.record.id, reason=error.message)
+
+    @property
+    def _incremental(self) -> Incremental:
+        if not isinstance(self._source, Incremental):
+            raise InternalError("this source cannot tell what is new")
+        return self._source
 
     def _fitted(self, session: Session, inspection: Inspection, table: Table) -> Inspection:
         """The inspection in the types of the table, which is altered where need be."""
@@ -438,6 +529,8 @@ class _Run:
             return None
 
     def _key(self, inspection: Inspection) -> str:
+        if self._request.sync is not None:
+            return ""
         said = self._request.key
         text = inspection.identity if said is None else said
         if not text:
@@ -493,15 +586,67 @@ class _Run:
         request, changes, schema = self._request, self._engine.changes, inspection.schema
         scope = Scope(session, transaction, CallWatch(self._cancelled))
         rows = self._batches(inspection)
-        if request.mode is not IngestMode.UPSERT:
+        again = self._again(session, inspection, table)
+        if request.mode is not IngestMode.UPSERT and not again:
             return changes.ingest(scope, request.table, _MODES[request.mode], schema, rows)
-        changes.ingest_temporary(scope, _INCOMING, WriteMode.REPLACE, schema, rows)
-        self._check_keys(session, transaction, keys)
+        if again:
+            # What the session's own transaction is to read has to be known before that begins.
+            looks = self._engine.gate.analyse(f"SELECT 1 FROM {request.table.sql}")
+            self._engine.plan(looks, session, transaction)
+        changes.ingest_temporary(scope, INCOMING, WriteMode.REPLACE, schema, rows)
+        if request.mode is IngestMode.UPSERT:
+            self._check_keys(session, transaction, keys)
         if table is None:
             changes.ingest(scope, request.table, WriteMode.CREATE, schema, iter(()))
-        statement = _upsert(request.table, keys, [column.name for column in inspection.columns])
-        analysis = self._engine.gate.analyse(statement)
-        return changes.run(analysis, scope)
+        names, source = [column.name for column in inspection.columns], INCOMING
+        if again:
+            if not self._leave_out(session, transaction, names, again):
+                return 0
+            source = FRESH
+        is_upsert = request.mode is IngestMode.UPSERT
+        statement = (
+            upsert(request.table, source, keys, names) if is_upsert else insert(request.table, source, names)
+        )
+        return changes.run(self._engine.gate.analyse(statement), scope)
+
+    def _again(self, session: Session, inspection: Inspection, table: Table | None) -> str:
+        """The column whose values tell which rows may have come before; empty if none can.
+
+        Raises:
+            PermissionDenied: The caller does not see which rows are there.
+        """
+        if table is None or self._request.sync is None or self._state.at is None:
+            return ""
+        wanted = self._incremental.again
+        names = [column.name for column in inspection.columns if column.source_name == wanted]
+        if not names:
+            return ""
+        target = self._request.table
+        session.lakes.of(target.catalog).check_change(target.schema, target.table)
+        return names[0]
+
+    def _leave_out(self, session: Session, transaction: Transaction, names: list[str], column: str) -> int:
+        """Find out which incoming rows are not in the table as they are; gives how many."""
+        target = self._request.table
+        (ends,) = self._asked(session, transaction, span(column))
+        if ends["low"] is None:
+            return 0
+        table = transaction.load(target)
+        kinds = {fold(name): kind for name, kind in table.sql_columns()}
+        types = {name: kinds[fold(name)] for name in names}
+        then = set(map(fold, columns_of(table.metadata, self._state.schema)))
+        told_by = [name for name in names if fold(name) in then or name == column]
+        statement = fresh(target, types, told_by, column, ends["low"], ends["high"])
+        scope = Scope(session, transaction, CallWatch(self._cancelled))
+        self._engine.changes.run(self._engine.gate.analyse(statement), scope)
+        (found,) = self._asked(session, transaction, f"SELECT count(*) AS n FROM {FRESH}")
+        return int(found["n"])
+
+    def _asked(self, session: Session, transaction: Transaction, sql: str) -> list[dict[str, Any]]:
+        """The rows of a query, as what is done sees them."""
+        plan = self._engine.plan(self._engine.gate.analyse(sql), session, transaction)
+        batches = self._engine.open(plan, session, CallWatch(self._cancelled))
+        return [row for batch in batches for row in batch.to_pylist()]
 
     def _batches(self, inspection: Inspection) -> Iterator[pa.RecordBatch]:
         pieces = self._source.read(inspection, self._request.on_error, self._cancelled, self._progress)
@@ -532,22 +677,13 @@ class _Run:
         Raises:
             InvalidRequest: One does; names it.
         """
-        columns = ", ".join(map(quote, keys))
-        missing = " OR ".join(f"{quote(key)} IS NULL" for key in keys)
-        sql = (
-            f"SELECT {columns}, count(*) FROM {quote(_INCOMING)} GROUP BY ALL "
-            f"HAVING count(*) > 1 OR {missing} LIMIT 1"
-        )
-        analysis = self._engine.gate.analyse(sql)
-        plan = self._engine.plan(analysis, session, transaction)
-        for batch in self._engine.open(plan, session, CallWatch(self._cancelled)):
-            for row in batch.to_pylist():
-                values = list(row.values())
-                shown = ", ".join(f"{name} = {value!r}" for name, value in zip(keys, values, strict=False))
-                raise InvalidRequest(
-                    f"the key {shown} comes {values[-1]} times; a key must have a value and come once",
-                    "name other key columns, or make the rows distinct",
-                )
+        for row in self._asked(session, transaction, ambiguous(keys)):
+            values = list(row.values())
+            shown = ", ".join(f"{name} = {value!r}" for name, value in zip(keys, values, strict=False))
+            raise InvalidRequest(
+                f"the key {shown} comes {values[-1]} times; a key must have a value and come once",
+                "name other key columns, or make the rows distinct",
+            )
 
     def _explain(self, session: Session, inspection: Inspection, keys: tuple[str, ...]) -> None:
         """Carry over what the source says of itself, to a table that was made for it."""
@@ -604,17 +740,3 @@ def _with_required(inspection: Inspection, keys: tuple[str, ...]) -> Inspection:
     key = {fold(name) for name in keys}
     columns = tuple(replace(c, nullable=c.nullable and fold(c.name) not in key) for c in inspection.columns)
     return replace(inspection, columns=columns)
-
-
-def _upsert(target: TableName, keys: tuple[str, ...], names: list[str]) -> str:
-    """The statement that brings the incoming rows into a table."""
-    columns = ", ".join(map(quote, names))
-    same = " AND ".join(f"t.{quote(key)} = i.{quote(key)}" for key in keys)
-    others = [name for name in names if fold(name) not in set(map(fold, keys))]
-    changed = ", ".join(f"{quote(name)} = i.{quote(name)}" for name in others)
-    update = f"WHEN MATCHED THEN UPDATE SET {changed} " if others else ""
-    values = ", ".join(f"i.{quote(name)}" for name in names)
-    return (
-        f"MERGE INTO {target.sql} AS t USING {quote(_INCOMING)} AS i ON ({same}) {update}"
-        f"WHEN NOT MATCHED THEN INSERT ({columns}) VALUES ({values})"
-    )

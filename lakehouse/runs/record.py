@@ -8,6 +8,7 @@ from typing import Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from lakehouse.ingest.sources.incremental import SyncAccount
 from lakehouse.ingest.sources.source import SourceColumn
 
 
@@ -54,7 +55,10 @@ class RunColumn(BaseModel):
 
 
 class RunRecord(BaseModel):
-    """One run of an ingest. No secret is in it. ``rows_in`` are ``rows_stored`` and ``rows_rejected``."""
+    """One run of an ingest. No secret is in it.
+
+    ``rows_in`` are ``rows_stored`` and ``rows_rejected``, and ``sync.rows_known`` where only new ones come.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -73,6 +77,7 @@ class RunRecord(BaseModel):
     snapshot_id: int | None = None
     columns: tuple[RunColumn, ...] = ()
     details: dict[str, str] = Field(default_factory=dict, description="how the source was read")
+    sync: SyncAccount | None = Field(None, description="what was new, for an ingest of only that")
     progress: float | None = Field(None, description="the share that is done, where it is known")
     message: str = Field("", description="what is happening, or what happened")
     error_code: str = ""

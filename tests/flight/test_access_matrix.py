@@ -698,6 +698,8 @@ NO_OBJECT = {
     "ingest.file", "ingest.preview",
     # What they read is a database; see test_ingest_postgres_wire.py.
     "ingest.postgres", "ingest.postgres_all",
+    # What it reads is one or the other; see test_ingest_sync_wire.py.
+    "ingest.sync",
 }  # fmt: skip
 # Objects of buckets have a matrix of their own: test_objects_wire.py.
 NO_OBJECT_FAMILIES = ("auth.", "admin.", "audit.", "cache.", "storage.", "objects.")

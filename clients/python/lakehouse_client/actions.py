@@ -725,6 +725,23 @@ class RunColumn:
 
 
 @dataclass(frozen=True, slots=True)
+class SyncAccount:
+    """What a run found that brings only what is new."""
+
+    name: str
+    objects_new: int
+    objects_known: int
+    objects_changed: int
+    objects_gone: int
+    objects_left: int
+    watermark: str
+    watermark_before: str
+    rows_known: int
+    rows_without_watermark: int
+    rows_ahead: int
+
+
+@dataclass(frozen=True, slots=True)
 class RunResponse:
     """A run: what it is to do, how far it is, and what became of every row."""
 
@@ -745,6 +762,7 @@ class RunResponse:
     snapshot_id: int | None
     columns: list[RunColumn]
     details: dict[str, str]
+    sync: SyncAccount | None
     progress: float | None
     message: str
     error_code: str
@@ -873,6 +891,42 @@ class RunStatusRequest:
     """Which run."""
 
     run: str
+
+
+@dataclass(frozen=True, slots=True)
+class IngestSyncRequest:
+    """What is new of which objects of a bucket, or rows of a database, and into which table."""
+
+    table: str
+    db_schema: str | None = None
+    catalog: str | None = None
+    mode: Literal["append", "upsert"] = "append"
+    keys: Sequence[str] = ()
+    key: None = None
+    evolve: Literal["add", "widen", "strict"] = "add"
+    on_error: Literal["fail", "reject"] = "fail"
+    types: Mapping[str, str] | None = None
+    format: str = ""
+    delimiter: str = ""
+    quote: str | None = None
+    encoding: str = ""
+    header: bool | None = None
+    null_values: Sequence[str] = ()
+    sheet: str = ""
+    name: str = ""
+    reset: bool = False
+    bucket: str | None = None
+    prefix: str | None = None
+    pattern: str = "*"
+    changed: Literal["refuse", "again", "skip"] | None = None
+    most_objects: int = 10000
+    source: str | None = None
+    dsn: str | None = None
+    relation: str | None = None
+    query: str | None = None
+    watermark: str | None = None
+    overlap: str = ""
+    background: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -2447,6 +2501,120 @@ class IngestActions:
             LakehouseClientError: The action failed.
         """
         return self._call("ingest.status", RunStatusRequest(run=run), RunResponse)
+
+    def sync(
+        self,
+        *,
+        table: str,
+        db_schema: str | None = None,
+        catalog: str | None = None,
+        mode: Literal["append", "upsert"] = "append",
+        keys: Sequence[str] = (),
+        key: None = None,
+        evolve: Literal["add", "widen", "strict"] = "add",
+        on_error: Literal["fail", "reject"] = "fail",
+        types: Mapping[str, str] | None = None,
+        format: str = "",
+        delimiter: str = "",
+        quote: str | None = None,
+        encoding: str = "",
+        header: bool | None = None,
+        null_values: Sequence[str] = (),
+        sheet: str = "",
+        name: str = "",
+        reset: bool = False,
+        bucket: str | None = None,
+        prefix: str | None = None,
+        pattern: str = "*",
+        changed: Literal["refuse", "again", "skip"] | None = None,
+        most_objects: int = 10000,
+        source: str | None = None,
+        dsn: str | None = None,
+        relation: str | None = None,
+        query: str | None = None,
+        watermark: str | None = None,
+        overlap: str = "",
+        background: bool = False,
+        on_progress: OnProgress | None = None,
+    ) -> RunResponse:
+        """Bring what is new of objects of a bucket, or of rows of a database, each time that it is run.
+
+        Needs the permission ``write``.
+
+        Args:
+            table: name of the table.
+            db_schema: its schema; the session's own when left out.
+            catalog: its catalog; the session's own when left out.
+            mode: upsert puts rows in the place of those of the same key.
+            keys: columns that tell rows apart, for upsert; the primary key if left out.
+            key: nothing: what is new is known without.
+            evolve: how the table may change: add columns, widen them too, or strict.
+            on_error: fail stops at the first row that does not fit; reject keeps such rows in TABLE_rejects.
+            types: types that are not to be inferred: {"day": "DATE(%d/%m/%Y)"}.
+            format: csv, jsonl, json, parquet, arrow, avro, orc or excel.
+            delimiter: between fields of delimited text.
+            quote: around fields; empty for none.
+            encoding: of text, as Python names it.
+            header: whether the first row names the columns.
+            null_values: texts that stand for NULL, unquoted.
+            sheet: of a workbook; the first if left out.
+            name: tells the syncs of a table apart; the source's when left out.
+            reset: bring everything, whatever came before.
+            bucket: the primary bucket when left out.
+            prefix: objects: what their keys begin with, at any depth.
+            pattern: which of these: the end of the key fits, as in *.csv.gz.
+            changed: objects that came before and have other content now: refuse, again, or skip; again with
+                upsert, refuse otherwise.
+            most_objects: how many come in one run; the others with the next.
+            source: rows: a database of the configuration, [[sources]].
+            dsn: another one, for admins.
+            relation: table or view: schema.name, or name in public.
+            query: or a SELECT.
+            watermark: the column whose values grow from row to row.
+            overlap: how much below the last watermark rows may still have come: '10 minutes', '1000'.
+            background: answer at once; ingest.status tells what becomes of it.
+            on_progress: called with the share done (0 to 1) and a message.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "ingest.sync",
+            IngestSyncRequest(
+                table=table,
+                db_schema=db_schema,
+                catalog=catalog,
+                mode=mode,
+                keys=keys,
+                key=key,
+                evolve=evolve,
+                on_error=on_error,
+                types=types,
+                format=format,
+                delimiter=delimiter,
+                quote=quote,
+                encoding=encoding,
+                header=header,
+                null_values=null_values,
+                sheet=sheet,
+                name=name,
+                reset=reset,
+                bucket=bucket,
+                prefix=prefix,
+                pattern=pattern,
+                changed=changed,
+                most_objects=most_objects,
+                source=source,
+                dsn=dsn,
+                relation=relation,
+                query=query,
+                watermark=watermark,
+                overlap=overlap,
+                background=background,
+            ),
+            RunResponse,
+            on_progress,
+        )
 
 
 class JournalActions:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -83,6 +83,8 @@ class PostgresSource:
         self._snapshot = snapshot or Snapshot(dsn)
         self._shared = snapshot is not None
         self._known: _Known | None = None
+        self._condition = ""
+        self._is_few = False
 
     @property
     def relation(self) -> Relation | None:
@@ -153,6 +155,30 @@ class PostgresSource:
                     break
                 except Dropped as dropped:
                     failure = dropped.error
+
+    def column(self, name: str, cancelled: Cancelled) -> tuple[PgColumn, str]:
+        """A column, and what stands for its values in SQL.
+
+        Raises:
+            InvalidRequest: There is no such column.
+        """
+        columns = _plainly(lambda: self._look(cancelled)).description.columns
+        for column, called in zip(columns, self._names(columns), strict=True):
+            if column.name == name:
+                return column, value_of(called)
+        known = ", ".join(f"'{column.name}'" for column in columns)
+        raise InvalidRequest(f"{self._wanted} has no column '{name}'", f"its columns are {known}")
+
+    def ask(self, items: str, condition: str, cancelled: Cancelled, *, rows: bool = True) -> tuple[Any, ...]:
+        """The only row of a query about the rows of the source, or with ``rows = False`` about no rows."""
+        known = _plainly(lambda: self._look(cancelled))
+        source = f" FROM {self._from(known.description.columns)} WHERE {condition}" if rows else ""
+        sql = f"SELECT {items}{source}"
+        return _plainly(lambda: self._snapshot.query(sql, (), str(self._wanted), cancelled))[0]
+
+    def narrow(self, condition: str, *, is_few: bool) -> None:
+        """Give only rows that fulfil a condition; where they are few, by whatever index there is."""
+        self._condition, self._is_few = condition, is_few
 
     def close(self) -> None:
         """Let go of the connection, and so of the moment and the locks."""
@@ -260,7 +286,8 @@ class PostgresSource:
         for group in measuring.groups(asked):
             progress(None, f"looking at the values of {len(group)} column(s) of {self._wanted}")
             items = ", ".join(sql for number in group for sql in asked[number])
-            select = f"SELECT {items} FROM {self._from(columns)}"
+            where = f" WHERE {self._condition}" if self._condition else ""
+            select = f"SELECT {items} FROM {self._from(columns)}{where}"
             (row,) = self._snapshot.query(select, (), str(self._wanted), cancelled)
             left = list(row)
             for number in group:
@@ -295,16 +322,18 @@ class PostgresSource:
         plan = self._plan(known, inspection)
         at.snapshot, at.server, at.xmin = self._snapshot.key, self._snapshot.server, self._snapshot.xmin
         at.definition = definition(known.description.columns)
-        has_places = _has_places(known.description)
+        has_places = _has_places(known.description) and not self._is_few
         chunks = self._chunks(known.description, at) if has_places else [None]
+        more = f" AND {self._condition}" if self._condition else ""
         queries = [
-            plan.select(f"ONLY {chunk.leaf.sql} AS t", chunk.where, place=True)
+            plan.select(f"ONLY {chunk.leaf.sql} AS t", f"{chunk.where}{more}", place=True)
             if chunk
-            else plan.select(self._from(known.description.columns))
+            else plan.select(self._from(known.description.columns), self._condition)
             for chunk in chunks
         ]
         fetch = Fetch(self._snapshot, self._reading, queries, str(self._wanted))
-        account = _Account(known.description, chunks, progress, at.rows)
+        described = replace(known.description, rows=None) if self._is_few else known.description
+        account = _Account(described, chunks, progress, at.rows)
         account.say(0)
         try:
             with closing(fetch.batches(cancelled)) as batches:
