@@ -63,6 +63,10 @@ soak: $(DEVELOPMENT) ## 200 clients for a quarter of an hour, with a look for le
 kills: $(DEVELOPMENT) ## kill -9 a server at 200 random moments (KILLS=200 ARGS="--seed 7")
 	@PYTHONPATH=tests:tests/flight:tests/sql $(BIN)/python tests/faults/kill_random.py --kills $(or $(KILLS),200) $(ARGS)
 
+.PHONY: ingest-kills
+ingest-kills: $(DEVELOPMENT) ## kill -9 a server and its PostgreSQL in 50 ingests (KILLS=50 ARGS="--seed 7")
+	@PYTHONPATH=tests:tests/flight:tests/sql $(BIN)/python tests/faults/kill_ingest.py --kills $(or $(KILLS),50) $(ARGS)
+
 .PHONY: jdbc
 jdbc: $(JDBC)/.compiled ## fetch the JDBC drivers and compile the JDBC tests (needs Java and Maven)
 

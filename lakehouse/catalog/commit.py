@@ -247,7 +247,7 @@ def resolve(
         return _to_create(catalog, TableName(catalog.name, schema, name.table), columns(), definition)
     if earlier is None:
         base = seen or catalog.load(schema, name.table)
-        _check_writable(base, anew=mode is WriteMode.REPLACE and definition is not None)
+        _check_writable(base, anew=mode is WriteMode.REPLACE and not _keeps_rest(definition))
         if mode is WriteMode.REPLACE:
             return _to_replace(base, columns(), catalog.clock.token(), definition)
         return Target(WriteMode.APPEND, base.metadata.schema(), base, base)
@@ -547,13 +547,19 @@ def _to_replace(
     next_id = itertools.count(metadata.last_column_id + 1).__next__
     if definition is None:
         wanted = iceberg_types.iceberg_schema(columns, next_id, metadata.schema())
-        _check_columns_of_layout(base, wanted)
     else:
         wanted = definition.schema(next_id, metadata.schema())
+    if _keeps_rest(definition):
+        _check_columns_of_layout(base, wanted)
     with iceberg_errors(f"table '{base.name}'"):
         after = _replaced(metadata, wanted, definition)
     view = replace(base, metadata=after, staged=(), replacement=f"-{replacement}")
     return Target(WriteMode.REPLACE, after.schema(), view, base, definition=definition)
+
+
+def _keeps_rest(definition: TableDefinition | None) -> bool:
+    """Whether a table that is replaced keeps its partitions and order."""
+    return definition is None or definition.keeps_rest
 
 
 def _replaced(metadata: TableMetadata, wanted: Schema, definition: TableDefinition | None) -> TableMetadata:
@@ -561,6 +567,9 @@ def _replaced(metadata: TableMetadata, wanted: Schema, definition: TableDefiniti
     updates = _schema_updates(metadata, wanted)
     if definition is None:
         return updated_metadata(metadata, updates)
+    if definition.keeps_rest:
+        after = updated_metadata(metadata, updates)
+        return updated_metadata(after, definition.replacing(after))
     # No spec of the old columns must be looked at with the new ones.
     bare = updated_metadata(metadata, (*partition_updates(metadata, ()), *sort_updates(metadata, ())))
     after = updated_metadata(bare, updates)
@@ -729,6 +738,10 @@ def _stage_replacement(transaction: Transaction, base: Table, staged: StagedWrit
     now, definition = transaction.table_metadata, staged.definition
     if definition is None:
         stage_updates(transaction, _schema_updates(now, staged.schema))
+        return
+    if definition.keeps_rest:
+        stage_updates(transaction, _schema_updates(now, staged.schema))
+        stage_updates(transaction, definition.replacing(transaction.table_metadata))
         return
     if (now.default_spec_id, len(now.partition_specs)) != (
         base.metadata.default_spec_id,

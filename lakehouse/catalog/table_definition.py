@@ -27,8 +27,10 @@ from lakehouse.catalog import iceberg_types
 from lakehouse.catalog.names import fold
 from lakehouse.catalog.table import (
     DEFAULT_PROPERTY,
+    DESCRIPTION_PROPERTY,
     FOREIGN_KEYS_PROPERTY,
     PRIMARY_KEY_PROPERTY,
+    foreign_keys_from_json,
     foreign_keys_to_json,
 )
 from lakehouse.errors import SchemaMismatch
@@ -78,6 +80,10 @@ class TableDefinition:
         primary_key: Columns of the declared, not enforced, key.
         foreign_keys: Declared, not enforced, references; their columns are spelled as those of the table.
         defaults: SQL of the values that columns get which an INSERT leaves out.
+        description: What it is, in words.
+        docs: What columns are, in words.
+        keeps_rest: Whether a table that is replaced by it keeps its partitions, order and defaults, and the
+            keys and words of its own in place of which nothing is declared.
     """
 
     columns: pa.Schema
@@ -86,6 +92,9 @@ class TableDefinition:
     primary_key: tuple[str, ...] = ()
     foreign_keys: tuple[ForeignKey, ...] = ()
     defaults: Mapping[str, str] = field(default_factory=dict)
+    description: str = ""
+    docs: Mapping[str, str] = field(default_factory=dict)
+    keeps_rest: bool = False
 
     def schema(self, next_id: Callable[[], int], kept: Schema | None = None) -> Schema:
         """The Iceberg schema, keys included. See ``iceberg_types.iceberg_schema``.
@@ -97,7 +106,11 @@ class TableDefinition:
         schema = iceberg_types.iceberg_schema(self.columns, next_id, kept)
         columns = Columns(schema, "the table")
         keys = [columns.key_column(name).field_id for name in self.primary_key]
-        return Schema(*schema.fields, identifier_field_ids=keys)
+        if self.keeps_rest and not keys:
+            keys = schema.identifier_field_ids
+        docs = {columns.spelled(name): doc for name, doc in self.docs.items()}
+        fields = [each.model_copy(update={"doc": docs.get(each.name, each.doc)}) for each in schema.fields]
+        return Schema(*fields, identifier_field_ids=keys)
 
     def properties(self, schema: Schema) -> dict[str, str]:
         """Table properties for what Iceberg itself has no place for; ``schema`` has the final field ids."""
@@ -114,6 +127,8 @@ class TableDefinition:
                 for key in self.foreign_keys
             ]
             found[FOREIGN_KEYS_PROPERTY] = foreign_keys_to_json(keys)
+        if self.description:
+            found[DESCRIPTION_PROPERTY] = self.description
         return found
 
     def replacing(self, metadata: TableMetadata) -> tuple[TableUpdate, ...]:
@@ -123,6 +138,8 @@ class TableDefinition:
             metadata: The table with its new schema as the current one.
         """
         wanted = self.properties(metadata.schema())
+        if self.keeps_rest:
+            return self._beside(metadata, wanted)
         updates = (*partition_updates(metadata, self.partitioning), *sort_updates(metadata, self.sorting))
         gone = [
             name
@@ -133,6 +150,21 @@ class TableDefinition:
         if gone:
             updates = (*updates, RemovePropertiesUpdate(removals=gone))
         return (*updates, SetPropertiesUpdate(updates=wanted)) if wanted else updates
+
+    def _beside(self, metadata: TableMetadata, wanted: Mapping[str, str]) -> tuple[TableUpdate, ...]:
+        """The changes of what is said of a table that keeps what nothing else is said of."""
+        told = dict(wanted)
+        if self.primary_key or self.foreign_keys:
+            told.setdefault(PRIMARY_KEY_PROPERTY, "")
+            told.setdefault(FOREIGN_KEYS_PROPERTY, foreign_keys_to_json(()))
+        else:
+            names = {each.name for each in metadata.schema().fields}
+            keys = foreign_keys_from_json(metadata.properties.get(FOREIGN_KEYS_PROPERTY))
+            left = [key for key in keys if names.issuperset(key.columns)]
+            if len(left) < len(keys):
+                told[FOREIGN_KEYS_PROPERTY] = foreign_keys_to_json(left)
+        changed = {name: text for name, text in told.items() if metadata.properties.get(name, "") != text}
+        return (SetPropertiesUpdate(updates=changed),) if changed else ()
 
 
 class Columns:

@@ -13,6 +13,7 @@ import pyarrow as pa
 from lakehouse.access.policy import SYSTEM_SCHEMA
 from lakehouse.catalog import Table
 from lakehouse.catalog.observer import coming_from
+from lakehouse.catalog.table_definition import TableDefinition
 from lakehouse.config.catalog import RESERVED_SCHEMAS
 from lakehouse.engine.database import SESSION_SETTINGS, Binding, Input
 from lakehouse.engine.ddl import TableDdl
@@ -412,14 +413,23 @@ class Changes:
         mode: WriteMode,
         schema: pa.Schema,
         batches: Iterable[pa.RecordBatch],
+        definition: TableDefinition | None = None,
     ) -> int:
         """Load batches into a lake table, in one commit or within a transaction; gives the number of rows.
+
+        Args:
+            scope: Who does it, and in which transaction.
+            target: The table.
+            mode: What is to become of it.
+            schema: The columns that come.
+            batches: The rows.
+            definition: What a table that gets created or replaced is declared to be.
 
         Raises:
             LakehouseError: The load failed; nothing of it is visible.
         """
         with acting(_origin(scope, "ingest")):
-            return self._ingest(scope, target, mode, schema, batches)
+            return self._ingest(scope, target, mode, schema, batches, definition)
 
     def _ingest(
         self,
@@ -428,6 +438,7 @@ class Changes:
         mode: WriteMode,
         schema: pa.Schema,
         batches: Iterable[pa.RecordBatch],
+        definition: TableDefinition | None,
     ) -> int:
         transaction = scope.transaction
         lake = scope.session.lakes.of(target.catalog)
@@ -437,7 +448,7 @@ class Changes:
         if mode is WriteMode.REPLACE and not self._exists(transaction, target):
             mode = WriteMode.CREATE
         if transaction is None:
-            staged = self._stage(scope, target, mode, schema, batches)
+            staged = self._stage(scope, target, mode, schema, batches, definition)
             commit_or_discard(self._catalogs.of(target.catalog), staged)
             return staged.rows
         with transaction.lock:
@@ -449,7 +460,7 @@ class Changes:
                     raise TableNotFound(f"table {known} was dropped in this transaction")
                 mode = WriteMode.REPLACE
             seen = transaction.pinned(known)
-            staged = self._stage(scope, target, mode, schema, batches, earlier, seen)
+            staged = self._stage(scope, target, mode, schema, batches, definition, earlier, seen)
             transaction.keep(staged)
             return staged.rows
 
@@ -460,6 +471,7 @@ class Changes:
         mode: WriteMode,
         schema: pa.Schema,
         batches: Iterable[pa.RecordBatch],
+        definition: TableDefinition | None,
         earlier: StagedWrite | None = None,
         seen: Table | None = None,
     ) -> StagedWrite:
@@ -474,7 +486,7 @@ class Changes:
 
             incoming = running.arriving(statement, batches)
             catalog = self._catalogs.of(target.catalog)
-            return stage(catalog, target, mode, schema, incoming, cancelled, earlier, seen)
+            return stage(catalog, target, mode, schema, incoming, cancelled, earlier, seen, definition)
 
     def _exists(self, transaction: Transaction | None, target: TableName) -> bool:
         if transaction is None:

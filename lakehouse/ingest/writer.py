@@ -9,6 +9,7 @@ import pyarrow as pa
 from lakehouse.catalog import Catalog, Table
 from lakehouse.catalog.arrow_types import storable_schema
 from lakehouse.catalog.commit import StagedWrite, Target, WriteMode, resolve, staged_write, writable
+from lakehouse.catalog.table_definition import TableDefinition
 from lakehouse.errors import InvalidRequest, StatementCancelled
 from lakehouse.ingest.conversion import Conversion
 from lakehouse.ingest.data_writer import FileWriter
@@ -28,6 +29,7 @@ def stage(
     cancelled: Callable[[], bool],
     on: StagedWrite | None = None,
     seen: Table | None = None,
+    definition: TableDefinition | None = None,
 ) -> StagedWrite:
     """Write rows as files that no table refers to yet, for ``commit`` or ``discard``.
 
@@ -44,6 +46,7 @@ def stage(
         cancelled: Asked between batches.
         on: What the same transaction staged for the table before; the result includes it.
         seen: The table as the same transaction has read it.
+        definition: What a table that gets created or replaced is declared to be; its columns are storable.
 
     Raises:
         SchemaNotFound, TableNotFound, TableAlreadyExists: The mode does not fit what is there.
@@ -53,7 +56,7 @@ def stage(
         StorageError: The files could not be written.
     """
     lake = writable(catalog)
-    where = resolve(lake, target, mode, lambda: storable_schema(schema), on, seen)
+    where = resolve(lake, target, mode, lambda: storable_schema(schema), on, seen, definition)
     return stage_for(lake, where, schema, batches, cancelled)
 
 

@@ -21,7 +21,6 @@ from typing import Any
 import pyarrow as pa
 import structlog
 
-from lakehouse.access.guarded_catalog import GuardedCatalog
 from lakehouse.access.principal import Principal
 from lakehouse.catalog import Table
 from lakehouse.catalog.ingest_mark import (
@@ -42,6 +41,7 @@ from lakehouse.engine.transaction import Transaction
 from lakehouse.errors import (
     AlreadyIngested,
     CommitConflict,
+    CommitStateUnknown,
     InternalError,
     InvalidRequest,
     LakehouseError,
@@ -57,13 +57,14 @@ from lakehouse.ingest import WriteMode
 from lakehouse.ingest.sources.incremental import Incremental, SyncAccount
 from lakehouse.ingest.sources.source import Disproved, Inspection, OnError, Progress, Source, unheard
 from lakehouse.journal.change_event import Origin, acting
+from lakehouse.runs.declaring import can_be_key, definition, with_required
 from lakehouse.runs.fitting import Evolve, fitted, stated
 from lakehouse.runs.record import RunColumn, RunRecord, RunState
 from lakehouse.runs.rejects import REJECTS_SCHEMA, Rejects
 from lakehouse.runs.statements import FRESH, INCOMING, ambiguous, fresh, insert, span, upsert
 from lakehouse.runs.store import RunStore
 from lakehouse.runs.sync import SyncRequest, SyncState
-from lakehouse.types import ForeignKey, TableName
+from lakehouse.types import TableName
 
 __all__ = ["Evolve", "IngestMode", "IngestRequest", "Ingests"]
 
@@ -345,8 +346,7 @@ class _Run:
             self._end(RunState.REPEATED, message=error.message, snapshot_id=error.snapshot_id)
         except BaseException as error:
             told = error if isinstance(error, LakehouseError) else InternalError("the ingest failed")
-            state = RunState.CANCELLED if isinstance(told, StatementCancelled) else RunState.FAILED
-            self._end(state, message=str(told), error_code=told.code)
+            self._end(_state_after(told), message=str(told), error_code=told.code)
             raise
         return self.record
 
@@ -415,11 +415,10 @@ class _Run:
         Raises:
             Disproved: The rows are not what the inspection says, and nothing was changed.
         """
-        target = self._request.table
         keys = self._keys(inspection, table)
-        if table is None:
-            inspection = _with_required(inspection, keys)
-        elif self._request.mode is not IngestMode.REPLACE:
+        if table is None or self._request.mode is IngestMode.REPLACE:
+            inspection = with_required(inspection, keys)
+        else:
             inspection = self._fitted(session, inspection, table)
         self._note_columns(inspection)
         transaction = session.begin()
@@ -439,14 +438,23 @@ class _Run:
             if made_meanwhile is not None:
                 self._check_repeated(made_meanwhile, key)
             raise
-        made = self._engine.catalogs.load(target)
-        snapshot_id = snapshot_of_run(made.metadata, self.record.id)
-        if key:
-            self._store.note_key(made.uuid, key, self.record.id, snapshot_id)
-        if step is not None:
-            self._tidy(made)
-        if table is None:
-            self._explain(session, inspection, keys)
+        return self._noted_snapshot(key, step)
+
+    def _noted_snapshot(self, key: str, step: SyncStep | None) -> int | None:
+        """The snapshot that the rows made, if any, with their key noted.
+
+        The rows are in the table already, so a failure is none of the ingest: the snapshot has the key, too.
+        """
+        try:
+            made = self._engine.catalogs.load(self._request.table)
+            snapshot_id = snapshot_of_run(made.metadata, self.record.id)
+            if key:
+                self._store.note_key(made.uuid, key, self.record.id, snapshot_id)
+            if step is not None:
+                self._tidy(made)
+        except LakehouseError as error:
+            _log.warning("ingest_key_not_noted", run=self.record.id, reason=str(error))
+            return None
         return snapshot_id
 
     # -- only what is new -------------------------------------------------------------------------------
@@ -561,9 +569,12 @@ class _Run:
         Raises:
             InvalidRequest: There are none, and they are needed; or one of them does not come.
         """
-        keys = self._request.keys or (inspection.primary_key if table is None else table.primary_key)
+        anew = table is None or self._request.mode is IngestMode.REPLACE
+        keys = self._request.keys or (inspection.primary_key if anew else ())
+        if not keys and table is not None:
+            keys = table.primary_key
         if self._request.mode is not IngestMode.UPSERT:
-            return keys
+            return keys if self._request.keys or can_be_key(inspection, keys) else ()
         if not keys:
             raise InvalidRequest(
                 f"rows of '{self._request.table}' cannot be told apart: it has no primary key",
@@ -586,9 +597,10 @@ class _Run:
         request, changes, schema = self._request, self._engine.changes, inspection.schema
         scope = Scope(session, transaction, CallWatch(self._cancelled))
         rows = self._batches(inspection)
+        declared = definition(inspection, keys, request.table, session.lakes.of(request.table.catalog))
         again = self._again(session, inspection, table)
         if request.mode is not IngestMode.UPSERT and not again:
-            return changes.ingest(scope, request.table, _MODES[request.mode], schema, rows)
+            return changes.ingest(scope, request.table, _MODES[request.mode], schema, rows, declared)
         if again:
             # What the session's own transaction is to read has to be known before that begins.
             looks = self._engine.gate.analyse(f"SELECT 1 FROM {request.table.sql}")
@@ -597,7 +609,7 @@ class _Run:
         if request.mode is IngestMode.UPSERT:
             self._check_keys(session, transaction, keys)
         if table is None:
-            changes.ingest(scope, request.table, WriteMode.CREATE, schema, iter(()))
+            changes.ingest(scope, request.table, WriteMode.CREATE, schema, iter(()), declared)
         names, source = [column.name for column in inspection.columns], INCOMING
         if again:
             if not self._leave_out(session, transaction, names, again):
@@ -685,17 +697,6 @@ class _Run:
                 "name other key columns, or make the rows distinct",
             )
 
-    def _explain(self, session: Session, inspection: Inspection, keys: tuple[str, ...]) -> None:
-        """Carry over what the source says of itself, to a table that was made for it."""
-        target = self._request.table
-        lake = session.lakes.of(target.catalog)
-        foreign_keys = [key for each in inspection.foreign_keys if (key := _found(each, lake, target.schema))]
-        if keys or foreign_keys:
-            lake.declare_keys(target.schema, target.table, keys, foreign_keys)
-        docs = {column.name: column.description for column in inspection.columns if column.description}
-        if docs or inspection.description:
-            lake.describe_table(target.schema, target.table, inspection.description or None, docs)
-
     # -- the account ----------------------------------------------------------------------------------
 
     def _cancelled(self) -> bool:
@@ -727,16 +728,7 @@ class _Run:
                 _log.warning("ingest_record_not_written", run=self.record.id, reason=str(error))
 
 
-def _found(key: ForeignKey, lake: GuardedCatalog, schema: str) -> ForeignKey | None:
-    """A foreign key of a source as one of the lake, if what it refers to is there under the same name."""
-    for place in (key.ref_schema, schema):
-        if lake.table_exists(place, key.ref_table):
-            return replace(key, ref_schema=place)
-    return None
-
-
-def _with_required(inspection: Inspection, keys: tuple[str, ...]) -> Inspection:
-    """The inspection with values required in the columns of the key."""
-    key = {fold(name) for name in keys}
-    columns = tuple(replace(c, nullable=c.nullable and fold(c.name) not in key) for c in inspection.columns)
-    return replace(inspection, columns=columns)
+def _state_after(error: LakehouseError) -> RunState:
+    if isinstance(error, CommitStateUnknown):
+        return RunState.LOST
+    return RunState.CANCELLED if isinstance(error, StatementCancelled) else RunState.FAILED

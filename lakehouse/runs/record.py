@@ -23,7 +23,7 @@ class RunState(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
     LOST = "lost"
-    """Its server went away in the middle. Nothing of it is in the table, or all of it."""
+    """Its server, or the answer to its commit, went away. Nothing of it is in the table, or all of it."""
 
     @property
     def is_over(self) -> bool:

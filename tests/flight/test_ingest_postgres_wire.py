@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
 from conftest import Server, start_server
@@ -16,6 +17,7 @@ from postgres import PASSWORD, Postgres, start_postgres
 
 TABLES = """
 CREATE SCHEMA shop;
+CREATE SCHEMA keys;
 CREATE TABLE shop.customers (id int PRIMARY KEY, name text NOT NULL, balance numeric(12, 2));
 COMMENT ON TABLE shop.customers IS 'Who buys';
 COMMENT ON COLUMN shop.customers.name IS 'Full name';
@@ -117,6 +119,71 @@ def test_rows_of_a_key_are_brought_up_to_date(server: Server, postgres: Postgres
     assert rows(server, "SELECT count(*) AS n, count(*) FILTER (name = 'changed') AS c FROM one.kept") == [
         {"n": 1000, "c": 1}
     ]
+
+
+def declared(server: Server, table: str) -> tuple[Any, ...]:
+    found = call(server, "catalog.describe", table=table, db_schema="keys")
+    references = [(key["columns"], key["ref_schema"], key["ref_table"]) for key in found["foreign_keys"]]
+    words = {c["name"]: c["description"] for c in found["columns"] if c.get("description")}
+    return found["primary_key"], references, found["description"], words
+
+
+def test_a_replacement_is_declared_to_be_what_the_source_is_now(
+    server: Server, postgres: Postgres, database: str
+) -> None:
+    def brought(relation: str, **more: Any) -> dict[str, Any]:
+        table = relation.partition(".")[2]
+        request = {"source": "shop", "relation": relation, "table": table, "db_schema": "keys", **more}
+        return call(server, "ingest.postgres", **request)
+
+    with psycopg.connect(postgres.dsn(database), autocommit=True) as connection:
+        connection.execute(
+            b"""
+            CREATE TABLE keys.changing (
+                a int PRIMARY KEY, b text NOT NULL, c float8, d int REFERENCES shop.customers,
+                boss int REFERENCES keys.changing
+            );
+            COMMENT ON TABLE keys.changing IS 'first'; COMMENT ON COLUMN keys.changing.b IS 'b, first';
+            COMMENT ON COLUMN keys.changing.a IS 'a, first';
+            INSERT INTO keys.changing VALUES (1, 'x', 1.5, 7, 1)
+            """
+        )
+        brought("shop.customers")
+        brought("keys.changing", mode="replace")
+        words = {"a": "a, first", "b": "b, first"}
+        to_itself = (["boss"], "keys", "changing")
+        assert declared(server, "changing") == (
+            ["a"], [to_itself, (["d"], "keys", "customers")], "first", words,
+        )  # fmt: skip
+        connection.execute(
+            b"""
+            ALTER TABLE keys.changing DROP COLUMN d, DROP COLUMN c, ADD COLUMN e text,
+                DROP CONSTRAINT changing_pkey CASCADE, ADD PRIMARY KEY (b, a), ALTER a TYPE bigint;
+            COMMENT ON TABLE keys.changing IS 'second'; COMMENT ON COLUMN keys.changing.e IS 'e, second'
+            """
+        )
+        assert brought("keys.changing", mode="replace")["rows_stored"] == 1
+        assert declared(server, "changing") == (["b", "a"], [], "second", {**words, "e": "e, second"})
+        assert rows(server, "SELECT * FROM keys.changing") == [{"a": 1, "b": "x", "boss": 1, "e": None}]
+    with connect(server.uri, token=TOKENS["writer"]) as lake:
+        lake.ingest_rows(pa.table({"b": ["y"], "a": [2]}), "changing", db_schema="keys", mode="replace")
+        assert declared(server, "changing") == (["b", "a"], [], "second", words)
+        lake.ingest_rows(pa.table({"b": ["y"]}), "changing", db_schema="keys", mode="replace")
+        assert declared(server, "changing") == ([], [], "second", {"b": "b, first"})
+
+
+def test_a_key_that_a_table_cannot_have_is_left_out(
+    server: Server, postgres: Postgres, database: str
+) -> None:
+    with psycopg.connect(postgres.dsn(database), autocommit=True) as connection:
+        connection.execute(
+            b"CREATE TABLE keys.floats (x float8 PRIMARY KEY); INSERT INTO keys.floats VALUES (1.5)"
+        )
+    request = {"source": "shop", "relation": "keys.floats", "table": "floats", "db_schema": "keys"}
+    for mode in ("append", "replace"):
+        assert call(server, "ingest.postgres", **request, mode=mode)["state"] == "succeeded"
+    assert declared(server, "floats")[0] == []
+    assert rows(server, "SELECT x FROM keys.floats") == [{"x": 1.5}]
 
 
 def test_all_tables_come_as_of_one_moment(server: Server) -> None:
