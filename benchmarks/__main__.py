@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.datasets import manifests
+from benchmarks.ingest import ingest_files, ingest_postgres, ingest_put
 from benchmarks.journal import journal
 from benchmarks.objects import objects
 from benchmarks.postgres import postgres_reads
@@ -263,6 +264,9 @@ _BENCHMARKS: dict[str, Callable[[Path, bool], list[Line]]] = {
     "objects": objects,
     "manifests": manifests,
     "footers": footers,
+    "ingest-files": ingest_files,
+    "ingest-postgres": ingest_postgres,
+    "ingest-put": ingest_put,
 }
 
 

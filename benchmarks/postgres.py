@@ -28,9 +28,10 @@ from lakehouse.ingest.sources.postgres import Dsn, PostgresSource, Reading, Rela
 from lakehouse.ingest.sources.postgres.sessions import AdbcSession, PsycopgSession
 from lakehouse.ingest.sources.source import OnError
 
-_ROWS, _QUICK_ROWS, _SMALL_ROWS = 2_000_000, 100_000, 586
+_ROWS, _QUICK_ROWS = 2_000_000, 100_000
+SMALL_ROWS = 586
 _PAGE = 50_000
-_COLUMNS = "id small n big price::text ratio flag name code day at seen note".split()
+COLUMNS = "id small n big price::text ratio flag name code day at seen note".split()
 _TABLE = (
     "CREATE TABLE {table} (id bigint PRIMARY KEY, small smallint, n int, big bigint, price numeric(12,2), "
     "ratio double precision, flag boolean, name text, code varchar(12), day date, at timestamp, "
@@ -48,12 +49,8 @@ _FILL = (
 def postgres_reads(directory: Path, quick: bool) -> list[Line]:
     """Throughput and memory of a large table, and the time of a small one."""
     rows = _QUICK_ROWS if quick else _ROWS
-    with _server() as dsn:
-        with psycopg.connect(dsn, autocommit=True) as connection:
-            for table, count in (("large", rows), ("little", _SMALL_ROWS)):
-                connection.execute(_TABLE.format(table=table).encode())
-                connection.execute(_FILL.format(table=table, rows=count).encode())
-            connection.execute("VACUUM ANALYZE")
+    with postgres_server() as dsn:
+        filled(dsn, {"large": rows, "little": SMALL_ROWS})
         found: dict[str, list[dict[str, float]]] = {way: [] for way in _WAYS}
         for _ in range(1 if quick else 3):
             for way, results in found.items():
@@ -80,13 +77,22 @@ def postgres_reads(directory: Path, quick: bool) -> list[Line]:
         line("without ADBC", "psycopg", "read_s", ""),
         line("LIMIT/OFFSET pages", "pages", "read_s", ""),
         Line(
-            f"PostgreSQL {_SMALL_ROWS} × 13, all of it",
+            f"PostgreSQL {SMALL_ROWS} × 13, all of it",
             f"{median(small):.0f} ms",
             "old system 196 ms",
             median(small) / 196,
             "< 1",
         ),
     ]
+
+
+def filled(dsn: str, tables: dict[str, int]) -> None:
+    """Make tables of so many rows."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        for table, count in tables.items():
+            connection.execute(_TABLE.format(table=table).encode())
+            connection.execute(_FILL.format(table=table, rows=count).encode())
+        connection.execute("VACUUM ANALYZE")
 
 
 def _run(way: str, dsn: str, table: str) -> dict[str, float]:
@@ -114,7 +120,7 @@ def _ours(dsn: str, table: str, reading: Reading) -> tuple[int, float]:
 def _adbc(dsn: str, table: str) -> tuple[int, float]:
     began_s = time.perf_counter()
     with adbc.connect(dsn) as connection, connection.cursor() as cursor:
-        cursor.execute(f"SELECT {', '.join(_COLUMNS)} FROM {table}")
+        cursor.execute(f"SELECT {', '.join(COLUMNS)} FROM {table}")
         rows = sum(batch.num_rows for batch in cursor.fetch_record_batch())
     return rows, time.perf_counter() - began_s
 
@@ -139,7 +145,7 @@ _WAYS: dict[str, Callable[[str, str], tuple[int, float]]] = {
 
 
 @contextmanager
-def _server() -> Iterator[str]:
+def postgres_server() -> Iterator[str]:
     """A PostgreSQL of Debian's package on a free port; gives its DSN."""
     control = max(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
     directory = Path(mkdtemp(prefix="benchmark-postgres-"))

@@ -51,10 +51,16 @@ def started(*arguments: str) -> Iterator[tuple[str, int]]:
 
 
 @contextmanager
-def lakehouse(directory: Path) -> Iterator[tuple[str, int]]:
-    """Our server over a bucket in ``directory``; gives its address and process id."""
+def lakehouse(directory: Path, more: str = "") -> Iterator[tuple[str, int]]:
+    """Our server over a bucket in ``directory``; gives its address and process id.
+
+    Args:
+        directory: Where everything of it is.
+        more: What else its configuration says.
+    """
     config = directory / "lakehouse.toml"
-    config.write_text(f'[[buckets]]\nname = "primary"\nkind = "local"\npath = "{directory}/bucket"\n')
+    bucket = f'[[buckets]]\nname = "primary"\nkind = "local"\npath = "{directory}/bucket"\n'
+    config.write_text(bucket + more)
     with started("flight_server", "serve", "--config", str(config), "--port", "0") as found:
         yield found
 
