@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Self
 
 from pydantic import Field, model_validator
 
+from flight_server.actions.ingest import PreviewResponse
 from flight_server.actions.registry import ActionSpec, Permission, Progress, Request, Response, in_a_thread
 from flight_server.actions.run_response import RunResponse, ingesting, run_response
 from flight_server.actions.table_request import OfTable, located
 from flight_server.context import CallContext
 from flight_server.ingest_options import IngestOptions
 from lakehouse.errors import InvalidRequest, NotSupported, PermissionDenied
-from lakehouse.runs import IngestMode, RunRecord, RunState
+from lakehouse.runs import Evolve, IngestMode, RunRecord, RunState, preview
 from lakehouse.types import TableName
 
 if TYPE_CHECKING:
-    from lakehouse.ingest.sources.postgres import Dsn, PostgresSource, Query, Relation
+    from lakehouse.ingest.sources.postgres import Dsn, PostgresSource, Query, Reading, Relation
 
 
 class DatabaseRequest(Request):
@@ -38,14 +39,27 @@ class DatabaseRequest(Request):
         return self
 
 
-class PostgresRequest(DatabaseRequest, IngestOptions, OfTable):
-    """Which table, view or query of a database, and into which table."""
+class ReadingRequest(DatabaseRequest):
+    """Which database, and how to read it."""
+
+    batch_bytes: int = Field(
+        default=8 << 20, ge=1 << 16, le=64 << 20, description="about how large the batches are that come"
+    )
+    connections: int = Field(default=2, ge=1, le=16, description="how many read parts of a table at once")
+
+    @property
+    def reading(self) -> Reading:
+        """How to read."""
+        from lakehouse.ingest.sources.postgres import Reading  # noqa: PLC0415 - an extra
+
+        return Reading(connections=self.connections, batch_bytes=self.batch_bytes)
+
+
+class RelationRequest(ReadingRequest, OfTable):
+    """Which table, view or query of a database, and the table that it is for."""
 
     relation: str | None = Field(default=None, description="table or view: schema.name, or name in public")
     query: str | None = Field(default=None, description="or a SELECT", min_length=1)
-    background: bool = Field(
-        default=False, description="answer at once; ingest.status tells what becomes of it"
-    )
 
     @model_validator(mode="after")
     def _relation_or_query(self) -> Self:
@@ -54,7 +68,21 @@ class PostgresRequest(DatabaseRequest, IngestOptions, OfTable):
         return self
 
 
-class PostgresAllRequest(DatabaseRequest):
+class PostgresRequest(RelationRequest, IngestOptions):
+    """Which table, view or query of a database, and into which table."""
+
+    background: bool = Field(
+        default=False, description="answer at once; ingest.status tells what becomes of it"
+    )
+
+
+class PostgresPreviewRequest(RelationRequest):
+    """What to look into, and the table that it is for, which the caller has to be allowed to write."""
+
+    limit: int = Field(default=20, ge=0, le=1000, description="how many rows to give")
+
+
+class PostgresAllRequest(ReadingRequest):
     """Which tables of a database; each goes into a table of its name, all as of one moment."""
 
     schemas: tuple[str, ...] = Field(default=(), description="all but the system's when left out")
@@ -67,6 +95,7 @@ class PostgresAllRequest(DatabaseRequest):
     mode: IngestMode = Field(
         default=IngestMode.REPLACE, description="replace makes the tables what they are in the database"
     )
+    evolve: Evolve = Field(default=Evolve.ADD, description="how tables may change, for append and upsert")
 
 
 class PostgresAllResponse(Response):
@@ -115,15 +144,29 @@ def wanted_rows(relation: str | None, query: str | None) -> Relation | Query:
     return Relation(schema or "public", name)
 
 
-def _postgres(ctx: CallContext, request: PostgresRequest) -> Iterator[Progress | Response]:
+def _source(ctx: CallContext, request: RelationRequest) -> tuple[TableName, PostgresSource]:
+    """The table that rows are for, and where they come from.
+
+    Raises:
+        LakehouseError: The caller may not write the table, or there is no such database.
+    """
     dsn = database_dsn(ctx, request)
     from lakehouse.ingest.sources.postgres import PostgresSource  # noqa: PLC0415 - an extra
 
     target = located(ctx, request)
     ctx.lake(target).check_write(target.schema, target.table)
-    source = PostgresSource(dsn, wanted_rows(request.relation, request.query))
+    return target, PostgresSource(dsn, wanted_rows(request.relation, request.query), request.reading)
+
+
+def _postgres(ctx: CallContext, request: PostgresRequest) -> Iterator[Progress | Response]:
+    target, source = _source(ctx, request)
     ingest = request.request(target)
     return ingesting(ctx, "ingest.postgres", ingest, source, background=request.background)
+
+
+def _preview(ctx: CallContext, request: PostgresPreviewRequest) -> Iterator[Response]:
+    _, source = _source(ctx, request)
+    yield PreviewResponse(**preview(source, request.limit, ctx.cancelled).model_dump())
 
 
 def _postgres_all(ctx: CallContext, request: PostgresAllRequest) -> Iterator[Progress | Response]:
@@ -135,7 +178,11 @@ def _postgres_all(ctx: CallContext, request: PostgresAllRequest) -> Iterator[Pro
     def work(report: Callable[[float, str], None]) -> Response:
         runs: list[RunRecord] = []
         database = PostgresDatabase(
-            dsn, schemas=request.schemas, include=request.include, exclude=request.exclude
+            dsn,
+            schemas=request.schemas,
+            include=request.include,
+            exclude=request.exclude,
+            reading=request.reading,
         )
         with closing(database):
             sources = database.sources(ctx.cancelled)
@@ -143,11 +190,16 @@ def _postgres_all(ctx: CallContext, request: PostgresAllRequest) -> Iterator[Pro
                 raise InvalidRequest("no table of the database fits", "look at schemas, include and exclude")
             for number, source in enumerate(sources):
                 ctx.check_cancelled()
-                runs.append(_one(ctx, request, catalog, source, report, number / len(sources)))
+                runs.append(_one(ctx, request, catalog, source, _part(report, number, len(sources))))
         failed = sum(run.state not in (RunState.SUCCEEDED, RunState.REPEATED) for run in runs)
         return PostgresAllResponse(runs=[run_response(run) for run in runs], failed=failed)
 
     yield from in_a_thread("ingest.postgres_all", work)
+
+
+def _part(report: Callable[[float, str], None], number: int, of: int) -> Callable[[float | None, str], None]:
+    """What one of several is told to, as a share of all."""
+    return lambda share, message: report((number + (share or 0.0)) / of, message)
 
 
 def _one(
@@ -155,19 +207,19 @@ def _one(
     request: PostgresAllRequest,
     catalog: str,
     source: PostgresSource,
-    report: Callable[[float, str], None],
-    share: float,
+    progress: Callable[[float | None, str], None],
 ) -> RunRecord:
     relation = source.relation
     assert relation is not None
     target = TableName(catalog, request.db_schema or relation.schema, relation.name)
 
-    def progress(_: float | None, message: str) -> None:
-        report(share, f"{relation}: {message}")
-
     # Where one fails, the others are no less wanted, and its record says why.
     found = ctx.lakehouse.ingests.attempt(
-        IngestOptions(mode=request.mode).request(target), source, ctx.principal, ctx.cancelled, progress
+        IngestOptions(mode=request.mode, evolve=request.evolve).request(target),
+        source,
+        ctx.principal,
+        ctx.cancelled,
+        lambda share, message: progress(share, f"{relation}: {message}"),
     )
     ctx.check_cancelled()
     return found
@@ -182,6 +234,14 @@ ACTIONS: tuple[ActionSpec, ...] = (
         _postgres,
         Permission.WRITE,
         streams=True,
+    ),
+    ActionSpec(
+        "ingest.postgres_preview",
+        "What an ingest would make of a table, view or query of a PostgreSQL database; nothing is stored",
+        PostgresPreviewRequest,
+        PreviewResponse,
+        _preview,
+        Permission.WRITE,
     ),
     ActionSpec(
         "ingest.postgres_all",

@@ -29,8 +29,12 @@ def ingesting(
         return
 
     def work(report: Callable[[float, str], None]) -> Response:
+        known = [0.0]
+
         def progress(share: float | None, message: str) -> None:
-            report(0.0 if share is None else share, message)
+            if share is not None:
+                known[0] = share
+            report(known[0], message)
 
         return run_response(ingests.run(request, source, ctx.principal, ctx.cancelled, progress))
 

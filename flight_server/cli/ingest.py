@@ -1,8 +1,9 @@
-"""The command that brings files into tables."""
+"""The command that brings files and tables of databases into tables."""
 
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from flight_server.cli import databases
+from flight_server.cli.databases import DATABASE, FromDatabase
 from flight_server.cli.options import CLIENT, connected, listing, options, print_listing, stderr
 from flight_server.cli.program import cli
 from flight_server.cli.querying import call_with_progress
@@ -21,6 +24,32 @@ if TYPE_CHECKING:
 
 _OBJECTS = "bucket://"
 _WILDCARDS = set("*?[")
+
+
+_HELP = """\
+Bring files, objects of a bucket, or tables of a database into tables.
+
+\b
+SOURCE is
+  FILE or DIRECTORY               each file is one commit
+  bucket://NAME/KEY               objects of a bucket, all in one commit; with
+                                  wildcards in KEY, or a slash at its end, many
+  postgresql://USER@HOST/DATABASE a database, as the server reaches it; for admins
+  source://NAME                   one that the server's configuration names
+
+Files whose content is in the table already are passed over. The password of a database is taken from
+PGPASSWORD or the password file (~/.pgpass), or asked for; none stands on the command line. Ctrl-C ends
+what runs, at the server and in the database too.
+
+\b
+Examples:
+  lakehouse ingest people.csv --into crm.people
+  lakehouse ingest 'bucket://primary/in/*.csv' --into crm.days --preview
+  lakehouse ingest postgresql://reader@db/shop --table orders --into crm.orders
+  lakehouse ingest source://shop --table public.orders --into crm.orders --mode upsert
+  lakehouse ingest source://shop --query 'SELECT * FROM orders WHERE paid' --into crm.paid
+  lakehouse ingest source://shop --all --schema public --into crm
+"""
 
 
 class _TableName(click.ParamType[tuple[str, ...]]):
@@ -47,17 +76,18 @@ class _Type(click.ParamType[tuple[str, str]]):
         return column, kind
 
 
-@cli.command()
+@cli.command(help=_HELP)
 @click.argument("source")
 @click.option(
-    "--into", "table", type=_TableName(), required=True, help="The table; made where there is none."
+    "--into",
+    "table",
+    type=_TableName(),
+    help="The table, as schema.table; made where there is none. With --all a schema.",
 )
 @click.option(
     "--mode",
     type=click.Choice(("append", "create", "replace", "upsert")),
-    default="append",
-    show_default=True,
-    help="What is to become of the table.",
+    help="What is to become of the table [default: append, or replace with --all].",
 )
 @click.option("--key", "keys", multiple=True, metavar="COLUMN", help="Tells rows apart, for upsert. Repeat.")
 @click.option(
@@ -76,51 +106,121 @@ class _Type(click.ParamType[tuple[str, str]]):
     "--again", is_flag=True, help="Bring the rows even if the same content is in the table already."
 )
 @click.option("--preview", is_flag=True, help="Show what would become of it, and first rows; store nothing.")
-@options(*CLIENT)
+@click.option(
+    "--background", is_flag=True, help="Do not wait; of objects of a bucket and of rows of a database."
+)
+@options(*DATABASE, *CLIENT)
 def ingest(
     source: str,
-    table: tuple[str, ...],
-    mode: str,
+    table: tuple[str, ...] | None,
+    mode: str | None,
     keys: tuple[str, ...],
     on_error: str,
     types: tuple[tuple[str, str], ...],
     evolve: str | None,
     form: str | None,
     again: bool,
+    run_key: str | None,
     preview: bool,
+    background: bool,
     **server: Any,
-) -> None:
-    """Bring a file, the files of a directory, or objects of a bucket into a table.
-
-    SOURCE is a FILE, a DIRECTORY, or bucket://NAME/KEY; with wildcards in the key, or a slash at its end,
-    all objects that fit. Each file is one commit; one whose content is in the table already is passed over.
-    """
-    said: dict[str, Any] = {"mode": mode, "on_error": on_error, "keys": list(keys), "types": dict(types)}
-    said |= {name: value for name, value in {"evolve": evolve, "format": form}.items() if value}
-    if again:
-        said["key"] = ""
+) -> int:
+    """Bring what SOURCE is into tables; gives the exit status."""
+    wanted = FromDatabase.taken_from(server)
+    said: dict[str, Any] = {"mode": mode or "append", "keys": list(keys), "evolve": evolve}
+    said["key"] = "" if again else run_key
+    said = {name: value for name, value in said.items() if value is not None}
+    reading = {"on_error": on_error, "types": dict(types), **({"format": form} if form else {})}
+    if again and run_key:
+        raise click.UsageError("--again and --run-key contradict each other")
+    if databases.is_database(source):
+        wanted.check()
+        if types or form or on_error != "fail":
+            raise click.UsageError("--type, --format and --on-error are about files")
+        if wanted.whole and (preview or background):
+            raise click.UsageError("--preview and --background are about one table, not about --all")
+        if wanted.whole:
+            return _whole_database(source, table, wanted, said | {"mode": mode or "replace"}, server)
+    elif wanted.says_anything:
+        raise click.UsageError("--table, --query, --all and what goes with them are about databases")
+    if table is None:
+        raise click.UsageError("Missing option '--into'.")
     with connected(**server) as client:
-        if source.startswith(_OBJECTS):
-            _objects(client, source.removeprefix(_OBJECTS), table, said, preview)
-            return
-        path = Path(source)
-        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-        if not files:
-            raise click.UsageError(f"there is no file in {source}")
-        if preview:
-            for file in files:
-                with _sending(file) as sent:
-                    found = client.preview_file(
-                        file, table[-1], **_place(table), on_sent=sent, **_reading(said)
-                    )
-                _show(str(file), asdict(found))
-            return
-        for number, file in enumerate(files):
-            # What was replaced or made for the first file has to stay for the others.
-            later = {"mode": "append"} if number and mode in ("create", "replace") else {}
+        if databases.is_database(source):
+            _database(client, source, table, wanted, said, preview=preview, background=background)
+        elif source.startswith(_OBJECTS):
+            said |= {"background": True} if background else {}
+            _objects(client, source.removeprefix(_OBJECTS), table, said | reading, preview)
+        elif background:
+            raise click.UsageError("files that are sent do not stay in the background")
+        else:
+            _files(client, Path(source), table, said | reading, preview=preview)
+    return 0
+
+
+def _files(
+    client: Client, path: Path, table: tuple[str, ...], said: dict[str, Any], *, preview: bool
+) -> None:
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    if not files:
+        raise click.UsageError(f"there is no file in {path}")
+    if preview:
+        for file in files:
             with _sending(file) as sent:
-                run = client.ingest_file(file, table[-1], **_place(table), on_sent=sent, **said | later)
-            _say(str(file), asdict(run))
+                found = client.preview_file(file, table[-1], **_place(table), on_sent=sent, **_reading(said))
+            _show(str(file), asdict(found))
+        return
+    for number, file in enumerate(files):
+        # What was replaced or made for the first file has to stay for the others.
+        later = {"mode": "append"} if number and said["mode"] in ("create", "replace") else {}
+        with _sending(file) as sent:
+            run = client.ingest_file(file, table[-1], **_place(table), on_sent=sent, **said | later)
+        _say(str(file), asdict(run))
+
+
+def _database(
+    client: Client,
+    source: str,
+    table: tuple[str, ...],
+    wanted: FromDatabase,
+    said: dict[str, Any],
+    *,
+    preview: bool,
+    background: bool,
+) -> None:
+    body = {"relation": wanted.relation, "query": wanted.query, "table": table[-1], **_place(table)}
+    body = {name: value for name, value in body.items() if value is not None} | wanted.reading
+    if preview:
+        action = "ingest.postgres_preview"
+        _show(source, databases.call(client, action, source, body, ask=wanted.ask_password))
+        return
+    body |= said | ({"background": True} if background else {})
+    run = databases.call(client, "ingest.postgres", source, body, ask=wanted.ask_password)
+    _say(run["source"], run)
+
+
+def _whole_database(
+    source: str,
+    into: tuple[str, ...] | None,
+    wanted: FromDatabase,
+    said: dict[str, Any],
+    server: dict[str, Any],
+) -> int:
+    """Bring all tables; gives the exit status."""
+    if into is not None and len(into) > 2:
+        raise click.UsageError("with --all, --into is a schema, or catalog.schema")
+    if said["keys"] or "key" in said:
+        raise click.UsageError("--key, --run-key and --again are about one table, not about --all")
+    names = dict(zip(("db_schema", "catalog"), reversed(into or ()), strict=False))
+    patterns = {name: list(getattr(wanted, name)) for name in ("schemas", "include", "exclude")}
+    body = {"mode": said["mode"], **names, **patterns, **wanted.reading}
+    body |= {"evolve": said["evolve"]} if "evolve" in said else {}
+    with connected(**server) as client:
+        found = databases.call(client, "ingest.postgres_all", source, body, ask=wanted.ask_password)
+    databases.show_runs(found["runs"])
+    if found["failed"]:
+        stderr().print(f"{found['failed']} of {len(found['runs'])} tables failed", markup=False)
+    return 1 if found["failed"] else 0
 
 
 def _place(table: tuple[str, ...]) -> dict[str, Any]:
@@ -160,6 +260,11 @@ def _say(source: str, run: dict[str, Any]) -> None:
     )
     if run["state"] == "repeated":
         click.echo(f"{source}: its rows are in {run['table']} already (--again brings them again)")
+        return
+    if run["state"] in ("queued", "running"):
+        click.echo(f"{source}: run {run['id']} is on its way into {run['table']}")
+        asking = json.dumps({"run": run["id"]})
+        stderr().print(f"  lakehouse action ingest.status '{asking}'", style="dim", markup=False)
         return
     rows = f"{run['rows_stored']:,} row{'' if run['rows_stored'] == 1 else 's'}"
     click.echo(f"{source}: {rows} into {run['table']}{rejected} (run {run['id']})")

@@ -134,8 +134,14 @@ def connected(
         if error.code == "INVALID_URI":
             raise click.BadParameter(error.message, param_hint="--uri") from None
         raise
-    with client:
+    try:
         yield client
+    except KeyboardInterrupt:
+        raise  # the end of the program ends the session sooner than asking for it
+    except BaseException:
+        client.close()
+        raise
+    client.close()
 
 
 def _password() -> str:

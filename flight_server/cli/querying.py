@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import queue
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
 from rich.console import Console
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 
     from flight_server.output import Head
 
+T = TypeVar("T")
 _PROGRESS_AFTER_SECONDS = 0.5
+_INTERRUPTS_SECONDS = 0.1
 
 
 @cli.command()
@@ -179,9 +182,30 @@ def call_with_progress(client: Client, name: str, body: dict[str, Any]) -> dict[
         progress.update(task, completed=share, description=message or name)
 
     try:
-        return client.call(name, body, show)
+        return _interruptible(lambda: client.call(name, body, show))
     finally:
         progress.stop()
+
+
+def _interruptible(work: Callable[[], T]) -> T:
+    """What ``work`` gives; Ctrl-C does not wait for it, and the server stops when the program has ended."""
+    results: queue.Queue[T | BaseException] = queue.Queue()
+
+    def run() -> None:
+        try:
+            results.put(work())
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
+            results.put(error)
+
+    threading.Thread(target=run, name="action", daemon=True).start()
+    while True:
+        # Not without end: where the driver has set its own handler, an interrupt does not end the waiting.
+        with suppress(queue.Empty):
+            result = results.get(timeout=_INTERRUPTS_SECONDS)
+            break
+    if isinstance(result, BaseException):
+        raise result
+    return result
 
 
 @cli.command()

@@ -697,7 +697,7 @@ NO_OBJECT = {
     # What they read are objects; who may do so, and write the table, is in test_ingest_wire.py.
     "ingest.file", "ingest.preview",
     # What they read is a database; see test_ingest_postgres_wire.py.
-    "ingest.postgres", "ingest.postgres_all",
+    "ingest.postgres", "ingest.postgres_all", "ingest.postgres_preview",
     # What it reads is one or the other; see test_ingest_sync_wire.py.
     "ingest.sync",
 }  # fmt: skip

@@ -816,14 +816,16 @@ class PostgresRequest:
     """Which table, view or query of a database, and into which table."""
 
     table: str
-    db_schema: str | None = None
-    catalog: str | None = None
     mode: Literal["create", "append", "replace", "upsert"] = "append"
     keys: Sequence[str] = ()
     key: str | None = None
     evolve: Literal["add", "widen", "strict"] = "add"
+    db_schema: str | None = None
+    catalog: str | None = None
     source: str | None = None
     dsn: str | None = None
+    batch_bytes: int = 8388608
+    connections: int = 2
     relation: str | None = None
     query: str | None = None
     background: bool = False
@@ -835,12 +837,15 @@ class PostgresAllRequest:
 
     source: str | None = None
     dsn: str | None = None
+    batch_bytes: int = 8388608
+    connections: int = 2
     schemas: Sequence[str] = ()
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
     db_schema: str | None = None
     catalog: str | None = None
     mode: Literal["create", "append", "replace", "upsert"] = "replace"
+    evolve: Literal["add", "widen", "strict"] = "add"
 
 
 @dataclass(frozen=True, slots=True)
@@ -849,6 +854,34 @@ class PostgresAllResponse:
 
     runs: list[RunResponse]
     failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresPreviewRequest:
+    """What to look into, and the table that it is for, which the caller has to be allowed to write."""
+
+    table: str
+    db_schema: str | None = None
+    catalog: str | None = None
+    source: str | None = None
+    dsn: str | None = None
+    batch_bytes: int = 8388608
+    connections: int = 2
+    relation: str | None = None
+    query: str | None = None
+    limit: int = 20
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewResponse:
+    """What an ingest would make of the objects; nothing is stored."""
+
+    columns: list[RunColumn]
+    details: dict[str, str]
+    rows: int | None
+    size_bytes: int | None
+    arrow: str
+    rejected: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -872,18 +905,6 @@ class PreviewRequest:
     prefix: str | None = None
     pattern: str = "*"
     limit: int = 20
-
-
-@dataclass(frozen=True, slots=True)
-class PreviewResponse:
-    """What an ingest would make of the objects; nothing is stored."""
-
-    columns: list[RunColumn]
-    details: dict[str, str]
-    rows: int | None
-    size_bytes: int | None
-    arrow: str
-    rejected: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -2315,14 +2336,16 @@ class IngestActions:
         self,
         *,
         table: str,
-        db_schema: str | None = None,
-        catalog: str | None = None,
         mode: Literal["create", "append", "replace", "upsert"] = "append",
         keys: Sequence[str] = (),
         key: str | None = None,
         evolve: Literal["add", "widen", "strict"] = "add",
+        db_schema: str | None = None,
+        catalog: str | None = None,
         source: str | None = None,
         dsn: str | None = None,
+        batch_bytes: int = 8388608,
+        connections: int = 2,
         relation: str | None = None,
         query: str | None = None,
         background: bool = False,
@@ -2334,15 +2357,17 @@ class IngestActions:
 
         Args:
             table: name of the table.
-            db_schema: its schema; the session's own when left out.
-            catalog: its catalog; the session's own when left out.
             mode: append makes the table where there is none; upsert replaces rows of the same key.
             keys: columns that tell rows apart, for upsert; the primary key if left out.
             key: runs of the same key bring the same rows, and only the first does anything; the content of
                 files if left out, and with an empty one every run brings its rows.
             evolve: how the table may change: add columns, widen them too, or strict.
+            db_schema: its schema; the session's own when left out.
+            catalog: its catalog; the session's own when left out.
             source: name of one in the configuration, [[sources]].
             dsn: another one, password included; for admins: postgresql://user:…@host/db.
+            batch_bytes: about how large the batches are that come.
+            connections: how many read parts of a table at once.
             relation: table or view: schema.name, or name in public.
             query: or a SELECT.
             background: answer at once; ingest.status tells what becomes of it.
@@ -2355,14 +2380,16 @@ class IngestActions:
             "ingest.postgres",
             PostgresRequest(
                 table=table,
-                db_schema=db_schema,
-                catalog=catalog,
                 mode=mode,
                 keys=keys,
                 key=key,
                 evolve=evolve,
+                db_schema=db_schema,
+                catalog=catalog,
                 source=source,
                 dsn=dsn,
+                batch_bytes=batch_bytes,
+                connections=connections,
                 relation=relation,
                 query=query,
                 background=background,
@@ -2376,12 +2403,15 @@ class IngestActions:
         *,
         source: str | None = None,
         dsn: str | None = None,
+        batch_bytes: int = 8388608,
+        connections: int = 2,
         schemas: Sequence[str] = (),
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
         db_schema: str | None = None,
         catalog: str | None = None,
         mode: Literal["create", "append", "replace", "upsert"] = "replace",
+        evolve: Literal["add", "widen", "strict"] = "add",
         on_progress: OnProgress | None = None,
     ) -> PostgresAllResponse:
         """Bring the tables of a PostgreSQL database into tables, all as of one moment.
@@ -2391,12 +2421,15 @@ class IngestActions:
         Args:
             source: name of one in the configuration, [[sources]].
             dsn: another one, password included; for admins: postgresql://user:…@host/db.
+            batch_bytes: about how large the batches are that come.
+            connections: how many read parts of a table at once.
             schemas: all but the system's when left out.
             include: patterns of table or schema.table; all if none.
             exclude: patterns of those to leave out.
             db_schema: the schema that all go into; that of each table when left out.
             catalog: its catalog; the session's own when left out.
             mode: replace makes the tables what they are in the database.
+            evolve: how tables may change, for append and upsert.
             on_progress: called with the share done (0 to 1) and a message.
 
         Raises:
@@ -2407,15 +2440,68 @@ class IngestActions:
             PostgresAllRequest(
                 source=source,
                 dsn=dsn,
+                batch_bytes=batch_bytes,
+                connections=connections,
                 schemas=schemas,
                 include=include,
                 exclude=exclude,
                 db_schema=db_schema,
                 catalog=catalog,
                 mode=mode,
+                evolve=evolve,
             ),
             PostgresAllResponse,
             on_progress,
+        )
+
+    def postgres_preview(
+        self,
+        *,
+        table: str,
+        db_schema: str | None = None,
+        catalog: str | None = None,
+        source: str | None = None,
+        dsn: str | None = None,
+        batch_bytes: int = 8388608,
+        connections: int = 2,
+        relation: str | None = None,
+        query: str | None = None,
+        limit: int = 20,
+    ) -> PreviewResponse:
+        """What an ingest would make of a table, view or query of a PostgreSQL database; nothing is stored.
+
+        Needs the permission ``write``.
+
+        Args:
+            table: name of the table.
+            db_schema: its schema; the session's own when left out.
+            catalog: its catalog; the session's own when left out.
+            source: name of one in the configuration, [[sources]].
+            dsn: another one, password included; for admins: postgresql://user:…@host/db.
+            batch_bytes: about how large the batches are that come.
+            connections: how many read parts of a table at once.
+            relation: table or view: schema.name, or name in public.
+            query: or a SELECT.
+            limit: how many rows to give.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "ingest.postgres_preview",
+            PostgresPreviewRequest(
+                table=table,
+                db_schema=db_schema,
+                catalog=catalog,
+                source=source,
+                dsn=dsn,
+                batch_bytes=batch_bytes,
+                connections=connections,
+                relation=relation,
+                query=query,
+                limit=limit,
+            ),
+            PreviewResponse,
         )
 
     def preview(
