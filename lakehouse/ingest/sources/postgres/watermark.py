@@ -118,6 +118,7 @@ class NewRows(Incremental):
         if kind is _TEXT:
             # Other collations may take different texts for the same, and change with the database's version.
             value = f'({value} COLLATE "C")'
+        self._check_overlap(source, kind, cancelled)
         ahead = kind.ahead.format(value) or "false"
         progress(None, f"looking for the last value of {column.name}")
         (last,) = source.ask(f"max({value})::text", f"{value} IS NOT NULL AND NOT {ahead}", cancelled)
@@ -165,17 +166,32 @@ class NewRows(Incremental):
             )
         return kind
 
+    def _check_overlap(self, source: PostgresSource, kind: _Kind, cancelled: Cancelled) -> None:
+        """Refuse an overlap that cannot be.
+
+        Raises:
+            InvalidRequest: It says no length, or the watermark has none.
+        """
+        if not self._overlap:
+            return
+        if not kind.overlap:
+            raise InvalidRequest(f"there is no overlap for a watermark of type {kind.name}", "leave it out")
+        if kind is _INTEGER:
+            is_length = bool(_NUMBER.fullmatch(self._overlap))
+        else:
+            condition = f"{_literal(self._overlap)}::interval >= '0'"
+            (is_length,) = source.ask(condition, "", cancelled, rows=False)
+        if not is_length:
+            expected = "a number" if kind is _INTEGER else "a length of time like '10 minutes'"
+            raise InvalidRequest(f"expected an overlap that is {expected}, found '{self._overlap}'")
+
     def _lower(self, kind: _Kind, before: str) -> str:
         """From where on rows may be new."""
         if not self._overlap:
             return kind.of(before)
-        if not kind.overlap:
-            raise InvalidRequest(f"there is no overlap for a watermark of type {kind.name}", "leave it out")
-        if kind is not _INTEGER:
-            return kind.overlap.format(kind.of(before), f"{_literal(self._overlap)}::interval")
-        if not _NUMBER.fullmatch(self._overlap):
-            raise InvalidRequest(f"the overlap of an integer is a number, found '{self._overlap}'")
-        return kind.of(str(max(int(before) - int(self._overlap), _LEAST)))
+        if kind is _INTEGER:
+            return kind.of(str(max(int(before) - int(self._overlap), _LEAST)))
+        return kind.overlap.format(kind.of(before), f"{_literal(self._overlap)}::interval")
 
 
 def _literal(text: str) -> str:
