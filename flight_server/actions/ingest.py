@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from typing import Self
 
@@ -47,6 +48,11 @@ class FilesRequest(FileIngestOptions, Request):
 class IngestFileRequest(FilesRequest, OfTable):
     """From which objects into which table, and how."""
 
+    run_key: str | None = Field(
+        default=None,
+        description="runs of the same key bring the same rows, and only the first does anything; the content "
+        "of the objects if left out, and with an empty one every run brings its rows",
+    )
     background: bool = Field(
         default=False, description="answer at once; ingest.status tells what becomes of it"
     )
@@ -134,7 +140,8 @@ def _file(ctx: CallContext, request: IngestFileRequest) -> Iterator[Progress | R
     target = located(ctx, request)
     ctx.lake(target).check_write(target.schema, target.table)
     source = _source(ctx, request)
-    ingest = request.request(target, request.on_error)
+    # What other ingests call key is that of the object here.
+    ingest = replace(request.request(target, request.on_error), key=request.run_key)
     return ingesting(ctx, "ingest.file", ingest, source, background=request.background)
 
 

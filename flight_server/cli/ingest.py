@@ -239,6 +239,7 @@ def _objects(client: Client, place: str, table: tuple[str, ...], said: dict[str,
     if preview:
         _show(place, client.call("ingest.preview", which | _reading(said)))
         return
+    said = {"run_key" if name == "key" else name: value for name, value in said.items()}
     run = call_with_progress(client, "ingest.file", {"table": table[-1], **_place(table), **which, **said})
     _say(run["source"], run)
 

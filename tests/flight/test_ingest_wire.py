@@ -71,6 +71,17 @@ def test_a_file_becomes_a_table_with_an_account_of_every_column(ingest: Ingest) 
     assert ingest.sql("SELECT count(*) AS n FROM files.people") == [{"n": 3}]
 
 
+def test_an_object_with_other_content_comes_again(ingest: Ingest) -> None:
+    key = ingest.file("in/one.csv", "id\n1\n")
+    assert ingest(table="one", key=key)["state"] == "succeeded"
+    ingest.file("in/one.csv", "id\n2\n3\n")
+    assert ingest(table="one", key=key)["rows_stored"] == 2
+    assert ingest(table="one", key=key)["state"] == "repeated"
+    assert ingest(table="one", key=key, run_key="")["rows_stored"] == 2
+    assert ingest(table="one", key=key, run_key="x")["rows_stored"] == 2
+    assert ingest(table="one", key=key, run_key="x")["state"] == "repeated"
+
+
 def test_after_an_ingest_everything_is_known_without_another_call(ingest: Ingest) -> None:
     mails = "".join(f"{n},person{n}@example.org\n" for n in range(100))
     run = ingest(table="mails", key=ingest.file("in/mails.csv", "id,mail\n" + mails))

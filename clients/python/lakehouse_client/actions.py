@@ -792,6 +792,7 @@ class IngestFileRequest:
     bucket: str | None = None
     prefix: str | None = None
     pattern: str = "*"
+    run_key: str | None = None
     background: bool = False
 
 
@@ -2247,6 +2248,7 @@ class IngestActions:
         bucket: str | None = None,
         prefix: str | None = None,
         pattern: str = "*",
+        run_key: str | None = None,
         background: bool = False,
         on_progress: OnProgress | None = None,
     ) -> RunResponse:
@@ -2274,6 +2276,8 @@ class IngestActions:
             bucket: the primary bucket when left out.
             prefix: what the keys of several begin with, at any depth.
             pattern: which of these: the end of the key fits, as in *.csv.gz.
+            run_key: runs of the same key bring the same rows, and only the first does anything; the content
+                of the objects if left out, and with an empty one every run brings its rows.
             background: answer at once; ingest.status tells what becomes of it.
             on_progress: called with the share done (0 to 1) and a message.
 
@@ -2302,6 +2306,7 @@ class IngestActions:
                 bucket=bucket,
                 prefix=prefix,
                 pattern=pattern,
+                run_key=run_key,
                 background=background,
             ),
             RunResponse,
