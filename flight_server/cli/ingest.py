@@ -105,6 +105,7 @@ class _Type(click.ParamType[tuple[str, str]]):
 @click.option(
     "--again", is_flag=True, help="Bring the rows even if the same content is in the table already."
 )
+@click.option("--sync", is_flag=True, help="Bring only objects of a bucket that are new since the last time.")
 @click.option("--preview", is_flag=True, help="Show what would become of it, and first rows; store nothing.")
 @click.option(
     "--background", is_flag=True, help="Do not wait; of objects of a bucket and of rows of a database."
@@ -121,6 +122,7 @@ def ingest(
     form: str | None,
     again: bool,
     run_key: str | None,
+    sync: bool,
     preview: bool,
     background: bool,
     **server: Any,
@@ -133,6 +135,10 @@ def ingest(
     reading = {"on_error": on_error, "types": dict(types), **({"format": form} if form else {})}
     if again and run_key:
         raise click.UsageError("--again and --run-key contradict each other")
+    if sync and (again or run_key or preview or not source.startswith(_OBJECTS)):
+        raise click.UsageError(
+            "--sync is about objects of a bucket, without --again, --run-key and --preview"
+        )
     if databases.is_database(source):
         wanted.check()
         if types or form or on_error != "fail":
@@ -150,7 +156,7 @@ def ingest(
             _database(client, source, table, wanted, said, preview=preview, background=background)
         elif source.startswith(_OBJECTS):
             said |= {"background": True} if background else {}
-            _objects(client, source.removeprefix(_OBJECTS), table, said | reading, preview)
+            _objects(client, source.removeprefix(_OBJECTS), table, said | reading, preview=preview, sync=sync)
         elif background:
             raise click.UsageError("files that are sent do not stay in the background")
         else:
@@ -228,7 +234,9 @@ def _place(table: tuple[str, ...]) -> dict[str, Any]:
     return dict(zip(names, table[:-1], strict=True))
 
 
-def _objects(client: Client, place: str, table: tuple[str, ...], said: dict[str, Any], preview: bool) -> None:
+def _objects(
+    client: Client, place: str, table: tuple[str, ...], said: dict[str, Any], *, preview: bool, sync: bool
+) -> None:
     bucket, _, key = place.partition("/")
     if not bucket or not key:
         raise click.UsageError(f"expected bucket://NAME/KEY, found '{_OBJECTS}{place}'")
@@ -239,9 +247,32 @@ def _objects(client: Client, place: str, table: tuple[str, ...], said: dict[str,
     if preview:
         _show(place, client.call("ingest.preview", which | _reading(said)))
         return
+    if sync:
+        if "prefix" not in which:
+            raise click.UsageError(
+                "--sync is about all objects that fit: name them with wildcards or a slash"
+            )
+        run = call_with_progress(
+            client, "ingest.sync", {"table": table[-1], **_place(table), **which, **said}
+        )
+        _say_new(run)
+        return
     said = {"run_key" if name == "key" else name: value for name, value in said.items()}
     run = call_with_progress(client, "ingest.file", {"table": table[-1], **_place(table), **which, **said})
     _say(run["source"], run)
+
+
+def _say_new(run: dict[str, Any]) -> None:
+    """What a run found new."""
+    found = run["sync"]
+    if found is None:
+        _say(run["source"], run)
+        return
+    counts = {kind: found[f"objects_{kind}"] for kind in ("new", "known", "changed", "gone", "left")}
+    told = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count or kind == "new")
+    click.echo(f"{found['name']}: {told}")
+    if run["state"] != "repeated":
+        _say(run["source"], run)
 
 
 @contextmanager

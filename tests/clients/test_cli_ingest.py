@@ -75,6 +75,19 @@ def test_objects_come_in_one_commit(server: Server, ingest: Callable[..., Result
     assert rows(server, "cli.numbers") == [{"id": 0}, {"id": 1}, {"id": 2}]
 
 
+def test_only_new_objects_come(server: Server, ingest: Callable[..., Result]) -> None:
+    command = ("bucket://primary/again/*.csv", "--into", "cli.again", "--sync")
+    with connect(server.uri) as client:
+        client.put_object("primary", "again/1.csv", b"id\n1\n")
+        assert ingest(*command).stdout.startswith("primary/again/: 1 new\nprimary/again/*.csv")
+        assert ingest(*command).stdout == "primary/again/: 0 new, 1 known\n"
+        client.put_object("primary", "again/2.csv", b"id\n2\n")
+        assert "primary/again/: 1 new, 1 known\n" in ingest(*command).stdout
+        client.put_object("primary", "again/1.csv", b"id\n3\n")
+        assert "'again/1.csv' was brought before" in str(ingest(*command).exception)
+    assert rows(server, "cli.again") == [{"id": 1}, {"id": 2}]
+
+
 def test_what_does_not_fit_is_kept_apart_with_its_reason(
     server: Server, ingest: Callable[..., Result]
 ) -> None:
@@ -108,6 +121,8 @@ def test_a_preview_shows_columns_and_rows(server: Server, ingest: Callable[..., 
         (("people.csv", "--into", "a.b.c.d"), "found 'a.b.c.d'"),
         (("nowhere.csv", "--into", "cli.x"), "nowhere.csv"),
         (("empty", "--into", "cli.x"), "there is no file in empty"),
+        (("people.csv", "--into", "cli.x", "--sync"), "--sync is about objects of a bucket"),
+        (("bucket://primary/one.csv", "--into", "cli.x", "--sync"), "--sync is about all objects that fit"),
         (("bucket://primary", "--into", "cli.x"), "expected bucket://NAME/KEY"),
         (("people.csv", "--into", "cli.x", "--type", "id"), "expected column=TYPE, found 'id'"),
         (("people.csv", "--into", "cli.x", "--type", "nope=DATE"), "nope"),
