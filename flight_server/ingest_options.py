@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lakehouse.ingest.sources.file_options import FileOptions
 from lakehouse.ingest.sources.source import OnError
@@ -71,3 +73,24 @@ class FileIngestOptions(IngestOptions):
             self.null_values,
             self.sheet,
         )
+
+
+class PutOptions(FileIngestOptions):
+    """What a client may say of what it puts."""
+
+    file: str = Field(default="", description="the name of the file whose bytes come; empty where rows come")
+    preview: int | None = Field(
+        default=None,
+        ge=0,
+        le=1000,
+        description="store nothing, tell what would become of the file, and give so many rows of it",
+    )
+    end_follows: bool = Field(
+        default=False, description='the last message says {"end": true}; without that nothing is stored'
+    )
+
+    @model_validator(mode="after")
+    def _previewed_file(self) -> Self:
+        if self.preview is not None and not self.file:
+            raise ValueError("a preview is of a file: rows that come have their columns already")
+        return self

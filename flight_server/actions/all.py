@@ -12,6 +12,7 @@ from flight_server.actions import (
     ingest,
     ingest_postgres,
     ingest_sync,
+    ingest_upload,
     journal,
     maintenance,
     objects,
@@ -40,6 +41,7 @@ def all_actions() -> ActionRegistry:
         *datasets.ACTIONS,
         *registration.ACTIONS,
         *ingest.ACTIONS,
+        *ingest_upload.ACTIONS,
         *ingest_postgres.ACTIONS,
         *ingest_sync.ACTIONS,
         *resync.ACTIONS,
@@ -47,4 +49,5 @@ def all_actions() -> ActionRegistry:
         *tables.ACTIONS,
         *maintenance.ACTIONS,
     )
+    specs = (*specs, server.check_spec(specs))
     return ActionRegistry((*specs, server.describe_spec(specs)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from flight_server import __version__
 from flight_server.actions.registry import ActionRegistry, ActionSpec, Permission, Request, Response
@@ -50,6 +50,19 @@ class DescribeResponse(Response):
     """The actions asked for, sorted by name."""
 
     actions: list[ActionDescription]
+
+
+class CheckRequest(Request):
+    """A request to look at."""
+
+    action: str = Field(description="name of the action", min_length=1)
+    request: dict[str, Any] = Field(default_factory=dict, description="the request as it would be sent")
+
+
+class CheckResponse(Response):
+    """Whether an action would take a request from the caller. What the request is about is not looked at."""
+
+    problems: list[str] = Field(description="what is wrong, with the field; empty where nothing is")
 
 
 def _status(ctx: CallContext, _: StatusRequest) -> Iterator[Response]:
@@ -105,6 +118,35 @@ def describe_spec(specs: tuple[ActionSpec, ...]) -> ActionSpec:
         "Request and response schemas of every action",
         DescribeRequest,
         DescribeResponse,
+        run,
+        Permission.READ,
+    )
+    return spec
+
+
+def check_spec(specs: tuple[ActionSpec, ...]) -> ActionSpec:
+    """The action ``actions.check`` over these actions and itself."""
+
+    def run(ctx: CallContext, request: CheckRequest) -> Iterator[Response]:
+        found = ActionRegistry((*specs, spec)).get(request.action)
+        if found is None:
+            raise UnknownAction(f"no action is called {request.action}", "actions.describe tells of all")
+        problems = []
+        if not ctx.session.access.may_run(found.name, found.permission):
+            problems.append(f"{ctx.principal.name} may not run {found.name} ({found.permission.value})")
+        try:
+            found.request.model_validate(request.request)
+        except ValidationError as error:
+            problems += [
+                f"{'.'.join(map(str, each['loc'])) or 'request'}: {each['msg']}" for each in error.errors()
+            ]
+        yield CheckResponse(problems=problems)
+
+    spec = ActionSpec(
+        "actions.check",
+        "Whether an action would take a request; nothing is done",
+        CheckRequest,
+        CheckResponse,
         run,
         Permission.READ,
     )

@@ -3,8 +3,19 @@
 What serves and what queries is imported by the commands that need it: each is a second of starting up.
 """
 
-from flight_server.cli import access, ingest, objects, querying, serving
+from flight_server.cli import access, ingest, job, objects, querying, serving
 from flight_server.cli.program import cli, main, run
 from flight_server.cli.querying import call_with_progress
 
-__all__ = ["access", "call_with_progress", "cli", "ingest", "main", "objects", "querying", "run", "serving"]
+__all__ = [
+    "access",
+    "call_with_progress",
+    "cli",
+    "ingest",
+    "job",
+    "main",
+    "objects",
+    "querying",
+    "run",
+    "serving",
+]

@@ -21,6 +21,7 @@ from flight_server.cli.querying import call_with_progress
 
 if TYPE_CHECKING:
     from lakehouse_client import Client
+    from lakehouse_client.actions import RunResponse
 
 _OBJECTS = "bucket://"
 _WILDCARDS = set("*?[")
@@ -177,11 +178,24 @@ def _files(
             _show(str(file), asdict(found))
         return
     for number, file in enumerate(files):
-        # What was replaced or made for the first file has to stay for the others.
-        later = {"mode": "append"} if number and said["mode"] in ("create", "replace") else {}
-        with _sending(file) as sent:
-            run = client.ingest_file(file, table[-1], **_place(table), on_sent=sent, **said | later)
-        _say(str(file), asdict(run))
+        _say(str(file), asdict(send_file(client, file, table, said, first=number == 0)))
+
+
+def send_file(
+    client: Client, file: Path, table: tuple[str, ...], said: dict[str, Any], *, first: bool
+) -> RunResponse:
+    """Send one of several files into a table, with a bar about it.
+
+    Args:
+        client: The connection.
+        file: The file.
+        table: The name of the table, with schema and catalog before it if they are said.
+        said: The options.
+        first: Whether none was sent before; what was replaced or made for the first stays for the others.
+    """
+    later = {"mode": "append"} if not first and said.get("mode") in ("create", "replace") else {}
+    with _sending(file) as sent:
+        return client.ingest_file(file, table[-1], **_place(table), on_sent=sent, **said | later)
 
 
 def _database(

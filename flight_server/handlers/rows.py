@@ -15,15 +15,14 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Self
 
 import pyarrow as pa
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from flight_server.context import CallContext
 from flight_server.dispatch import Upload
 from flight_server.execution import Recording
-from flight_server.ingest_options import FileIngestOptions
+from flight_server.ingest_options import PutOptions
 from flight_server.misfit import misfit
 from lakehouse.errors import InvalidRequest, LimitExceeded, StorageError
 from lakehouse.ingest.sources.arrow_batches import ArrowBatches
@@ -32,27 +31,6 @@ from lakehouse.ingest.sources.file_source import FileSource
 from lakehouse.runs import preview
 
 _KIND = "ingest"
-
-
-class PutOptions(FileIngestOptions):
-    """What a client may say of what it puts."""
-
-    file: str = Field(default="", description="the name of the file whose bytes come; empty where rows come")
-    preview: int | None = Field(
-        default=None,
-        ge=0,
-        le=1000,
-        description="store nothing, tell what would become of the file, and give so many rows of it",
-    )
-    end_follows: bool = Field(
-        default=False, description='the last message says {"end": true}; without that nothing is stored'
-    )
-
-    @model_validator(mode="after")
-    def _previewed_file(self) -> Self:
-        if self.preview is not None and not self.file:
-            raise ValueError("a preview is of a file: rows that come have their columns already")
-        return self
 
 
 def put(ctx: CallContext, path: tuple[str, ...], upload: Upload) -> None:

@@ -496,9 +496,13 @@ def by_create_table(who: Caller, name: str) -> None:
 
 
 def by_put(who: Caller, name: str) -> None:
-    descriptor = flight.FlightDescriptor.for_path(catalog_of(name), "hr", name)
+    told = who.call("ingest.upload", **named(name))
+    assert told["path"] == [catalog_of(name), "hr", name]
+    descriptor = flight.FlightDescriptor.for_path(*told["path"])
     writer, reader = who.client.do_put(descriptor, ROWS.schema, who.options)
     with writer:
+        writer.write_metadata(told["first_metadata"].encode())
+        writer.write_metadata(told["last_metadata"].encode())
         writer.done_writing()
         run = json.loads(reader.read().to_pybytes())["run"]
     assert (run["state"], run["rows_stored"]) == ("succeeded", 0)
@@ -510,7 +514,7 @@ def by_put(who: Caller, name: str) -> None:
 
 
 WRITE = {
-    by_put: {"do_put", "ingest.status", "ingest.cancel", "ingest.list"},
+    by_put: {"do_put", "ingest.upload", "ingest.status", "ingest.cancel", "ingest.list"},
     by_create_table: set(),
     by_append: {commands.StatementIngest, "do_put"},
     by_create_or_append: set(),
@@ -692,7 +696,8 @@ NO_OBJECT = {
     commands.EndSavepoint, commands.CancelQuery, commands.CancelFlightInfo, commands.RenewFlightEndpoint,
     commands.SetSessionOptions, commands.GetSessionOptions, commands.CloseSession,
     "list_actions", "do_exchange",
-    "server.status", "actions.describe", "samples.load", "catalog.register", "catalog.resync_missing",
+    "server.status", "actions.describe", "actions.check",
+    "samples.load", "catalog.register", "catalog.resync_missing",
     "journal.flush", "journal.compact", "journal.recover",
     # What they read are objects; who may do so, and write the table, is in test_ingest_wire.py.
     "ingest.file", "ingest.preview",

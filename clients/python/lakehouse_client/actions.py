@@ -15,6 +15,21 @@ from lakehouse_client.messages import Call, OnProgress
 
 
 @dataclass(frozen=True, slots=True)
+class CheckRequest:
+    """A request to look at."""
+
+    action: str
+    request: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResponse:
+    """Whether an action would take a request from the caller. What the request is about is not looked at."""
+
+    problems: list[str]
+
+
+@dataclass(frozen=True, slots=True)
 class DescribeRequest:
     """Which action to describe."""
 
@@ -952,6 +967,43 @@ class IngestSyncRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class UploadRequest:
+    """What is to be sent, and what is to become of it."""
+
+    table: str
+    db_schema: str | None = None
+    catalog: str | None = None
+    mode: Literal["create", "append", "replace", "upsert"] = "append"
+    keys: Sequence[str] = ()
+    key: str | None = None
+    evolve: Literal["add", "widen", "strict"] = "add"
+    on_error: Literal["fail", "reject"] = "fail"
+    types: Mapping[str, str] | None = None
+    format: str = ""
+    delimiter: str = ""
+    quote: str | None = None
+    encoding: str = ""
+    header: bool | None = None
+    null_values: Sequence[str] = ()
+    sheet: str = ""
+    file: str = ""
+    preview: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UploadResponse:
+    """How to send it by DoPut. Nothing is kept of the request: it is in ``first_metadata``."""
+
+    path: list[str]
+    first_metadata: str
+    last_metadata: str
+    arrow_schema: str | None
+    max_bytes: int | None
+    max_message_bytes: int
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
 class CompactEventsRequest:
     """Nothing to say."""
 
@@ -1630,6 +1682,20 @@ class ActionsActions:
 
     def __init__(self, call: Call) -> None:
         self._call = call
+
+    def check(self, *, action: str, request: Mapping[str, Any] | None = None) -> CheckResponse:
+        """Whether an action would take a request; nothing is done.
+
+        Needs the permission ``read``.
+
+        Args:
+            action: name of the action.
+            request: the request as it would be sent.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call("actions.check", CheckRequest(action=action, request=request), CheckResponse)
 
     def describe(self, *, name: str | None = None) -> DescribeResponse:
         """Request and response schemas of every action.
@@ -2705,6 +2771,81 @@ class IngestActions:
             ),
             RunResponse,
             on_progress,
+        )
+
+    def upload(
+        self,
+        *,
+        table: str,
+        db_schema: str | None = None,
+        catalog: str | None = None,
+        mode: Literal["create", "append", "replace", "upsert"] = "append",
+        keys: Sequence[str] = (),
+        key: str | None = None,
+        evolve: Literal["add", "widen", "strict"] = "add",
+        on_error: Literal["fail", "reject"] = "fail",
+        types: Mapping[str, str] | None = None,
+        format: str = "",
+        delimiter: str = "",
+        quote: str | None = None,
+        encoding: str = "",
+        header: bool | None = None,
+        null_values: Sequence[str] = (),
+        sheet: str = "",
+        file: str = "",
+        preview: int | None = None,
+    ) -> UploadResponse:
+        """How to send a file or rows by DoPut, and whether that may be done; nothing is stored yet.
+
+        Needs the permission ``read``.
+
+        Args:
+            table: name of the table.
+            db_schema: its schema; the session's own when left out.
+            catalog: its catalog; the session's own when left out.
+            mode: append makes the table where there is none; upsert replaces rows of the same key.
+            keys: columns that tell rows apart, for upsert; the primary key if left out.
+            key: runs of the same key bring the same rows, and only the first does anything; the content of
+                files if left out, and with an empty one every run brings its rows.
+            evolve: how the table may change: add columns, widen them too, or strict.
+            on_error: fail stops at the first row that does not fit; reject keeps such rows in TABLE_rejects.
+            types: types that are not to be inferred: {"day": "DATE(%d/%m/%Y)"}.
+            format: csv, jsonl, json, parquet, arrow, avro, orc or excel.
+            delimiter: between fields of delimited text.
+            quote: around fields; empty for none.
+            encoding: of text, as Python names it.
+            header: whether the first row names the columns.
+            null_values: texts that stand for NULL, unquoted.
+            sheet: of a workbook; the first if left out.
+            file: the name of the file that is sent; empty where rows are.
+            preview: store nothing of the file, and give so many rows of it.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "ingest.upload",
+            UploadRequest(
+                table=table,
+                db_schema=db_schema,
+                catalog=catalog,
+                mode=mode,
+                keys=keys,
+                key=key,
+                evolve=evolve,
+                on_error=on_error,
+                types=types,
+                format=format,
+                delimiter=delimiter,
+                quote=quote,
+                encoding=encoding,
+                header=header,
+                null_values=null_values,
+                sheet=sheet,
+                file=file,
+                preview=preview,
+            ),
+            UploadResponse,
         )
 
 

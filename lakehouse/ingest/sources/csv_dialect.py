@@ -75,8 +75,8 @@ def dialect_of(text: bytes, whole: bool, encoding: Encoding, options: FileOption
     if not text.strip(b"\r\n"):
         raise InvalidRequest(f"'{name}' is empty: it has neither names of columns nor rows")
     newline = b"\n" if b"\n" in text or b"\r" not in text else b"\r"
-    quote = _one_byte(options.quote, "quote") if options.quote is not None else b'"'
-    stated = _one_byte(options.delimiter, "delimiter")
+    quote = one_byte(options.quote, "quote") if options.quote is not None else b'"'
+    stated = one_byte(options.delimiter, "delimiter")
     head = text[:_BYTES] if len(text) > _BYTES else text
     if head is text and whole:
         candidates = {d: Block(head, 0, 1, Marks(d, quote, newline)) for d in _candidates(stated, name)}
@@ -91,7 +91,12 @@ def dialect_of(text: bytes, whole: bool, encoding: Encoding, options: FileOption
     return _with_header(block, encoding, options, name)
 
 
-def _one_byte(text: str | None, what: str) -> bytes:
+def one_byte(text: str | None, what: str) -> bytes:
+    """A delimiter or quote as somebody states it; nothing for none.
+
+    Raises:
+        InvalidRequest: It is more than one byte.
+    """
     stated = (text or "").replace("\\t", "\t").encode()
     if len(stated) > 1 or stated in {b"\n", b"\r"}:
         raise InvalidRequest(f"the {what} is one ASCII character, found '{text}'")

@@ -11,12 +11,15 @@ from lakehouse.ingest.sources.arrow_source import TypedReader, arrow, orc, parqu
 from lakehouse.ingest.sources.avro_file import avro
 from lakehouse.ingest.sources.byte_source import ByteSource
 from lakehouse.ingest.sources.compression import expanded
+from lakehouse.ingest.sources.csv_dialect import one_byte
 from lakehouse.ingest.sources.csv_source import CsvReader
 from lakehouse.ingest.sources.excel_file import excel
 from lakehouse.ingest.sources.file_options import FileOptions
 from lakehouse.ingest.sources.file_reader import FileReader
 from lakehouse.ingest.sources.json_source import JsonReader
 from lakehouse.ingest.sources.source import Inspection, OnError, Piece, Progress
+from lakehouse.ingest.sources.stated_kinds import stated_type
+from lakehouse.ingest.sources.text_encoding import encoding_of
 
 _Opener = Callable[[Sequence[ByteSource], FileOptions], FileReader]
 _FORMATS: dict[str, _Opener] = {
@@ -105,9 +108,7 @@ def format_of(file: ByteSource, options: FileOptions) -> str:
         NotSupported: There is no such format as the stated one.
     """
     if options.format:
-        if options.format not in _FORMATS:
-            raise NotSupported(f"there is no format '{options.format}'", f"formats are {', '.join(_FORMATS)}")
-        return options.format
+        return _known(options.format)
     with closing(file.open()) as stream:
         head = stream.read(_HEAD)
     found = next((name for magic, name in _MAGIC if head.startswith(magic)), "")
@@ -117,6 +118,27 @@ def format_of(file: ByteSource, options: FileOptions) -> str:
         return found
     ending = next((name for ending, name in _ENDINGS.items() if file.name.lower().endswith(ending)), "")
     return ending or ("jsonl" if _is_json(head) else "csv")
+
+
+def check_options(options: FileOptions) -> None:
+    """Make sure of what can be told without the files.
+
+    Raises:
+        InvalidRequest, NotSupported: No file can be read so.
+    """
+    if options.format:
+        _known(options.format)
+    for column, spec in options.types.items():
+        stated_type(spec, column)
+    for text, what in ((options.delimiter, "delimiter"), (options.quote, "quote")):
+        one_byte(text, what)
+    encoding_of(b"", options.encoding)
+
+
+def _known(form: str) -> str:
+    if form not in _FORMATS:
+        raise NotSupported(f"there is no format '{form}'", f"formats are {', '.join(_FORMATS)}")
+    return form
 
 
 def _is_json(head: bytes) -> bool:
