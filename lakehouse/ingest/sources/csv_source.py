@@ -30,7 +30,13 @@ from lakehouse.ingest.sources.source import (
     SourceColumn,
 )
 from lakehouse.ingest.sources.stated_kinds import GIVEN, STATED, stated_kind, stated_type
-from lakehouse.ingest.sources.text_encoding import Encoding, encoding_of, single_byte_encoding, utf8_stream
+from lakehouse.ingest.sources.text_encoding import (
+    Encoding,
+    check_text,
+    encoding_of,
+    single_byte_encoding,
+    utf8_stream,
+)
 from lakehouse.ingest.sources.text_kinds import Kind
 
 _LEAST_SAMPLE = 256 * 1024
@@ -151,6 +157,8 @@ class CsvReader:
         if not text.strip(b"\r\n"):
             self._notes[f"file '{origin.name}'"] = "empty, left out"
             return None
+        if not (self._options.format or self._options.encoding or self._options.delimiter):
+            check_text(text, 0.1 if encoding.is_unicode else 0.01, origin.name)
         dialect = dialect_of(text, ended, encoding, self._options, origin.name)
         seen: dict[str, int] = {}
         keys = []

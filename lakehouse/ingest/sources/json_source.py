@@ -44,7 +44,7 @@ from lakehouse.ingest.sources.source import (
     SourceColumn,
 )
 from lakehouse.ingest.sources.stated_kinds import GIVEN, STATED, stated_kind, stated_type
-from lakehouse.ingest.sources.text_encoding import encoding_of, utf8_stream
+from lakehouse.ingest.sources.text_encoding import check_text, encoding_of, utf8_stream
 from lakehouse.ingest.sources.text_kinds import LARGEST_EXACT, Kind
 
 _HEAD = 64 * 1024
@@ -157,6 +157,7 @@ class JsonReader:
         self._files = files
         self._options = options
         self._fields: dict[str, _Field] | None = None
+        self._first_fault = ""
 
     def inspect(self, cancelled: Callable[[], bool], progress: Progress) -> Inspection:
         """From a sample of each file."""
@@ -199,8 +200,9 @@ class JsonReader:
         if not fields and not whole:
             return self._inspected(cancelled, progress, everything=True)
         if not fields:
+            name = self._files[0].name
             raise InvalidRequest(
-                f"'{self._files[0].name}' holds no JSON object with a field, so there is no column"
+                f"'{name}' holds no JSON object with a field, so there is no column{self._first_fault}"
             )
         if len(fields) > self._options.limits.max_columns:
             raise InvalidRequest(
@@ -247,6 +249,8 @@ class JsonReader:
             else:
                 for row in _rows(block):
                     rows += 1
+                    if row.fault and not self._first_fault:
+                        self._first_fault = f"; line {row.line}: {row.fault}"
                     for name, value in (row.fields or {}).items():
                         fields.setdefault(name, _Field()).add(value, row.line)
             if most is not None and block.end >= most:
@@ -264,6 +268,8 @@ class JsonReader:
             encoding = encoding_of(b"")
         with closing(utf8_stream(file.open(), encoding, file.name)) as text:
             head = text.read(_HEAD)
+        if not self._options.format:
+            check_text(head, 0.01, file.name)
         array = is_array(head)
         lines = not array and is_lines(head)
 

@@ -18,6 +18,8 @@ _MARKS = (
 )
 # What Windows leaves undefined, and ISO 8859-1 uses for control characters.
 _UNDEFINED = bytes((0x81, 0x8D, 0x8F, 0x90, 0x9D))
+# All but those that end lines, pages and files of DOS, tabs and escapes.
+_CONTROLS = bytes({*range(0x20), 0x7F} - {*b"\t\n\v\f\r\x1a\x1b"})
 _CHUNK = 1024 * 1024
 
 
@@ -42,6 +44,11 @@ class Encoding:
         """Whether the bytes can be taken as they are."""
         return self.name == "utf-8"
 
+    @property
+    def is_unicode(self) -> bool:
+        """Whether bytes that are no text could hardly be read so."""
+        return self.name.startswith("utf")
+
 
 def encoding_of(sample: bytes, stated: str = "") -> Encoding:
     """The encoding of a text that begins with ``sample``.
@@ -63,6 +70,26 @@ def encoding_of(sample: bytes, stated: str = "") -> Encoding:
     if broken is None or not sample[:broken].isascii():
         return Encoding("utf-8", 0, "letters beyond ASCII are written so")
     return single_byte_encoding(sample, sample.count(b"\n", 0, broken) + 1)
+
+
+def check_text(text: bytes, most: float, name: str) -> None:
+    """Refuse what is none, such as a picture, or a file of another format that is damaged.
+
+    Args:
+        text: The beginning of a file.
+        most: Which share of it may be control characters.
+        name: What to call the file.
+
+    Raises:
+        InvalidRequest: It is no text.
+    """
+    controls = len(text) - len(text.translate(None, _CONTROLS))
+    if controls > most * len(text):
+        raise InvalidRequest(
+            f"'{name}' is no text, and of no other format that is known by its content: "
+            f"{controls} of its first {len(text)} characters are control characters",
+            "it may be damaged or of another kind; state the format, encoding or delimiter if it is a text",
+        )
 
 
 def single_byte_encoding(text: bytes, line: int) -> Encoding:
