@@ -26,7 +26,7 @@ from lakehouse.catalog.catalog import Catalog
 from lakehouse.catalog.change_events import Change, Share, Told, events_of, origin_properties
 from lakehouse.catalog.iceberg_catalog import IcebergCatalog
 from lakehouse.catalog.iceberg_errors import iceberg_errors
-from lakehouse.catalog.ingest_mark import IngestMark, carried, marked_snapshot, sync_states
+from lakehouse.catalog.ingest_mark import IngestMark, carried, generation_of, marked_snapshot, sync_states
 from lakehouse.catalog.metadata_update import updated_metadata
 from lakehouse.catalog.names import check_name
 from lakehouse.catalog.observer import RowSource, current_source
@@ -624,21 +624,21 @@ def _is_step(staged: StagedWrite) -> bool:
 def _rows(staged: StagedWrite, now: TableMetadata | None = None) -> NewSnapshot | None:
     if not _makes_snapshot(staged):
         return None
-    goes_on = now is not None and staged.mode is not WriteMode.REPLACE
+    anew = staged.mode is WriteMode.REPLACE
+    goes_on = carried(now) if now is not None and not anew else {}
     properties = {
-        **(carried(now) if now is not None and goes_on else {}),
+        **(generation_of(staged.commit_id) if anew else goes_on),
         COMMIT_ID_PROPERTY: staged.commit_id,
         **origin_properties(staged.shares, len(staged.row_events)),
     }
     if staged.mark is not None:
         properties |= staged.mark.properties
     removed = frozenset(file.uri for file in staged.removed)
-    replaces_all = staged.mode is WriteMode.REPLACE
     return NewSnapshot(
         staged.snapshot_id,
         staged.data_files,
         properties,
-        replaces_all,
+        anew,
         removed,
         staged.keeps_rows,
         staged.shares,

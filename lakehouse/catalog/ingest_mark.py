@@ -14,6 +14,7 @@ from lakehouse.types import TableName
 
 _RUN = "lakehouse.ingest-run"
 _KEY = "lakehouse.ingest-key"
+_GENERATION = "lakehouse.generation"
 _SYNC = "lakehouse.sync."
 
 
@@ -42,19 +43,20 @@ class IngestMark:
     """An ingest, as the snapshot tells of it.
 
     Attributes:
+        table: The table whose rows it brings; others that it changes have no key.
         run: The id of the run that made the snapshot.
         key: What is the same when the same rows come again; empty where they may.
         sync: How far it gets, where it is run again and again. Its snapshot is made without rows, too.
     """
 
+    table: TableName
     run: str
     key: str = ""
     sync: SyncStep | None = None
 
     def of(self, table: TableName) -> IngestMark:
         """The mark for one of the tables that the ingest changes."""
-        own = self.sync is not None and _folded(table) == _folded(self.sync.table)
-        return self if own else replace(self, sync=None)
+        return self if _folded(table) == _folded(self.table) else replace(self, key="", sync=None)
 
     @property
     def properties(self) -> Mapping[str, str]:
@@ -72,7 +74,7 @@ def _folded(table: TableName) -> tuple[str, str, str]:
 def marked_snapshot(metadata: TableMetadata, key: str, *, only_last: bool = False) -> int | None:
     """The snapshot that brought the rows of an ingest, if it is among those that the table is made of.
 
-    A snapshot that was rolled back is not.
+    A snapshot that was rolled back is not, and neither is one whose rows were replaced by others.
 
     Args:
         metadata: A version of the table.
@@ -81,12 +83,23 @@ def marked_snapshot(metadata: TableMetadata, key: str, *, only_last: bool = Fals
     """
     if not key:
         return None
+    now = generation(metadata)
     for number, entries in _history(metadata):
-        if entries.get(_KEY) == key:
+        if entries.get(_KEY) == key and entries.get(_GENERATION, "") == now:
             return number
         if only_last:
             return None
     return None
+
+
+def generation(metadata: TableMetadata) -> str:
+    """What is another one whenever all rows of a table were replaced; empty before that."""
+    return _last(metadata).get(_GENERATION, "")
+
+
+def generation_of(commit_id: str) -> Mapping[str, str]:
+    """The entry of a snapshot that replaces all rows."""
+    return {_GENERATION: commit_id}
 
 
 def snapshot_of_run(metadata: TableMetadata, run: str) -> int | None:
@@ -96,7 +109,8 @@ def snapshot_of_run(metadata: TableMetadata, run: str) -> int | None:
 
 def sync_states(metadata: TableMetadata) -> Mapping[str, str]:
     """How far each ingest that is run again and again has got in a table, by their ids."""
-    return {name.removeprefix(_SYNC): state for name, state in carried(metadata).items()}
+    entries = _last(metadata).items()
+    return {name.removeprefix(_SYNC): state for name, state in entries if name.startswith(_SYNC)}
 
 
 def all_sync_states(metadata: TableMetadata, sync: str) -> set[str]:
@@ -115,11 +129,13 @@ def columns_of(metadata: TableMetadata, schema_id: int) -> list[str]:
 
 def carried(metadata: TableMetadata) -> Mapping[str, str]:
     """The entries that the next snapshot has to have from those before it."""
-    for _, entries in _history(metadata):
-        # Other programs pass nothing on; what was there before them holds still.
-        if COMMIT_ID_PROPERTY in entries:
-            return {name: value for name, value in entries.items() if name.startswith(_SYNC)}
-    return {}
+    entries = _last(metadata).items()
+    return {name: value for name, value in entries if name.startswith(_SYNC) or name == _GENERATION}
+
+
+def _last(metadata: TableMetadata) -> Mapping[str, str]:
+    # Other programs pass nothing on; what was there before them holds still.
+    return next((entries for _, entries in _history(metadata) if COMMIT_ID_PROPERTY in entries), {})
 
 
 def _history(metadata: TableMetadata) -> Iterator[tuple[int, Mapping[str, str]]]:

@@ -27,6 +27,7 @@ from lakehouse.catalog.ingest_mark import (
     IngestMark,
     SyncStep,
     columns_of,
+    generation,
     marked_snapshot,
     snapshot_of_run,
 )
@@ -425,7 +426,7 @@ class _Run:
         try:
             stored = self._load(session, transaction, inspection, keys, table)
             step = self._step(session, transaction, inspection, stored)
-            transaction.mark = IngestMark(self.record.id, key, step)
+            transaction.mark = IngestMark(self._request.table, self.record.id, key, step)
             rejects = self._load_rejects(session, transaction)
         except BaseException:
             session.end(transaction, commit=False)
@@ -449,7 +450,7 @@ class _Run:
             made = self._engine.catalogs.load(self._request.table)
             snapshot_id = snapshot_of_run(made.metadata, self.record.id)
             if key:
-                self._store.note_key(made.uuid, key, self.record.id, snapshot_id)
+                self._store.note_key(_place(made), key, self.record.id, snapshot_id)
             if step is not None:
                 self._tidy(made)
         except LakehouseError as error:
@@ -556,7 +557,7 @@ class _Run:
         replaces = self._request.mode is IngestMode.REPLACE
         found = marked_snapshot(table.metadata, key, only_last=replaces)
         if found is None and key and not replaces:
-            noted = self._store.noted_key(table.uuid, key)
+            noted = self._store.noted_key(_place(table), key)
             known = {snapshot.snapshot_id for snapshot in table.snapshots()}
             # A snapshot that is there, but not among those that the table is made of, was rolled back.
             found = noted[1] if noted is not None and noted[1] not in known else None
@@ -726,6 +727,12 @@ class _Run:
                 self._store.forget_request(self.record.id)
             except StorageError as error:
                 _log.warning("ingest_record_not_written", run=self.record.id, reason=str(error))
+
+
+def _place(table: Table) -> str:
+    """Where keys of a table are noted: elsewhere once its rows were replaced."""
+    number = generation(table.metadata)
+    return f"{table.uuid}-{number}" if number else str(table.uuid)
 
 
 def _state_after(error: LakehouseError) -> RunState:

@@ -2,7 +2,8 @@
 
 ``{PREFIX}/runs/{id}.json`` is written by the server that runs it, again and again until the end;
 ``{PREFIX}/runs/{id}.cancel`` by whoever wants it to stop. ``{PREFIX}/keys/{table uuid}/{key}.json`` tells
-that the rows of a key are in a table, for when the snapshot that says the same has been expired.
+that the rows of a key are in a table, for when the snapshot that says the same has been expired; below
+``{table uuid}-{generation}`` once all of its rows were replaced by others.
 """
 
 from __future__ import annotations
@@ -94,16 +95,16 @@ class RunStore:
         with suppress(ObjectNotFound):
             self._bucket.delete(f"{PREFIX}/runs/{run_id}.cancel")
 
-    def note_key(self, table_uuid: str, key: str, run_id: str, snapshot_id: int | None) -> None:
+    def note_key(self, table: str, key: str, run_id: str, snapshot_id: int | None) -> None:
         """Keep that the rows of a key are in a table."""
         content = json.dumps({"run": run_id, "snapshot_id": snapshot_id}).encode()
         with suppress(ObjectAlreadyExists):
-            self._bucket.put_new(f"{PREFIX}/keys/{table_uuid}/{key}.json", content)
+            self._bucket.put_new(f"{PREFIX}/keys/{table}/{key}.json", content)
 
-    def noted_key(self, table_uuid: str, key: str) -> tuple[str, int | None] | None:
+    def noted_key(self, table: str, key: str) -> tuple[str, int | None] | None:
         """The run and the snapshot that brought the rows of a key, if they are known to be in a table."""
         try:
-            found = json.loads(self._bucket.get(f"{PREFIX}/keys/{table_uuid}/{key}.json"))
+            found = json.loads(self._bucket.get(f"{PREFIX}/keys/{table}/{key}.json"))
             return str(found["run"]), found["snapshot_id"]
         except ObjectNotFound:
             return None

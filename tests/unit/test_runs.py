@@ -17,6 +17,7 @@ from lakehouse.catalog.commit import writable
 from lakehouse.catalog.references import roll_back
 from lakehouse.clock import SystemClock
 from lakehouse.config import Settings
+from lakehouse.engine.changes import Scope
 from lakehouse.engine.running import CallWatch
 from lakehouse.errors import (
     InvalidRequest,
@@ -84,6 +85,17 @@ class Runner:
         session = engine.new_session(self.lakehouse.clock.token(), {}, self.lakehouse.anonymous)
         plan = engine.plan(engine.gate.analyse(text), session)
         return [row for batch in engine.open(plan, session, CallWatch()) for row in batch.to_pylist()]
+
+    def execute(self, text: str) -> None:
+        engine = self.lakehouse.engine
+        session = engine.new_session(self.lakehouse.clock.token(), {}, self.lakehouse.anonymous)
+        engine.changes.run(engine.gate.analyse(text), Scope(session, None, CallWatch()))
+
+    def expire(self) -> None:
+        """All snapshots but the last are gone."""
+        later = self.lakehouse.clock.now() + timedelta(hours=1)
+        self.lakehouse.maintenance.of("lake").cleaner.expire("crm", "people", later, 1)
+        assert len(self.lakehouse.catalog.load("crm", "people").snapshots()) == 1
 
     def rows(self) -> list[dict[str, Any]]:
         return self.sql(f"SELECT * FROM {PEOPLE.sql} ORDER BY id")
@@ -181,14 +193,36 @@ def test_rows_that_were_rolled_back_come_again(run: Runner) -> None:
     assert len(run.rows()) == 4
 
 
+@pytest.mark.parametrize("expired", [False, True])
+@pytest.mark.parametrize("by", ["ingest", "statement"])
+def test_rows_that_were_replaced_come_again_and_then_once(run: Runner, by: str, expired: bool) -> None:
+    run(source(ROWS, "content"))
+    if by == "ingest":
+        run(source({"id": [4], "name": ["D"]}, "two"), mode=IngestMode.REPLACE)
+    else:
+        run.execute(f"CREATE OR REPLACE TABLE {PEOPLE.sql} AS SELECT 4::BIGINT AS id, 'D' AS name")
+    run.execute(f"INSERT INTO {PEOPLE.sql} VALUES (5, 'E')")
+    if expired:
+        run.expire()
+    assert run(source(ROWS, "content")).state == "succeeded"
+    run.execute(f"INSERT INTO {PEOPLE.sql} VALUES (6, 'F')")
+    if expired:
+        run.expire()
+    assert run(source(ROWS, "content")).state == "repeated"
+    assert [row["id"] for row in run.rows()] == [1, 2, 3, 4, 5, 6]
+
+
+def test_rows_come_again_with_the_rejected_ones_still_there(run: Runner) -> None:
+    for _ in range(2):
+        assert run(Picky(100, "content"), on_error=OnError.REJECT).rows_stored == 85
+        run.lakehouse.catalog.drop_table("crm", "people")
+    assert run.sql("SELECT count(*) AS n FROM lake.crm.people_rejects") == [{"n": 30}]
+
+
 def test_rows_of_an_expired_snapshot_do_not_come_again(run: Runner) -> None:
     run(source(ROWS, "content"))
     run(source({"id": [4], "name": ["D"]}))
-    lakehouse = run.lakehouse
-    table = lakehouse.catalog.load("crm", "people")
-    later = lakehouse.clock.now() + timedelta(hours=1)
-    lakehouse.maintenance.of("lake").cleaner.expire(table.name.schema, table.name.table, later, 1)
-    assert len(lakehouse.catalog.load("crm", "people").snapshots()) == 1
+    run.expire()
     assert run(source(ROWS, "content")).state == "repeated"
     assert len(run.rows()) == 4
 
@@ -234,14 +268,15 @@ class Picky:
 
     system, described = "file", "numbers.csv"
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, identity: str = "") -> None:
         self.count = count
+        self.identity = identity
         self.is_closed = False
 
     def inspect(self, cancelled: Callable[[], bool], progress: Progress) -> Inspection:
         columns = (SourceColumn("id", "id", pa.int64(), description="A number"),)
         keys = {"primary_key": ("id",), "foreign_keys": (ForeignKey("f", ("id",), "s", "t", ("id",)),)}
-        return Inspection(columns, rows=self.count, description="Numbers", **keys)
+        return Inspection(columns, rows=self.count, description="Numbers", identity=self.identity, **keys)
 
     def read(
         self,
