@@ -227,8 +227,8 @@ class Trial:
             if found["failed"]:
                 for run in found["runs"]:
                     assert run["state"] in ("succeeded", "repeated", "failed"), run
-                    assert run["state"] != "failed" or run["error_code"] == "STORAGE_ERROR", run
-                raise LakehouseClientError("STORAGE_ERROR", "some failed")
+                    assert run["state"] != "failed" or run["error_code"] == "STORAGE_UNAVAILABLE", run
+                raise LakehouseClientError("STORAGE_UNAVAILABLE", "some failed")
             return {"state": "succeeded", "rows_in": 0, "rows_stored": 0, "rows_rejected": 0}
 
         def check(client: Client, run: Any) -> None:
@@ -321,7 +321,9 @@ class Trial:
                     result = attempt(client)
                 outcome = result["state"] if murder is None else f"{killed} died: {result['state']}"
             except LakehouseClientError as error:
-                if error.code not in ((*_GONE, "STORAGE_ERROR") if murder else ("STORAGE_ERROR",)):
+                if error.code not in (
+                    (*_GONE, "STORAGE_UNAVAILABLE") if murder else ("STORAGE_UNAVAILABLE",)
+                ):
                     raise
                 outcome = f"{killed} died: {error.code}"
             if murder is not None:

@@ -1,0 +1,142 @@
+"""Storage that fails at a call of an ingest: what its record says is so, and in the end rows are there once."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from faults.faulty_bucket import FaultyBucket
+
+from lakehouse.config import Settings
+from lakehouse.engine.running import CallWatch
+from lakehouse.errors import LakehouseError
+from lakehouse.ingest.sources.arrow_batches import ArrowBatches
+from lakehouse.ingest.sources.source import OnError, Piece, RejectedRow, unheard
+from lakehouse.runs import IngestMode, IngestRequest, RunRecord, RunState
+from lakehouse.runtime import Lakehouse
+from lakehouse.storage import open_local_bucket
+from lakehouse.types import TableName
+
+SEED = 61
+ROUNDS = 45
+MODES = list(IngestMode)
+HOWS = ("before", "after", "gone")
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = time.sleep
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    monkeypatch.setattr(time, "sleep", lambda seconds: real(min(seconds, 0.002)))
+
+
+class Fault:
+    """Says which call fails: the one of a number, or all from there on."""
+
+    def __init__(self) -> None:
+        self.at, self.how, self.met = 0, "", False
+        self._count = 0
+
+    def set(self, at: int, how: str) -> None:
+        self.at, self.how, self.met, self._count = at, how, False, 0
+
+    def __call__(self, _: int, what: str) -> str | None:
+        self._count += 1
+        if not self.how or self._count < self.at or (self._count > self.at and self.how != "gone"):
+            return None
+        self.met = True
+        return "before" if self.how == "gone" else self.how
+
+
+class Rows(ArrowBatches):
+    """Ten rows of numbers from a first one on, and one that is rejected."""
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+        table = pa.table({"id": range(first, first + 10), "s": [f"row {n}" for n in range(10)]})
+        super().__init__(table.schema, table.to_batches(max_chunksize=3), "a test", f"rows from {first}")
+
+    def read(self, *args: Any, **kwargs: Any) -> Iterator[Piece]:
+        yield from super().read(*args, **kwargs)
+        empty = pa.record_batch([pa.array([], kind) for kind in self._schema.types], schema=self._schema)
+        yield Piece(empty, [RejectedRow("a test", 11, "id", "a test", f"rejected {self.first}")])
+
+
+class Lake:
+    """A lakehouse whose storage fails."""
+
+    def __init__(self, path: Path) -> None:
+        self.fault = Fault()
+        bucket = FaultyBucket(open_local_bucket("primary", path), self.fault)
+        settings = Settings(buckets=[{"name": "primary", "path": path}], maintenance={"enabled": False})
+        self.lakehouse = Lakehouse(settings, bucket=bucket)
+
+    def sql(self, text: str) -> list[Any]:
+        engine = self.lakehouse.engine
+        session = engine.new_session(self.lakehouse.clock.token(), {}, self.lakehouse.anonymous)
+        plan = engine.plan(engine.gate.analyse(text), session)
+        return [value for batch in engine.open(plan, session, CallWatch()) for value in batch[0].to_pylist()]
+
+    def rows(self, table: TableName) -> list[int]:
+        """The numbers that are there."""
+        if not self.lakehouse.catalog.schema_exists(table.schema):
+            return []
+        self.lakehouse.catalog.refresh(table.schema, table.table)
+        there = self.lakehouse.catalog.table_exists(table.schema, table.table)
+        return self.sql(f"SELECT id FROM {table.sql}") if there else []
+
+    def ingest(self, table: TableName, mode: IngestMode, first: int) -> RunRecord | None:
+        """Bring rows in; gives the record, unless it could not even be begun."""
+        request = IngestRequest(table, mode, OnError.REJECT, keys=("id",))
+        try:
+            return self.lakehouse.ingests.attempt(
+                request, Rows(first), self.lakehouse.anonymous, lambda: False, unheard
+            )
+        except LakehouseError:
+            return None
+
+
+def test_what_the_record_says_is_so(tmp_path: Path) -> None:
+    rng = random.Random(SEED)
+    lake = Lake(tmp_path / "data")
+    met = 0
+    for number in range(ROUNDS):
+        mode, how = MODES[number % len(MODES)], HOWS[number // len(MODES) % len(HOWS)]
+        target = TableName("lake", f"s{number}", "t")
+        there: set[int] = set()
+        if number % 2 and mode is not IngestMode.CREATE:
+            lake.ingest(target, IngestMode.CREATE, 1000)
+            there = set(range(1000, 1010))
+        after = set(range(10)) | (there if mode is not IngestMode.REPLACE else set())
+        at = rng.randrange(1, 40)
+        lake.fault.set(at, how)
+        record = lake.ingest(target, mode, 0)
+        met += lake.fault.met
+        lake.fault.set(0, "")
+        found = lake.rows(target)
+        what = f"round {number}: {mode} {how} at call {at}: {record}"
+        assert len(found) == len(set(found)), what
+        if record is None or record.state is RunState.LOST:
+            assert set(found) in (there, after), what
+        elif record.state is RunState.FAILED:
+            assert set(found) == there, what
+            assert record.error_code in ("STORAGE_UNAVAILABLE", "COMMIT_CONFLICT"), what
+        else:
+            assert record.state is RunState.SUCCEEDED, what
+            assert set(found) == after, what
+        again = lake.ingest(target, mode, 0)
+        assert again is not None, what
+        assert again.state in (RunState.SUCCEEDED, RunState.REPEATED), f"{what}, then {again}"
+        assert sorted(lake.rows(target)) == sorted(after), f"{what}, then {again}"
+        rejected = lake.sql(f"SELECT content FROM {target.sql[:-1]}_rejects\" WHERE content = 'rejected 0'")
+        assert rejected == ["rejected 0"], what
+        key = lake.lakehouse.catalog.load(target.schema, target.table).primary_key
+        assert key == ("id",), what
+    assert met > ROUNDS // 2
+    lake.lakehouse.close()
