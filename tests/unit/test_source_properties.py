@@ -13,10 +13,12 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from source_results import Result
 
+from lakehouse.errors import LakehouseError
 from lakehouse.ingest.sources.file_options import FileLimits, FileOptions
 from lakehouse.ingest.sources.file_source import FileSource
 
@@ -232,3 +234,41 @@ def test_any_table_written_with_its_types_comes_back(table: pa.Table, form: str)
         content = target.read()
     found = Result(FileSource([Memory(content)]))
     assert repr(found.table.to_pylist()) == repr(table.to_pylist())
+
+
+MIXED = st.one_of(SCALARS, st.sampled_from(["", '"', "\\", 'a\\"b', "}\n{", ',"c":', "null", "é\u2028"]))
+CHANGES = st.tuples(
+    st.integers(0, 400), st.integers(0, 2), st.sampled_from(list('{}[]",:\\ \tnt0-9.eE1a\r\n'))
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.fixed_dictionaries({"a": MIXED}, optional={"b": MIXED, "c": st.integers(0, 9)}), min_size=3),
+    st.sampled_from([(",", ":"), (", ", ": ")]),
+    st.booleans(),
+    st.lists(CHANGES, max_size=2),
+)
+def test_lines_taken_apart_by_their_quotes_say_what_decoding_them_says(
+    rows: list[dict[str, Any]],
+    separators: tuple[str, str],
+    escaped: bool,
+    changes: list[tuple[int, int, str]],
+) -> None:
+    rows = [*rows, {"a": 1}, {"a": "N/A", "b": 1, "c": 2}, {"a": None, "b": "x", "c": 3}]
+    text = "".join(json.dumps(row, ensure_ascii=escaped, separators=separators) + "\n" for row in rows)
+    for number, removed, added in changes:
+        place = number % len(text)
+        text = text[:place] + added + text[place + removed :]
+    found = []
+    for takes_apart in (True, False):
+        with pytest.MonkeyPatch.context() as patch:
+            if not takes_apart:
+                patch.setattr("lakehouse.ingest.sources.json_source.flat_columns", lambda *_: None)
+            try:
+                result = Result(FileSource([Memory(text.encode())], FileOptions(format="jsonl")))
+            except LakehouseError as error:
+                found.append(str(error))
+            else:
+                found.append(repr((result.types, result.table.to_pylist(), result.rejected)))
+    assert found[0] == found[1]

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.json as pjson
 
 from lakehouse.errors import InvalidRequest, SchemaMismatch
@@ -19,6 +20,7 @@ from lakehouse.ingest.sources.byte_source import ByteSource, joint_identity, joi
 from lakehouse.ingest.sources.column_names import safe_names
 from lakehouse.ingest.sources.csv_blocks import Block, Marks, blocks
 from lakehouse.ingest.sources.file_options import FileOptions
+from lakehouse.ingest.sources.json_flat import FlatColumn, flat_columns
 from lakehouse.ingest.sources.json_lines import as_lines, is_array, is_lines
 from lakehouse.ingest.sources.json_shapes import (
     DECODER,
@@ -45,7 +47,7 @@ from lakehouse.ingest.sources.source import (
 )
 from lakehouse.ingest.sources.stated_kinds import GIVEN, STATED, stated_kind, stated_type
 from lakehouse.ingest.sources.text_encoding import check_text, encoding_of, utf8_stream
-from lakehouse.ingest.sources.text_kinds import LARGEST_EXACT, Kind
+from lakehouse.ingest.sources.text_kinds import BIGINT, DOUBLE, LARGEST_EXACT, Kind, text_bytes
 
 _HEAD = 64 * 1024
 _SAMPLE = 1024 * 1024
@@ -53,6 +55,12 @@ _CONTENT = 1024 * 1024
 _SHOWN = 60
 _MARKS = Marks(b"\x1f", b"", b"\n")
 _LONG_NUMBER = re.compile(rb"[:\[,\s](-?[0-9][0-9.eE+-]{15,})")
+_SCALAR = r"^(?:-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|true|false)$"
+_TRUTH = pa.array(["true", "false"])
+_DIGIT = np.zeros(256, np.bool_)
+_DIGIT[list(b"0123456789")] = True
+# Integers of so many digits are exact as doubles.
+_SHORT = 15
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _SMALL_NUMBER = re.compile(rb"[0-9][eE]-[0-9]{3}")
 
@@ -88,6 +96,11 @@ class _Field:
     def is_text(self) -> bool:
         """Whether the column is made of the text of values."""
         return bool(self.mixed) or not is_storable(self.shape)
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether no object or list has been met."""
+        return isinstance(self.shape, str)
 
     @property
     def type(self) -> pa.DataType:
@@ -131,6 +144,7 @@ class _Plan:
         stated: How texts are read, where a type was stated.
         fast: What Arrow's parser is told; None where it cannot do it.
         doubles: Whether there is a double in it.
+        flat: Whether there is neither an object nor a list in it.
     """
 
     schema: pa.Schema
@@ -139,6 +153,7 @@ class _Plan:
     stated: tuple[Kind | None, ...]
     fast: pa.Schema | None
     doubles: bool = field(default=False)
+    flat: bool = field(default=False)
 
 
 class _Disproof(Exception):
@@ -243,7 +258,7 @@ class JsonReader:
         layout, found = self._blocks(file, 0, 1, most)
         for block, _ in in_order(found, lambda _: None, cancelled):
             plan = _plan_of(fields) if fields else None
-            quick = _fast(block, plan) if plan is not None else None
+            quick = _quick(block, plan) if plan is not None else None
             if quick is not None:
                 rows += quick.num_rows
             else:
@@ -329,7 +344,8 @@ class JsonReader:
         if not any(found.is_text for found in fields):
             fast = pa.schema([pa.field(n, f.type) for n, f in zip(names, fields, strict=True)])
         doubles = any(has_double(found.shape) for found in fields)
-        return _Plan(inspection.schema, tuple(names), tuple(fields), tuple(stated), fast, doubles)
+        flat = all(found.is_flat for found in fields)
+        return _Plan(inspection.schema, tuple(names), tuple(fields), tuple(stated), fast, doubles, flat)
 
 
 def _plan_of(fields: dict[str, _Field]) -> _Plan | None:
@@ -337,11 +353,12 @@ def _plan_of(fields: dict[str, _Field]) -> _Plan | None:
         return None
     schema = pa.schema([pa.field(name, found.type) for name, found in fields.items()])
     doubles = any(has_double(found.shape) for found in fields.values())
-    return _Plan(schema, tuple(fields), tuple(fields.values()), (None,) * len(fields), schema, doubles)
+    flat = all(found.is_flat for found in fields.values())
+    return _Plan(schema, tuple(fields), tuple(fields.values()), (None,) * len(fields), schema, doubles, flat)
 
 
 def _converted(plan: _Plan, on_error: OnError, place: str, block: Block) -> Piece:
-    quick = _fast(block, plan)
+    quick = _quick(block, plan)
     if quick is not None:
         return Piece(quick)
     rows = list(_rows(block))
@@ -453,13 +470,72 @@ def _fault(value: dict[str, Any], text: str) -> str:
     return ""
 
 
-def _fast(block: Block, plan: _Plan) -> pa.RecordBatch | None:
-    """The rows by Arrow's parser; None unless it is certain that it takes them for what they are."""
-    content = block.content
-    if plan.fast is None or not _exact(content, plan.doubles) or not _is_utf8(content):
+def _quick(block: Block, plan: _Plan) -> pa.RecordBatch | None:
+    """The rows without decoding each; None unless it is certain that they are taken for what they are."""
+    if not _is_utf8(block.content):
         return None
-    if not content.strip():
+    if not block.content.strip():
         return pa.RecordBatch.from_pylist([], plan.schema)
+    made = _parsed(block, plan)
+    return _flat(block, plan) if made is None and plan.flat else made
+
+
+def _flat(block: Block, plan: _Plan) -> pa.RecordBatch | None:
+    """The rows by where their marks stand."""
+    columns = flat_columns(block.content, plan.names)
+    if columns is None:
+        return None
+    arrays = []
+    for column, found, kind in zip(columns, plan.fields, plan.stated, strict=True):
+        array = _flat_values(column, found)
+        if array is not None and kind is not None:
+            array, wrong = kind.convert(array)
+            array = None if wrong.any() else array
+        if array is None:
+            return None
+        arrays.append(array)
+    return pa.RecordBatch.from_arrays(arrays, schema=plan.schema)
+
+
+def _flat_values(column: FlatColumn, found: _Field) -> pa.Array | None:
+    """The values of a column; None unless all certainly are of its shape."""
+    values = column.values
+    if found.is_text:
+        written = values.filter(pa.array(~column.quoted)).drop_null() if column.bare else values[:0]
+        return values if pc.all(pc.match_substring_regex(written, _SCALAR), min_count=0).as_py() else None
+    if found.shape == "string":
+        return None if column.bare else values
+    if column.quoted.any():
+        return None
+    if found.shape == "null":
+        return None if column.bare else values
+    if found.shape == "bool":
+        is_bool = pc.is_in(values, _TRUTH)
+        true = pc.equal(values, "true")
+        return true if pc.all(pc.or_(is_bool, values.is_null()), min_count=0).as_py() else None
+    return BIGINT.quick(values) if found.shape in {"int", "wide"} else _doubles(values)
+
+
+def _doubles(texts: pa.Array) -> pa.Array | None:
+    """Numbers as JSON writes them, if doubles hold all of them, and all integers among them exactly."""
+    ends, content = text_bytes(texts)
+    lengths = np.diff(ends)
+    starts, lasts = ends[:-1][lengths > 0], ends[1:][lengths > 0] - 1
+    starts = np.minimum(starts + (content[starts] == ord("-")), lasts)
+    if not (_DIGIT[content[starts]].all() and _DIGIT[content[lasts]].all()):
+        return None
+    if (lengths > _SHORT).any():
+        long = texts.filter(pa.array(lengths > _SHORT))
+        if not pc.all(pc.match_substring(long, "."), min_count=0).as_py():
+            return None
+    return DOUBLE.quick(texts)
+
+
+def _parsed(block: Block, plan: _Plan) -> pa.RecordBatch | None:
+    """The rows by Arrow's parser."""
+    content = block.content
+    if plan.fast is None or not _exact(content, plan.doubles):
+        return None
     reading = pjson.ReadOptions(use_threads=False, block_size=len(content) + 1)
     parsing = pjson.ParseOptions(explicit_schema=plan.fast, unexpected_field_behavior="error")
     try:
