@@ -98,8 +98,7 @@ def lakehouse(*arguments: str, server: Server | None = None, stdin: str = "") ->
 
 def environment(**more: str) -> dict[str, str]:
     """That of a program, which keeps its bytecode so that the next one starts faster."""
-    cached = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(ROOT / "build" / "pycache")}
-    return {**os.environ, **cached, **more}
+    return {**os.environ, "PYTHONDONTWRITEBYTECODE": "", **more}
 
 
 def program(*arguments: str, **more: str) -> Done:

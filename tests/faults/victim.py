@@ -102,6 +102,7 @@ def start_victim(directory: Path, config: str = CONFIG, **environment: str) -> V
         data = pa.table({"k": range(ROWS), "s": [f"text {i}" for i in range(ROWS)]})
         load(client, "truth", data)
         load(client, "honest", data)
+        list(client.do_action(flight.Action("CloseSession", b"")))
     return victim
 
 
