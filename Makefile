@@ -19,6 +19,8 @@ JDBC_VERSIONS := $(shell sed -e 's/\#.*//' tests/clients/jdbc/versions.txt 2>/de
 JDBC_JARS := $(JDBC_VERSIONS:%=$(JDBC)/flight-sql-jdbc-driver-%.jar)
 JDBC_SOURCES := $(wildcard tests/clients/jdbc/*.java)
 CATALOGS := build/catalogs
+# One more than there are processors, for tests wait as well, and no more than memory allows.
+WORKERS := $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 4 ? cores + 1 : 4)))
 LISTEN := $(if $(HOST),LAKEHOUSE__SERVER__HOST=$(HOST)) $(if $(PORT),LAKEHOUSE__SERVER__PORT=$(PORT))
 
 .PHONY: help
@@ -39,7 +41,8 @@ install: $(DEVELOPMENT) $(DBAPI)/.installed ## create .venv with everything the 
 
 .PHONY: test
 test: $(DEVELOPMENT) $(DBAPI)/.installed ## run all tests (ARGS="-k name" for some)
-	@$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --max-worker-restart 0 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses $(WORKERS) --max-worker-restart 0 \
+	  --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 .PHONY: check
 check: $(DEVELOPMENT) ## lint, types, layers, and whether generated files are current

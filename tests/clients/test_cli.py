@@ -215,15 +215,15 @@ def test_results_of_no_rows(server: Server, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["csv", "json", "parquet", "arrow"])
 def test_streaming_formats_do_not_hold_the_result(server: Server, form: str) -> None:
-    """The larger result is 220 MB more than the smaller one."""
-    query = "SELECT range AS n, repeat('x', 60) AS t FROM range(1_000_000)"
+    """The larger result is 210 MB more than the smaller one."""
+    query = "SELECT range AS n, repeat('x', 700) AS t FROM range(100_000)"
     text = f"""
 import resource, sys
 from flight_server.cli import run
 status = run(["sql", {query!r}, "--format", {form!r}, "-o", "/dev/null", "--uri", {server.uri!r}])
 print(status, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
-    more = text.replace("1_000_000", "4_000_000")
+    more = text.replace("100_000", "400_000")
     usage = []
     for each in (text, more):
         done = python(each)
