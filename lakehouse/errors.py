@@ -365,3 +365,24 @@ class RunNotFound(LakehouseError):
 
     code = "RUN_NOT_FOUND"
     kind = ErrorKind.NOT_FOUND
+
+
+class ModelNotFound(LakehouseError):
+    """No model profile of that name, or its provider does not have the model."""
+
+    code = "MODEL_NOT_FOUND"
+    kind = ErrorKind.NOT_FOUND
+
+
+class ModelUnavailable(LakehouseError):
+    """The provider of a model does not answer, or not in time; trying again may help."""
+
+    code = "MODEL_UNAVAILABLE"
+    kind = ErrorKind.UNAVAILABLE
+
+
+class ModelFailed(LakehouseError):
+    """The provider of a model refused, or answered what cannot be used."""
+
+    code = "MODEL_FAILED"
+    kind = ErrorKind.INTERNAL
