@@ -106,13 +106,13 @@ endef
 $(RUNTIME): $(PROJECTS)
 	$(create_venv)
 	@echo 'Installing the server into $(VENV)'
-	@$(PIP) -e clients/python -e '.[samples]'
+	@$(PIP) -e clients/python -e '.[samples,local-ai]'
 	@touch $@
 
 $(DEVELOPMENT): $(PROJECTS)
 	$(create_venv)
 	@echo 'Installing the server and the development tools into $(VENV)'
-	@$(PIP) -e clients/python -e '.[samples,dev]'
+	@$(PIP) -e clients/python -e '.[samples,local-ai,dev]'
 	@touch $(RUNTIME) $@
 
 # flightsql-dbapi requires SQLAlchemy 1, everything else here 2.

@@ -8,6 +8,8 @@ from lakehouse.access.authenticator import Authenticator, OnAttempt
 from lakehouse.access.guarded_objects import Objects
 from lakehouse.access.policy import AccessPolicy
 from lakehouse.access.principal import ANONYMOUS, Principal
+from lakehouse.access.throttle import Throttle
+from lakehouse.ai.models import Models
 from lakehouse.catalog import Catalog, Catalogs, open_catalogs
 from lakehouse.clock import Clock, SystemClock
 from lakehouse.config import Settings
@@ -38,7 +40,7 @@ class Lakehouse:
 
     ``catalog`` is the default one of the ``catalogs``, ``bucket`` the primary one of the ``buckets``.
     ``anonymous`` is who callers are while nobody has to say who they are. ``attempt_observers`` are told of
-    attempts to authenticate.
+    attempts to authenticate. ``ai`` has the models; a principal's calls of them are taken from ``ai_calls``.
 
     Args:
         settings: The configuration.
@@ -64,6 +66,8 @@ class Lakehouse:
         self.bucket_errors = BucketErrorJournal(self.bucket, self.clock)
         self.bucket_errors.watch(self.buckets.values())
         self.events = EventJournal(self.bucket, settings.journal, self.clock)
+        self.ai = Models(settings.ai)
+        self.ai_calls = Throttle(settings.ai.calls_per_minute, self.clock)
         self.objects = Objects(settings, self.buckets, self.clock, self.events)
         self._opened = open_catalogs(settings, self.clock, self.buckets)
         self.manifests = ManifestStore(self.bucket, self.clock, settings.datasets.index_refresh_ms / 1000)
@@ -116,6 +120,7 @@ class Lakehouse:
         self.recovery.stop()
         self.maintenance.stop()
         self.ingests.close()
+        self.ai.close()
         self.datasets.close()
         self.sessions.close_all()
         self.engine.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flight_server.actions import (
     admin,
+    ai,
     audit,
     auth,
     cache,
@@ -46,6 +47,7 @@ def all_actions() -> ActionRegistry:
         *ingest_sync.ACTIONS,
         *resync.ACTIONS,
         *samples.ACTIONS,
+        *ai.ACTIONS,
         *tables.ACTIONS,
         *maintenance.ACTIONS,
     )

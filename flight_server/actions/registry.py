@@ -23,6 +23,7 @@ from lakehouse.storage.rescue import reading, used
 __all__ = [
     "ActionRegistry",
     "ActionSpec",
+    "Part",
     "Permission",
     "Progress",
     "ReadingResponse",
@@ -65,21 +66,28 @@ class Progress(BaseModel):
     message: str = ""
 
 
+class Part(BaseModel):
+    """Base of what an action gives piece by piece before its final result; sent as ``{"part": {…}}``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
 @dataclass(frozen=True)
 class ActionSpec:
     """One action. From this definition come its listing, validation, description, stubs and documentation.
 
-    ``run`` yields any number of ``Progress`` and then exactly one ``response``; only actions with
-    ``streams`` yield progress.
+    ``run`` yields any number of ``Progress`` and of its ``part``, and then exactly one ``response``; only
+    actions with ``streams`` yield progress.
     """
 
     name: str
     summary: str
     request: type[Request]
     response: type[Response]
-    run: Callable[[CallContext, Any], Iterator[Progress | Response]]
+    run: Callable[[CallContext, Any], Iterator[Progress | Response | Part]]
     permission: Permission
     streams: bool = False
+    part: type[Part] | None = None
 
 
 def in_a_thread(
@@ -168,7 +176,8 @@ class ActionRegistry:
                 ctx.check_cancelled()
                 if isinstance(result, ReadingResponse):
                     result = result.model_copy(update={"rescue_used": list(used())})  # noqa: PLW2901
-                yield result.model_dump_json().encode()
+                text = result.model_dump_json()
+                yield (f'{{"part":{text}}}' if isinstance(result, Part) else text).encode()
 
 
 def decode_request(spec: ActionSpec, body: bytes) -> Request:

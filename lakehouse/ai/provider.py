@@ -153,6 +153,11 @@ class Reranker(Protocol):
     """Says how well texts answer a query. Methods may be called from any number of threads."""
 
     @property
+    def method(self) -> str:
+        """How: ``generate`` (a model is asked for a score) or ``cosine`` (of vectors)."""
+        ...
+
+    @property
     def model(self) -> ModelIdentity:
         """Which model it is."""
         ...

@@ -9,6 +9,7 @@ from lakehouse.config.access import (
     RoleSettings,
     TlsSettings,
 )
+from lakehouse.config.ai import AiSettings, ModelSettings
 from lakehouse.config.catalog import CatalogConnection, CatalogSettings
 from lakehouse.config.datasets import DatasetSettings
 from lakehouse.config.journal import JournalSettings
@@ -32,6 +33,7 @@ from lakehouse.config.storage import BucketSettings, CacheSettings
 
 __all__ = [
     "RESERVED_CATALOGS",
+    "AiSettings",
     "AuditSettings",
     "AuthSettings",
     "BucketSettings",
@@ -47,6 +49,7 @@ __all__ = [
     "LimitSettings",
     "LogSettings",
     "MaintenanceSettings",
+    "ModelSettings",
     "ObjectGrantSettings",
     "ObjectSettings",
     "OperationsSettings",

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from lakehouse.config.access import BUILT_IN_ROLES, AuditSettings, AuthSettings, RoleSettings, TlsSettings
+from lakehouse.config.ai import AiSettings
 from lakehouse.config.catalog import CatalogConnection, CatalogSettings
 from lakehouse.config.datasets import DatasetSettings
 from lakehouse.config.hosts import check_host
@@ -266,6 +267,7 @@ class Settings(BaseSettings):
     journal: JournalSettings = JournalSettings()
     datasets: DatasetSettings = DatasetSettings()
     sources: tuple[SourceSettings, ...] = ()
+    ai: AiSettings = AiSettings()
     ops: OperationsSettings = OperationsSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
 
@@ -287,6 +289,11 @@ class Settings(BaseSettings):
                 bucket.check_endpoint(self.server.allow_ip_literals)
             except ValueError as error:
                 raise ValueError(f"buckets: endpoint = {bucket.endpoint!r} {error}") from None
+        for model in self.ai.models:
+            try:
+                model.check_endpoint(self.server.allow_ip_literals)
+            except ValueError as error:
+                raise ValueError(f"ai.models: host = {model.host!r} {error}") from None
         return self
 
     @model_validator(mode="after")

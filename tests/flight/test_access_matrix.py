@@ -707,7 +707,7 @@ NO_OBJECT = {
     "ingest.sync",
 }  # fmt: skip
 # Objects of buckets have a matrix of their own: test_objects_wire.py.
-NO_OBJECT_FAMILIES = ("auth.", "admin.", "audit.", "cache.", "storage.", "objects.")
+NO_OBJECT_FAMILIES = ("ai.", "auth.", "admin.", "audit.", "cache.", "storage.", "objects.")
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@
 
 from lakehouse_client.client import DEFAULT_URI, Client, Flight, connect
 from lakehouse_client.errors import LakehouseClientError
-from lakehouse_client.messages import OnProgress
+from lakehouse_client.messages import OnPart, OnProgress
 from lakehouse_client.objects import StoredObject
 from lakehouse_client.result import Result
 
@@ -16,6 +16,7 @@ __all__ = [
     "Client",
     "Flight",
     "LakehouseClientError",
+    "OnPart",
     "OnProgress",
     "Result",
     "StoredObject",

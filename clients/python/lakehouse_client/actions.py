@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from lakehouse_client.messages import Call, OnProgress
+from lakehouse_client.messages import Call, OnPart, OnProgress
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +144,130 @@ class StatementsResponse:
 
     total: int
     statements: list[StatementItem]
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedRequest:
+    """Texts to turn into vectors."""
+
+    texts: Sequence[str]
+    model: str | None = None
+    purpose: Literal["document", "query"] = "document"
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedTexts:
+    """The vectors of some of the texts."""
+
+    first: int
+    vectors: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOf:
+    """Which model did it: vectors of two models cannot be compared unless all of this is equal."""
+
+    provider: str
+    name: str
+    digest: str
+    dimension: int
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedResponse:
+    """What made the vectors."""
+
+    model: ModelOf
+    texts: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """A turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """A prompt to continue, or a conversation whose next turn is wanted."""
+
+    prompt: str | None = None
+    messages: Sequence[ChatMessage] = ()
+    system: str = ""
+    model: str | None = None
+    max_tokens: int = 512
+    temperature: float | None = None
+    seed: int | None = None
+    stop: Sequence[str] = ()
+    json_schema: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedText:
+    """A piece of the text, as it was generated."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateResponse:
+    """The whole text, and how it ended."""
+
+    text: str
+    model: ModelOf
+    reason: str
+    prompt_tokens: int | None
+    tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelsRequest:
+    """Nothing to say."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfiguredModel:
+    """A model of the configuration."""
+
+    name: str
+    task: str
+    provider: str
+    model: str
+    default_for: list[str]
+    available: bool
+    digest: str | None
+    dimension: int | None
+    code: str | None
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelsResponse:
+    """The models of the configuration, each asked whether it is there."""
+
+    models: list[ConfiguredModel]
+
+
+@dataclass(frozen=True, slots=True)
+class RerankRequest:
+    """Texts to put into the order of how well they answer a query."""
+
+    query: str
+    texts: Sequence[str]
+    model: str | None = None
+    top: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RerankResponse:
+    """The texts in order, best first; of equals the one that came first."""
+
+    order: list[int]
+    scores: list[float | None]
+    method: str
+    model: ModelOf
 
 
 @dataclass(frozen=True, slots=True)
@@ -1778,6 +1902,125 @@ class AdminActions:
                 state=state, principal=principal, session_id=session_id, min_seconds=min_seconds, limit=limit
             ),
             StatementsResponse,
+        )
+
+
+class AiActions:
+    """Actions of the family ``ai``."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    def embed(
+        self,
+        *,
+        texts: Sequence[str],
+        model: str | None = None,
+        purpose: Literal["document", "query"] = "document",
+        on_part: OnPart[EmbeddedTexts] | None = None,
+    ) -> EmbedResponse:
+        """Turn texts into vectors.
+
+        Needs the permission ``read``.
+
+        Args:
+            texts: the texts; the vector of an empty one is zero.
+            model: one of ai.models; the default one when left out.
+            purpose: what for: to be found, or to search by; models have prefixes.
+            on_part: called with each part of the result as it comes.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "ai.embed",
+            EmbedRequest(texts=texts, model=model, purpose=purpose),
+            EmbedResponse,
+            None,
+            EmbeddedTexts,
+            on_part,
+        )
+
+    def generate(
+        self,
+        *,
+        prompt: str | None = None,
+        messages: Sequence[ChatMessage] = (),
+        system: str = "",
+        model: str | None = None,
+        max_tokens: int = 512,
+        temperature: float | None = None,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+        json_schema: Mapping[str, Any] | None = None,
+        on_part: OnPart[GeneratedText] | None = None,
+    ) -> GenerateResponse:
+        """Generate text from a prompt or a conversation.
+
+        Needs the permission ``write``.
+
+        Args:
+            prompt: the prompt; either this or messages.
+            messages: the conversation so far.
+            system: what the model is told before the prompt.
+            model: one of ai.models; the default one when left out.
+            max_tokens: most tokens to generate.
+            temperature: 0 takes the likeliest token; the model's own when left out.
+            seed: makes the draw repeatable.
+            stop: texts to stop at.
+            json_schema: that the text is to follow.
+            on_part: called with each part of the result as it comes.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "ai.generate",
+            GenerateRequest(
+                prompt=prompt,
+                messages=messages,
+                system=system,
+                model=model,
+                max_tokens=max_tokens,
+                temperature=temperature,
+                seed=seed,
+                stop=stop,
+                json_schema=json_schema,
+            ),
+            GenerateResponse,
+            None,
+            GeneratedText,
+            on_part,
+        )
+
+    def models(self) -> ModelsResponse:
+        """The configured models, and whether they answer.
+
+        Needs the permission ``read``.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call("ai.models", ModelsRequest(), ModelsResponse)
+
+    def rerank(
+        self, *, query: str, texts: Sequence[str], model: str | None = None, top: int | None = None
+    ) -> RerankResponse:
+        """Put texts into the order of how well they answer a query.
+
+        Needs the permission ``read``.
+
+        Args:
+            query: query.
+            texts: texts.
+            model: one of ai.models; the default one when left out.
+            top: how many of the best to give; all when left out.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "ai.rerank", RerankRequest(query=query, texts=texts, model=model, top=top), RerankResponse
         )
 
 
@@ -3645,6 +3888,7 @@ class Actions:
     def __init__(self, call: Call) -> None:
         self.actions = ActionsActions(call)
         self.admin = AdminActions(call)
+        self.ai = AiActions(call)
         self.audit = AuditActions(call)
         self.auth = AuthActions(call)
         self.cache = CacheActions(call)

@@ -19,7 +19,7 @@ from lakehouse_client.blocking import interruptible
 from lakehouse_client.channel import Access, Channel, Pem, open_channel
 from lakehouse_client.data_frames import to_record_batches
 from lakehouse_client.errors import LakehouseClientError, client_errors
-from lakehouse_client.messages import OnProgress, decode, encode
+from lakehouse_client.messages import OnPart, OnProgress, decode, encode
 from lakehouse_client.objects import Source, StoredObject, Target
 from lakehouse_client.result import Result
 
@@ -429,7 +429,11 @@ class Client:
     # -- actions ------------------------------------------------------------------------------------
 
     def call(
-        self, name: str, request: Mapping[str, Any] | None = None, on_progress: OnProgress | None = None
+        self,
+        name: str,
+        request: Mapping[str, Any] | None = None,
+        on_progress: OnProgress | None = None,
+        on_part: OnPart[dict[str, Any]] | None = None,
     ) -> dict[str, Any]:
         """Run an action by its name; gives its final result.
 
@@ -437,13 +441,17 @@ class Client:
             name: Name of the action, such as ``samples.load``.
             request: Its request body.
             on_progress: Called with the share done (0 to 1) and a message while a long action runs.
+            on_part: Called with each piece of a result that comes in pieces, such as a generated text.
 
         Raises:
             LakehouseClientError: The action failed.
         """
         final: dict[str, Any] | None = None
         for body in self._results(flight.Action(name, json.dumps(dict(request or {})).encode())):
-            if set(body) != {"progress", "message"}:
+            if set(body) == {"part"}:
+                if on_part is not None:
+                    on_part(body["part"])
+            elif set(body) != {"progress", "message"}:
                 final = body
             elif on_progress is not None:
                 on_progress(body["progress"], body["message"])
@@ -461,8 +469,23 @@ class Client:
                 return
             yield json.loads(result.body.to_pybytes())
 
-    def _act(self, name: str, request: Any, response: type[R], on_progress: OnProgress | None = None) -> R:
-        return decode(response, self.call(name, encode(request), on_progress))
+    def _act(
+        self,
+        name: str,
+        request: Any,
+        response: type[R],
+        on_progress: OnProgress | None = None,
+        part: type[Any] | None = None,
+        on_part: OnPart[Any] | None = None,
+    ) -> R:
+        told = None
+        if part is not None and on_part is not None:
+            kind, tell = part, on_part
+
+            def told(piece: dict[str, Any]) -> None:
+                tell(decode(kind, piece))
+
+        return decode(response, self.call(name, encode(request), on_progress, told))
 
     # -- the end ------------------------------------------------------------------------------------
 

@@ -13,14 +13,25 @@ from typing import Any, Protocol, TypeVar
 from lakehouse_client.errors import LakehouseClientError
 
 R = TypeVar("R")
+P = TypeVar("P")
 OnProgress = Callable[[float, str], None]
+OnPart = Callable[[P], None]
 
 
 class Call(Protocol):
-    """Runs an action: its name, its request, the class of its result, and who is told of progress."""
+    """Runs an action: its name, its request, the class of its result, who is told of progress and of parts.
+
+    ``part`` is the class of the parts.
+    """
 
     def __call__(
-        self, name: str, request: Any, response: type[R], on_progress: OnProgress | None = None
+        self,
+        name: str,
+        request: Any,
+        response: type[R],
+        on_progress: OnProgress | None = None,
+        part: type[Any] | None = None,
+        on_part: OnPart[Any] | None = None,
     ) -> R:
         """The action's result."""
         ...

@@ -1,0 +1,141 @@
+"""Models over the wire: vectors as Arrow, bounds, permissions, and the typed client."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import lakehouse_client
+import numpy as np
+import pyarrow as pa
+import pyarrow.flight as flight
+import pytest
+from conftest import Server, start_server
+
+CONFIG = """
+[ai]
+max_texts = 300
+max_text_bytes = 1_100_000
+calls_per_minute = 25
+[audit]
+flush_seconds = 0.1
+[[roles]]
+name = "author"
+actions = ["ai.generate"]
+[[auth.tokens]]
+name = "reader"
+roles = ["reader"]
+token = { env = "T_reader" }
+[[auth.tokens]]
+name = "busy"
+roles = ["reader"]
+token = { env = "T_busy" }
+[[auth.tokens]]
+name = "admin"
+roles = ["admin"]
+token = { env = "T_admin" }
+[[auth.tokens]]
+name = "author"
+roles = ["author"]
+token = { env = "T_author" }
+"""
+NAMES = ("reader", "busy", "admin", "author")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    tokens = {f"T_{name}": f"{name}-" + "0123456789abcdef" * 3 for name in NAMES}
+    found = start_server(tmp_path_factory.mktemp("ai"), CONFIG, **tokens)
+    yield found
+    found.stop()
+
+
+def act(server: Server, name: str, who: str = "reader", /, **body: Any) -> list[dict[str, Any]]:
+    token = f"Bearer {who}-" + "0123456789abcdef" * 3
+    options = flight.FlightCallOptions(headers=[(b"authorization", token.encode())])
+    with server.client() as client:
+        results = client.do_action(flight.Action(name, json.dumps(body).encode()), options)
+        return [json.loads(result.body.to_pybytes()) for result in results]
+
+
+def vectors(results: list[dict[str, Any]]) -> pa.Table:
+    parts = [base64.b64decode(each["part"]["vectors"]) for each in results[:-1]]
+    return pa.concat_tables([pa.ipc.open_stream(part).read_all() for part in parts])
+
+
+def test_vectors_come_as_arrow_in_the_order_of_the_texts(server: Server) -> None:
+    texts = [f"text number {n}" for n in range(299)] + [""]
+    results = act(server, "ai.embed", texts=texts)
+    assert len(results) > 2
+    table = vectors(results)
+    assert table.schema.field("vector").type == pa.list_(pa.float32(), 256)
+    assert table.column("number").to_pylist() == list(range(300))
+    assert results[-1]["texts"] == 300
+    assert results[-1]["model"] | {"digest": ""} == {
+        "provider": "local", "name": "wordllama", "digest": "", "dimension": 256
+    }  # fmt: skip
+    found = np.array(table.column("vector").to_pylist(), np.float32)
+    (alone,) = vectors(act(server, "ai.embed", texts=[texts[7]])).column("vector").to_pylist()
+    np.testing.assert_allclose(found[7], alone, atol=1e-6)
+    assert not found[-1].any()
+    assert act(server, "ai.embed", texts=[])[-1]["texts"] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "message"),
+    [
+        ("ai.embed", {"texts": ["x"] * 301}, r"\[LIMIT_EXCEEDED\] 301 texts .* 300 .*ai.max_texts"),
+        ("ai.embed", {"texts": ["", "é" * 600_000]}, r"text 1 has 1200000 bytes, at most 1100000"),
+        ("ai.embed", {"texts": ["\ud83d"]}, r"\[INVALID_REQUEST\] text 0 holds half of a surrogate"),
+        ("ai.embed", {"texts": ["x"], "model": "gpt"}, r"\[MODEL_NOT_FOUND\] .*'gpt' .there are: 'local'"),
+        ("ai.embed", {"texts": ["x"], "purpose": "fun"}, r"purpose"),
+        ("ai.embed", {"texts": "x"}, r"texts"),
+        ("ai.generate", {"prompt": "x"}, r"\[MODEL_NOT_FOUND\] no model .* can generate"),
+        ("ai.generate", {}, r"either prompt or messages"),
+        ("ai.generate", {"prompt": "x", "max_tokens": 5000}, r"\[LIMIT_EXCEEDED\] 5000 .* 4096 .*ai.max_tok"),
+        ("ai.rerank", {"query": "", "texts": []}, r"query"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused(server: Server, name: str, body: dict[str, Any], message: str) -> None:
+    with pytest.raises((flight.FlightError, pa.ArrowException, KeyError), match=message):
+        act(server, name, "admin", **body)
+
+
+def test_a_text_of_a_megabyte_is_embedded(server: Server) -> None:
+    (whole, word) = vectors(act(server, "ai.embed", texts=["cat " * 250_000, "cat"])).column("vector")
+    assert np.dot(whole.as_py(), word.as_py()) > 0.99
+
+
+def test_texts_are_put_in_order(server: Server) -> None:
+    texts = ["stock prices fell", "the cat sat on the mat", "", "taxes rose"]
+    (found,) = act(server, "ai.rerank", query="a feline on a carpet", texts=texts, top=2)
+    assert (found["order"][0], len(found["order"]), found["method"]) == (1, 2, "cosine")
+    assert found["scores"] == sorted(found["scores"], reverse=True)
+
+
+def test_calls_of_a_principal_are_counted(server: Server) -> None:
+    with pytest.raises(flight.FlightUnavailableError, match=r"busy has made 25 calls .* ai.calls_per_minute"):  # noqa: PT012
+        for _ in range(40):
+            act(server, "ai.embed", "busy", texts=["x"])
+    assert act(server, "ai.models", "busy")[0]["models"][0]["available"]
+    assert act(server, "ai.embed", "admin", texts=["x"])[-1]["texts"] == 1
+
+
+def test_generating_has_to_be_granted_and_calls_are_audited(server: Server) -> None:
+    with pytest.raises(flight.FlightUnauthorizedError, match=r"PERMISSION_DENIED.*may not run ai.generate"):
+        act(server, "ai.generate", prompt="x")
+    with pytest.raises(pa.ArrowKeyError, match="MODEL_NOT_FOUND"):
+        act(server, "ai.generate", "author", prompt="x")
+    (info,) = act(server, "ai.models")
+    assert [model["default_for"] for model in info["models"]] == [["embed", "rerank"]]
+    act(server, "audit.flush", "admin")
+    token = "admin-" + "0123456789abcdef" * 3
+    with lakehouse_client.connect(server.uri, token=token) as client:
+        sql = "SELECT DISTINCT principal, outcome FROM system.audit WHERE action LIKE 'ai.%'"
+        seen = {tuple(row.values()) for row in client.sql(sql).table().to_pylist()}
+        assert {("reader", "PERMISSION_DENIED"), ("author", "MODEL_NOT_FOUND"), ("reader", "ok")} <= seen
+        got: list[int] = []
+        done = client.actions.ai.embed(texts=["a", "b"], on_part=lambda part: got.append(part.first))
+        assert (done.texts, done.model.dimension, got) == (2, 256, [0])
