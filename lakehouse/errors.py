@@ -386,3 +386,15 @@ class ModelFailed(LakehouseError):
 
     code = "MODEL_FAILED"
     kind = ErrorKind.INTERNAL
+class VectorIndexNotFound(LakehouseError):
+    """No vector index of that name."""
+
+    code = "VECTOR_INDEX_NOT_FOUND"
+    kind = ErrorKind.NOT_FOUND
+
+
+class VectorIndexAlreadyExists(LakehouseError):
+    """A vector index of that name exists."""
+
+    code = "VECTOR_INDEX_ALREADY_EXISTS"
+    kind = ErrorKind.ALREADY_EXISTS

@@ -19,6 +19,7 @@ from lakehouse.config.section import Anchored, Section
 from lakehouse.config.sources import SourceSettings
 from lakehouse.config.storage import BucketSettings, CacheSettings, check_apart, is_nested, with_classes
 from lakehouse.config.values import ByteSize, MemorySize
+from lakehouse.config.vectors import VectorSettings
 
 ENV_PREFIX = "LAKEHOUSE__"
 
@@ -268,6 +269,7 @@ class Settings(BaseSettings):
     datasets: DatasetSettings = DatasetSettings()
     sources: tuple[SourceSettings, ...] = ()
     ai: AiSettings = AiSettings()
+    vectors: VectorSettings = VectorSettings()
     ops: OperationsSettings = OperationsSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
 

@@ -6,7 +6,8 @@ interpreter meanwhile. What a search needs beyond the vectors is said by paramet
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from math import ceil, sqrt
@@ -63,6 +64,19 @@ class Found:
     scores: NDArray[np.float32]
     way: Way
     ef: int = 0
+
+
+@contextmanager
+def build_threads(count: int) -> Iterator[None]:
+    """For the length of a ``with``, faiss uses so many threads for this one; with 0 as many as cores."""
+    faiss = _faiss()
+    before = faiss.omp_get_max_threads()
+    if count:
+        faiss.omp_set_num_threads(count)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 def unchecked() -> None:

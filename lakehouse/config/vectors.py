@@ -1,0 +1,37 @@
+"""The section ``vectors``: indexes of vectors."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from lakehouse.config.section import Section
+
+
+class VectorSettings(Section):
+    """Indexes of vectors, kept in the first bucket under _vectors/ and mapped into memory for searches."""
+
+    memory_bytes: int = Field(
+        4_000_000_000,
+        ge=1,
+        description="Indexes that nobody searches are let go of above that, least recently used first. A "
+        "larger one cannot be searched.",
+    )
+    refresh_ms: int = Field(
+        500, ge=0, description="How old what is known of other servers' changes of indexes may be."
+    )
+    build_threads: int = Field(
+        0, ge=0, le=1024, description="Threads that build an index. 0 takes all cores."
+    )
+    keep_generations: int = Field(
+        1, ge=0, description="How many generations that were live before are kept to go back to."
+    )
+    grace_seconds: float = Field(
+        900,
+        ge=0,
+        description="How long a generation stays that is live no more, for searches of other servers.",
+    )
+    abandoned_hours: float = Field(
+        24,
+        gt=0,
+        description="Generations that nobody made live are deleted after that; longer than a build takes.",
+    )

@@ -1,0 +1,446 @@
+"""The vector indexes of a lake: built, made live, searched, gone back from, dropped.
+
+Building a generation disturbs no search: it is made beside the live one, and becomes live in one step. A
+search takes the generation that is live when it begins, and keeps it to its end.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import structlog
+from numpy.typing import ArrayLike
+
+from lakehouse.clock import Clock
+from lakehouse.config.vectors import VectorSettings
+from lakehouse.errors import (
+    CommitConflict,
+    InvalidRequest,
+    LakehouseError,
+    VectorIndexAlreadyExists,
+    VectorIndexNotFound,
+)
+from lakehouse.journal.change_event import ChangeEvent, ChangeRecorder, current_origin
+from lakehouse.storage import Bucket
+from lakehouse.vectors.faiss_index import Found, VectorIndex, Vectors, build_threads, unchecked
+from lakehouse.vectors.generation import Generation, Guard, Model, VectorColumn, checked_name
+from lakehouse.vectors.generation_store import ROWS, VECTORS, GenerationStore, IndexDamaged, Live
+from lakehouse.vectors.loader import IndexLoader, LoadedIndex
+from lakehouse.vectors.parameters import IndexParameters
+from lakehouse.vectors.selection import Selection
+
+Progress = Callable[[float, str], None]
+Select = Callable[[LoadedIndex], Selection | None]
+_ATTEMPTS = 4
+_log = structlog.get_logger()
+
+
+class VectorSource(Protocol):
+    """Reads the tables that indexes are made of."""
+
+    def read(self, source: VectorColumn, check: Callable[[], None]) -> tuple[VectorColumn, pa.Table]:
+        """All rows of a table as it is, and which snapshot that is.
+
+        Raises:
+            LakehouseError: There is no such table any more, or it cannot be read.
+        """
+        ...
+
+
+NO_MODEL = Model()
+"""Of vectors of which nobody said what made them."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRequest:
+    """What a generation is to be made of.
+
+    Attributes:
+        index: The name of the index.
+        source: Where the vectors are.
+        parameters: How it is to be built.
+        model: What made the vectors.
+        guard: What they were made from, where that is another table.
+    """
+
+    index: str
+    source: VectorColumn
+    parameters: IndexParameters
+    model: Model = NO_MODEL
+    guard: Guard | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Hits:
+    """What a search found.
+
+    Attributes:
+        generation: Where.
+        found: The nearest of each query.
+        rows: What the table has of them beside the vectors: ``k`` rows for the first query, then those of
+            the second …
+    """
+
+    generation: Generation
+    found: Found
+    rows: pa.Table
+
+
+def _untold(_share: float, _message: str) -> None:
+    """Progress that nobody hears of."""
+
+
+class VectorIndexes:
+    """All vector indexes of a lake. Safe to use from several threads, and by several servers.
+
+    Args:
+        bucket: Where they are kept.
+        clock: Source of time and ids.
+        settings: Bounds.
+        source: Reads the tables that they are made of.
+        recorder: Told when another generation becomes live.
+        directory: Where files are made before they are uploaded; the system's own one where left out.
+    """
+
+    def __init__(
+        self,
+        bucket: Bucket,
+        clock: Clock,
+        settings: VectorSettings,
+        source: VectorSource,
+        recorder: ChangeRecorder,
+        directory: str = "",
+    ) -> None:
+        self.store = GenerationStore(bucket, clock)
+        self.loader = IndexLoader(bucket, settings.memory_bytes)
+        self._settings = settings
+        self._clock = clock
+        self._source = source
+        self._recorder = recorder
+        self._directory = directory or None
+        self._known: dict[str, tuple[Live, float]] = {}
+        self._locks: dict[str, threading.Lock] = {}
+        self._lock = threading.Lock()
+        self._building = threading.Lock()
+
+    # -- what there is --------------------------------------------------------------------------------
+
+    def live(self, index: str, *, fresh: bool = False) -> Live:
+        """The live generation of an index, as it was a moment ago.
+
+        Args:
+            index: The name of the index.
+            fresh: Whether to ask the bucket, however young what is known.
+
+        Raises:
+            VectorIndexNotFound: There is no such index.
+            StorageError: It cannot be read.
+        """
+        name = checked_name(index)
+        now = time.monotonic()
+        known = self._known.get(name)
+        if known is not None and not fresh and now - known[1] < self._settings.refresh_ms / 1000:
+            return known[0]
+        found = self.store.live(name)
+        if found is None or found.generation is None:
+            with self._lock:
+                self._known.pop(name, None)
+            raise VectorIndexNotFound(f"vector index '{name}' does not exist", "vectors.list tells which do")
+        self._learn(name, found, now)
+        return found
+
+    def all(self) -> list[Live]:
+        """The live generations of all indexes, by name; what cannot be read is left out."""
+        found = []
+        for name in self.store.indexes():
+            try:
+                found.append(self.live(name, fresh=True))
+            except VectorIndexNotFound:
+                continue
+            except IndexDamaged as error:
+                _log.warning("vector_index_unreadable", index=name, reason=error.message)
+        return found
+
+    # -- building -------------------------------------------------------------------------------------
+
+    def build(
+        self,
+        request: BuildRequest,
+        *,
+        create: bool = False,
+        check: Callable[[], None] = unchecked,
+        progress: Progress = _untold,
+    ) -> Generation:
+        """Build a generation of an index and make it the live one.
+
+        Args:
+            request: What of, and how.
+            create: Whether there must not be an index of that name.
+            check: Called from time to time; raises where the work shall stop. Nothing is left then.
+            progress: Told of what is done.
+
+        Raises:
+            VectorIndexAlreadyExists: There is one, and ``create`` is true.
+            InvalidRequest: The table has no such column, or what is in it cannot be indexed.
+            CommitConflict: Another generation was made live meanwhile; this one was not.
+            StorageError: It could not be written.
+        """
+        name = checked_name(request.index)
+        before = self.store.live(name)
+        if create and before is not None and before.generation is not None:
+            raise VectorIndexAlreadyExists(f"vector index '{name}' exists already")
+        generation = self._made(name, request, check, progress)
+        check()
+        self._promote(name, generation, before, "build")
+        return generation
+
+    def rollback(self, index: str) -> Generation:
+        """Make the generation the live one that was it before.
+
+        Raises:
+            VectorIndexNotFound: There is no such index.
+            InvalidRequest: There is none to go back to.
+            CommitConflict: Another generation was made live meanwhile.
+        """
+        name = checked_name(index)
+        live = self.live(name, fresh=True)
+        assert live.generation is not None
+        whole = {generation.id for generation in self.store.generations(name)}
+        left: Generation | None = None
+        for slot in reversed(self.store.history(name)[:-1]):
+            if slot.generation is None:
+                break
+            if slot.generation.id in whole and slot.generation.id < live.generation.id:
+                left = slot.generation
+                break
+        if left is None:
+            raise InvalidRequest(
+                f"vector index '{name}' has no former generation to go back to",
+                "vectors.keep_generations says how many are kept",
+            )
+        self._promote(name, left, live, "rollback")
+        return left
+
+    def drop(self, index: str) -> None:
+        """Remove an index. Searches that run are not disturbed.
+
+        Raises:
+            VectorIndexNotFound: There is no such index.
+            CommitConflict: Another generation was made live meanwhile.
+        """
+        name = checked_name(index)
+        self._promote(name, None, self.live(name, fresh=True), "drop")
+        self.loader.forget(name)
+
+    def clean(self, index: str) -> list[str]:
+        """Delete the generations of an index that nobody reads any more; gives their ids."""
+        settings = self._settings
+        return self.store.clean(
+            checked_name(index),
+            keep=settings.keep_generations,
+            grace=timedelta(seconds=settings.grace_seconds),
+            abandoned=timedelta(hours=settings.abandoned_hours),
+        )
+
+    def _made(
+        self, name: str, request: BuildRequest, check: Callable[[], None], progress: Progress
+    ) -> Generation:
+        """A new generation, whole and in the bucket, that is not live yet."""
+        while not self._building.acquire(timeout=0.1):  # one at a time: it takes all cores
+            check()
+        try:
+            progress(0.0, f"reading {request.source.table}")
+            source, table = self._source.read(request.source, check)
+            rows, vectors = split(table, source)
+            progress(0.1, f"building the index of {len(vectors)} vectors")
+            began_s = time.perf_counter()
+            with build_threads(self._settings.build_threads):
+                index = VectorIndex.build(
+                    vectors,
+                    request.parameters,
+                    check=check,
+                    progress=lambda share: progress(0.1 + 0.8 * share, f"building: {share:.0%}"),
+                )
+            build_s = time.perf_counter() - began_s
+            progress(0.9, "uploading")
+            return self._stored(name, request, source, index, rows, build_s)
+        finally:
+            self._building.release()
+
+    def _stored(
+        self,
+        name: str,
+        request: BuildRequest,
+        source: VectorColumn,
+        index: VectorIndex,
+        rows: pa.Table,
+        build_s: float,
+    ) -> Generation:
+        generation_id = self.store.new_id()
+        with tempfile.TemporaryDirectory(prefix="vectors-", dir=self._directory) as directory:
+            vectors_path, rows_path = Path(directory, VECTORS), Path(directory, ROWS)
+            index.save(vectors_path)
+            with pa.OSFile(str(rows_path), "wb") as sink, pa.ipc.new_file(sink, rows.schema) as writer:
+                writer.write_table(rows)
+            made = Generation(
+                index=name,
+                id=generation_id,
+                created_at=self._clock.now(),
+                created_by=current_origin().actor,
+                model=request.model,
+                parameters=request.parameters,
+                dimension=index.dimension,
+                count=index.count,
+                source=source,
+                guard=request.guard,
+                build_seconds=round(build_s, 3),
+                vectors=self.store.upload(name, generation_id, VECTORS, vectors_path),
+                rows=self.store.upload(name, generation_id, ROWS, rows_path),
+            )
+        self.store.complete(made)
+        return made
+
+    def _promote(self, name: str, generation: Generation | None, before: Live | None, why: str) -> Live:
+        made = self.store.put_live(name, generation, before, by=current_origin().actor, why=why)
+        self._learn(name, made, time.monotonic())
+        former = None if before is None or before.generation is None else before.generation.id
+        self._recorder.record(
+            ChangeEvent(
+                "drop" if generation is None else "swap",
+                name,
+                field="generation",
+                old=former,
+                new=None if generation is None else generation.id,
+                detail=why,
+            )
+        )
+        try:
+            self.clean(name)
+        except LakehouseError as error:
+            _log.warning("vector_index_not_cleaned", index=name, reason=error.message)
+        return made
+
+    def _learn(self, name: str, live: Live, now: float) -> None:
+        with self._lock:
+            known = self._known.get(name)
+            if known is None or known[0].number <= live.number:
+                self._known[name] = (live, now)
+
+    # -- searching ------------------------------------------------------------------------------------
+
+    def search(
+        self,
+        index: str,
+        queries: ArrayLike,
+        k: int,
+        *,
+        ef: int | None = None,
+        select: Select | None = None,
+        check: Callable[[], None] = unchecked,
+    ) -> Hits:
+        """The nearest vectors of one or many queries.
+
+        Args:
+            index: The name of the index.
+            queries: Of shape ``(dimension,)`` or ``(queries, dimension)``.
+            k: How many of each.
+            ef: How many candidates to look at in the graph; see ``VectorIndex.search``.
+            select: Gives what may be found, of the generation that is searched; all where left out.
+            check: Raises where the search shall stop; asked while others load or build.
+
+        Raises:
+            VectorIndexNotFound: There is no such index.
+            InvalidRequest: A query does not fit.
+            LakehouseError: The index is damaged and cannot be built again from its table.
+        """
+        name = checked_name(index)
+        live = self.live(name)
+        for attempt in range(_ATTEMPTS):
+            assert live.generation is not None
+            try:
+                with self.loader.held(live.generation, check) as loaded:
+                    found = loaded.index.search(
+                        queries, k, ef=ef, selection=None if select is None else select(loaded)
+                    )
+                    return Hits(loaded.generation, found, loaded.rows.take(pa.array(found.positions.ravel())))
+            except IndexDamaged:
+                # Deleted since it is live no more, or really damaged.
+                newer = self.live(name, fresh=True)
+                if newer.number == live.number:
+                    if attempt == _ATTEMPTS - 1:
+                        raise
+                    newer = self._repaired(name, live, check)
+                live = newer
+        raise IndexDamaged(f"vector index '{name}' cannot be read")
+
+    def _repaired(self, name: str, damaged: Live, check: Callable[[], None]) -> Live:
+        """What is live after a damaged generation was built again, once for all who wait."""
+        with self._lock:
+            lock = self._locks.setdefault(name, threading.Lock())
+        while not lock.acquire(timeout=0.1):
+            check()
+        try:
+            live = self.live(name, fresh=True)
+            if live.number != damaged.number:
+                return live
+            generation = damaged.generation
+            assert generation is not None
+            _log.warning("vector_index_damaged", index=name, generation=generation.id)
+            request = BuildRequest(
+                name, generation.source, generation.parameters, generation.model, generation.guard
+            )
+            made = self._made(name, request, check, _untold)
+            try:
+                return self._promote(name, made, live, "repair")
+            except CommitConflict:
+                return self.live(name, fresh=True)
+        finally:
+            lock.release()
+
+    def close(self) -> None:
+        """Let go of what is in memory."""
+        self.loader.close()
+
+
+def split(table: pa.Table, source: VectorColumn) -> tuple[pa.Table, Vectors]:
+    """The rows of a table beside their vectors, and these; rows without a vector are left out.
+
+    Raises:
+        InvalidRequest: There is no such column, it does not hold vectors, or they are of several lengths.
+    """
+    name = f"{source.table}.{source.column}"
+    if source.column not in table.column_names:
+        raise InvalidRequest(f"column '{name}' does not exist")
+    kind = table.schema.field(source.column).type
+    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    if not lists or not (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)):
+        raise InvalidRequest(f"column '{name}' is of type {kind}, expected a list of numbers")
+    if table[source.column].null_count:
+        table = table.filter(pc.is_valid(table[source.column]))
+    column = table[source.column]
+    lengths = pc.unique(pc.list_value_length(column)).to_pylist()
+    if len(lengths) > 1:
+        shown = " and ".join(map(str, sorted(lengths)[:2]))
+        raise InvalidRequest(f"column '{name}' holds vectors of {shown} numbers, expected one length")
+    if not lengths:
+        if not pa.types.is_fixed_size_list(kind):
+            raise InvalidRequest(f"column '{name}' holds no vector, so their length is not known")
+        lengths = [kind.list_size]
+    values = (
+        pa.concat_arrays([pc.list_flatten(chunk) for chunk in column.chunks]) if column.num_chunks else None
+    )
+    if values is not None and values.null_count:
+        raise InvalidRequest(f"column '{name}' holds a vector of which a number is missing")
+    flat = np.empty(0, np.float32) if values is None else values.to_numpy(zero_copy_only=False)
+    vectors: Vectors = flat.astype(np.float32, copy=False).reshape(-1, lengths[0])
+    return table.drop_columns([source.column]).combine_chunks(), vectors
