@@ -33,6 +33,8 @@ from lakehouse.maintenance.policy import Maintenance
 from lakehouse.maintenance.recovery import EventRecovery
 from lakehouse.runs import Ingests, RunStore
 from lakehouse.storage import Bucket, Buckets, LinkedObjects, ObjectCache
+from lakehouse.vectors.indexes import VectorIndexes
+from lakehouse.vectors.lake_source import LakeSource
 
 
 class Lakehouse:
@@ -109,6 +111,14 @@ class Lakehouse:
             runs.concurrent_runs,
             runs.waiting_runs,
         )
+        self.vectors = VectorIndexes(
+            self.bucket,
+            self.clock,
+            settings.vectors,
+            LakeSource(self.engine),
+            self.events,
+            settings.engine.spill_directory,
+        )
         self._show_system_tables()
 
     def uptime_seconds(self) -> float:
@@ -121,6 +131,7 @@ class Lakehouse:
         self.maintenance.stop()
         self.ingests.close()
         self.ai.close()
+        self.vectors.close()
         self.datasets.close()
         self.sessions.close_all()
         self.engine.close()

@@ -23,6 +23,7 @@ from flight_server.actions import (
     server,
     storage,
     tables,
+    vectors,
 )
 from flight_server.actions.registry import ActionRegistry
 
@@ -50,6 +51,7 @@ def all_actions() -> ActionRegistry:
         *ai.ACTIONS,
         *tables.ACTIONS,
         *maintenance.ACTIONS,
+        *vectors.ACTIONS,
     )
     specs = (*specs, server.check_spec(specs))
     return ActionRegistry((*specs, server.describe_spec(specs)))

@@ -55,12 +55,14 @@ class VectorColumn:
         table: The table.
         table_uuid: Its id, so that another table of that name is not taken for it.
         column: The column that holds them.
+        rows: The columns that the index keeps beside them.
         snapshot_id: The snapshot that was read; None where the table had none.
     """
 
     table: TableName
     table_uuid: str
     column: str
+    rows: tuple[str, ...]
     snapshot_id: int | None = None
 
 
@@ -71,14 +73,17 @@ class Guard:
     Attributes:
         table: The table.
         table_uuid: Its id.
-        columns: Its columns that the vectors tell of.
-        keys: Its key, which the rows of the index have in columns of the same names.
+        columns: Its columns that the index tells of.
+        keys: What tells its rows apart, in columns that the rows of the index have as well; empty where
+            nobody knows.
+        snapshot_id: The snapshot that the vectors were made from; None where the table had none.
     """
 
     table: TableName
     table_uuid: str
     columns: tuple[str, ...]
     keys: tuple[str, ...]
+    snapshot_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +109,7 @@ class Generation:
         dimension: Of the vectors.
         count: How many there are.
         source: Where they were read.
-        guard: What they were made from, where that is another table.
+        guard: What they were made from: the same table, or one of which they are the embeddings.
         build_seconds: How long building took, without reading and writing.
         vectors: The file of the index.
         rows: The file of its rows: for each position what ``source`` has beside the vector, as Arrow IPC.
@@ -119,7 +124,7 @@ class Generation:
     dimension: int
     count: int
     source: VectorColumn
-    guard: Guard | None
+    guard: Guard
     build_seconds: float
     vectors: IndexFile
     rows: IndexFile
@@ -146,15 +151,15 @@ class Generation:
                 "table": _named(source.table),
                 "table_uuid": source.table_uuid,
                 "column": source.column,
+                "rows": list(source.rows),
                 "snapshot_id": source.snapshot_id,
             },
-            "guard": None
-            if guard is None
-            else {
+            "guard": {
                 "table": _named(guard.table),
                 "table_uuid": guard.table_uuid,
                 "columns": list(guard.columns),
                 "keys": list(guard.keys),
+                "snapshot_id": guard.snapshot_id,
             },
             "build_seconds": self.build_seconds,
             "vectors": {key: getattr(self.vectors, key) for key in IndexFile.__slots__},
@@ -180,11 +185,19 @@ class Generation:
             parameters=IndexParameters.from_json(told["parameters"]),
             dimension=told["dimension"],
             count=told["count"],
-            source=VectorColumn(**{**source, "table": TableName(*source["table"])}),
-            guard=None
-            if guard is None
-            else Guard(
-                TableName(*guard["table"]), guard["table_uuid"], tuple(guard["columns"]), tuple(guard["keys"])
+            source=VectorColumn(
+                TableName(*source["table"]),
+                source["table_uuid"],
+                source["column"],
+                tuple(source["rows"]),
+                source["snapshot_id"],
+            ),
+            guard=Guard(
+                TableName(*guard["table"]),
+                guard["table_uuid"],
+                tuple(guard["columns"]),
+                tuple(guard["keys"]),
+                guard["snapshot_id"],
             ),
             build_seconds=told["build_seconds"],
             vectors=IndexFile(**told["vectors"]),

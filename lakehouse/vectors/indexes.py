@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
@@ -70,14 +70,14 @@ class BuildRequest:
         source: Where the vectors are.
         parameters: How it is to be built.
         model: What made the vectors.
-        guard: What they were made from, where that is another table.
+        guard: What they were made from: the same table, or one of which they are the embeddings.
     """
 
     index: str
     source: VectorColumn
     parameters: IndexParameters
+    guard: Guard
     model: Model = NO_MODEL
-    guard: Guard | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -286,7 +286,9 @@ class VectorIndexes:
         rows: pa.Table,
         build_s: float,
     ) -> Generation:
-        generation_id = self.store.new_id()
+        generation_id, guard = self.store.new_id(), request.guard
+        if guard.table_uuid == source.table_uuid:
+            guard = replace(guard, snapshot_id=source.snapshot_id)
         with tempfile.TemporaryDirectory(prefix="vectors-", dir=self._directory) as directory:
             vectors_path, rows_path = Path(directory, VECTORS), Path(directory, ROWS)
             index.save(vectors_path)
@@ -302,7 +304,7 @@ class VectorIndexes:
                 dimension=index.dimension,
                 count=index.count,
                 source=source,
-                guard=request.guard,
+                guard=guard,
                 build_seconds=round(build_s, 3),
                 vectors=self.store.upload(name, generation_id, VECTORS, vectors_path),
                 rows=self.store.upload(name, generation_id, ROWS, rows_path),
@@ -397,7 +399,7 @@ class VectorIndexes:
             assert generation is not None
             _log.warning("vector_index_damaged", index=name, generation=generation.id)
             request = BuildRequest(
-                name, generation.source, generation.parameters, generation.model, generation.guard
+                name, generation.source, generation.parameters, generation.guard, generation.model
             )
             made = self._made(name, request, check, _untold)
             try:
@@ -413,14 +415,15 @@ class VectorIndexes:
 
 
 def split(table: pa.Table, source: VectorColumn) -> tuple[pa.Table, Vectors]:
-    """The rows of a table beside their vectors, and these; rows without a vector are left out.
+    """What an index keeps of a table beside the vectors, and these; rows without a vector are left out.
 
     Raises:
-        InvalidRequest: There is no such column, it does not hold vectors, or they are of several lengths.
+        InvalidRequest: A column is not there, does not hold vectors, or such of several lengths.
     """
     name = f"{source.table}.{source.column}"
-    if source.column not in table.column_names:
-        raise InvalidRequest(f"column '{name}' does not exist")
+    for column in (source.column, *source.rows):
+        if column not in table.column_names:
+            raise InvalidRequest(f"column '{source.table}.{column}' does not exist")
     kind = table.schema.field(source.column).type
     lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     if not lists or not (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)):
@@ -443,4 +446,4 @@ def split(table: pa.Table, source: VectorColumn) -> tuple[pa.Table, Vectors]:
         raise InvalidRequest(f"column '{name}' holds a vector of which a number is missing")
     flat = np.empty(0, np.float32) if values is None else values.to_numpy(zero_copy_only=False)
     vectors: Vectors = flat.astype(np.float32, copy=False).reshape(-1, lengths[0])
-    return table.drop_columns([source.column]).combine_chunks(), vectors
+    return table.select(list(source.rows)).combine_chunks(), vectors

@@ -1,4 +1,4 @@
-"""Storage that fails at a call of an ingest: what its record says is so, and in the end rows are there once."""
+"""Storage that fails at a call of an ingest: what its record says is so, and rows come once."""
 
 from __future__ import annotations
 

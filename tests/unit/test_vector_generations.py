@@ -36,7 +36,9 @@ from lakehouse.vectors.loader import IndexLoader
 from lakehouse.vectors.parameters import Algorithm, IndexParameters, Metric
 
 TABLE = TableName("lake", "docs", "chunks")
-SOURCE = VectorColumn(TABLE, "u-1", "vector")
+SOURCE = VectorColumn(TABLE, "u-1", "vector", ("id",))
+WITH_TURN = replace(SOURCE, rows=("id", "turn"))
+GUARD = Guard(TABLE, "u-1", ("id", "turn", "vector"), ("id",))
 D = 8
 
 
@@ -82,7 +84,8 @@ def indexes(bucket: Bucket, rows: Rows, **settings: float) -> VectorIndexes:
 
 
 def request(name: str = "texts", **parameters: object) -> BuildRequest:
-    return BuildRequest(name, SOURCE, IndexParameters(m=8, ef_construction=20, **parameters))  # type: ignore[arg-type]
+    wanted = IndexParameters(m=8, ef_construction=20, **parameters)  # type: ignore[arg-type]
+    return BuildRequest(name, WITH_TURN, wanted, GUARD)
 
 
 def turn_found(server: VectorIndexes, name: str = "texts") -> int:
@@ -91,7 +94,7 @@ def turn_found(server: VectorIndexes, name: str = "texts") -> int:
     assert hits.found.positions.shape == (2, 5)
     assert hits.rows.num_rows == 10
     turns = set(hits.rows["turn"].to_pylist())
-    assert turns == {hits.generation.source.snapshot_id}
+    assert turns == {hits.generation.source.snapshot_id} == {hits.generation.guard.snapshot_id}
     return turns.pop()
 
 
@@ -444,8 +447,8 @@ def test_rows_without_a_vector_are_left_out() -> None:
         (_vectors([[1, None]], LISTS), "a number is missing"),
         (_vectors([], LISTS), "length is not known"),
         (_vectors([None], LISTS), "length is not known"),
-        (pa.table({"vector": [1.0]}), "expected a list of numbers"),
-        (pa.table({"vector": [["a"]]}), "expected a list of numbers"),
+        (pa.table({"id": [1], "vector": [1.0]}), "expected a list of numbers"),
+        (pa.table({"id": [1], "vector": [["a"]]}), "expected a list of numbers"),
         (pa.table({"other": [1]}), "does not exist"),
     ],
 )

@@ -1801,6 +1801,116 @@ class TableSnapshotsResponse:
     rescue_used: list[str]
 
 
+@dataclass(frozen=True, slots=True)
+class BuildVectorsRequest:
+    """Of which table to build an index, and how."""
+
+    table: str
+    index: str
+    db_schema: str | None = None
+    catalog: str | None = None
+    column: str = "vector"
+    keys: Sequence[str] = ()
+    columns: Sequence[str] | None = None
+    metric: Literal["cosine", "inner_product", "l2"] = "cosine"
+    algorithm: Literal["hnsw", "exact"] = "hnsw"
+    storage: Literal["fp32", "fp16", "int8"] = "fp32"
+    m: int = 32
+    ef_construction: int = 80
+    ef_search: int = 64
+    create: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class VectorModel:
+    """The model that vectors were made with; empty where nobody said."""
+
+    profile: str
+    provider: str
+    name: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class VectorIndexDescription:
+    """The live generation of an index."""
+
+    index: str
+    generation: str
+    live_since: datetime
+    why: str
+    created_at: datetime
+    created_by: str
+    table: str
+    column: str
+    source: str
+    source_snapshot_id: int | None
+    keys: list[str]
+    columns: list[str]
+    count: int | None
+    dimension: int
+    metric: Literal["cosine", "inner_product", "l2"]
+    algorithm: Literal["hnsw", "exact"]
+    storage: Literal["fp32", "fp16", "int8"]
+    m: int
+    ef_construction: int
+    ef_search: int
+    model: VectorModel
+    size_bytes: int | None
+    build_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class OfIndex:
+    """Which index."""
+
+    index: str
+
+
+@dataclass(frozen=True, slots=True)
+class DropVectorsResponse:
+    """The index that is gone."""
+
+    index: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListVectorsRequest:
+    """Nothing to say."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListVectorsResponse:
+    """The indexes that the caller may search, by name."""
+
+    indexes: list[VectorIndexDescription]
+
+
+@dataclass(frozen=True, slots=True)
+class SearchVectorsRequest:
+    """What to look for in which index."""
+
+    index: str
+    vectors: Sequence[Sequence[float]]
+    k: int = 10
+    ef: int | None = None
+    filter: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchVectorsResponse:
+    """How the search was made, and the ticket of a DoGet that gives what it found."""
+
+    index: str
+    generation: str
+    way: Literal["exact", "hnsw", "hnsw_filtered", "hnsw_then_exact"]
+    ef: int
+    rows: int
+    ticket: str
+    expires_at: datetime
+    rescue_used: list[str]
+
+
 class ActionsActions:
     """Actions of the family ``actions``."""
 
@@ -3882,6 +3992,143 @@ class TableActions:
         )
 
 
+class VectorsActions:
+    """Actions of the family ``vectors``."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    def build(
+        self,
+        *,
+        table: str,
+        index: str,
+        db_schema: str | None = None,
+        catalog: str | None = None,
+        column: str = "vector",
+        keys: Sequence[str] = (),
+        columns: Sequence[str] | None = None,
+        metric: Literal["cosine", "inner_product", "l2"] = "cosine",
+        algorithm: Literal["hnsw", "exact"] = "hnsw",
+        storage: Literal["fp32", "fp16", "int8"] = "fp32",
+        m: int = 32,
+        ef_construction: int = 80,
+        ef_search: int = 64,
+        create: bool = False,
+        on_progress: OnProgress | None = None,
+    ) -> VectorIndexDescription:
+        """Build an index of a column of vectors, or another generation of one, and make it live.
+
+        Needs the permission ``write``.
+
+        Args:
+            table: name of the table.
+            index: name of the index: letters from a to z, digits, _ and -.
+            db_schema: its schema; the session's own when left out.
+            catalog: its catalog; the session's own when left out.
+            column: column of the vectors: lists of numbers of one length.
+            keys: what tells rows apart; the table's primary key when left out.
+            columns: what a search gives beside the score; all but the vectors when left out.
+            metric: cosine, inner_product or l2.
+            algorithm: hnsw or exact.
+            storage: fp32, fp16 or int8.
+            m: neighbours of a vector in the graph.
+            ef_construction: effort of building.
+            ef_search: effort of a search that says nothing.
+            create: whether there must not be an index of that name yet.
+            on_progress: called with the share done (0 to 1) and a message.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "vectors.build",
+            BuildVectorsRequest(
+                table=table,
+                index=index,
+                db_schema=db_schema,
+                catalog=catalog,
+                column=column,
+                keys=keys,
+                columns=columns,
+                metric=metric,
+                algorithm=algorithm,
+                storage=storage,
+                m=m,
+                ef_construction=ef_construction,
+                ef_search=ef_search,
+                create=create,
+            ),
+            VectorIndexDescription,
+            on_progress,
+        )
+
+    def drop(self, *, index: str) -> DropVectorsResponse:
+        """Remove a vector index; its table stays.
+
+        Needs the permission ``write``.
+
+        Args:
+            index: its name.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call("vectors.drop", OfIndex(index=index), DropVectorsResponse)
+
+    def list(self) -> ListVectorsResponse:
+        """The vector indexes that the caller may search.
+
+        Needs the permission ``read``.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call("vectors.list", ListVectorsRequest(), ListVectorsResponse)
+
+    def rollback(self, *, index: str) -> VectorIndexDescription:
+        """Make the generation of an index live again that was it before.
+
+        Needs the permission ``write``.
+
+        Args:
+            index: its name.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call("vectors.rollback", OfIndex(index=index), VectorIndexDescription)
+
+    def search(
+        self,
+        *,
+        index: str,
+        vectors: Sequence[Sequence[float]],
+        k: int = 10,
+        ef: int | None = None,
+        filter: str = "",
+    ) -> SearchVectorsResponse:
+        """The nearest vectors of one or many queries, with their rows, as a ticket for DoGet.
+
+        Needs the permission ``read``.
+
+        Args:
+            index: its name.
+            vectors: one or several queries, each of the index's dimension.
+            k: how many to find of each.
+            ef: effort of the search; the index's own when left out.
+            filter: SQL predicate over the columns of the source table.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "vectors.search",
+            SearchVectorsRequest(index=index, vectors=vectors, k=k, ef=ef, filter=filter),
+            SearchVectorsResponse,
+        )
+
+
 class Actions:
     """Every action, by family."""
 
@@ -3900,3 +4147,4 @@ class Actions:
         self.server = ServerActions(call)
         self.storage = StorageActions(call)
         self.table = TableActions(call)
+        self.vectors = VectorsActions(call)

@@ -1,0 +1,361 @@
+"""Actions on vector indexes: build, search, list, go back, drop."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from flight_server.actions.registry import (
+    ActionSpec,
+    Permission,
+    Progress,
+    ReadingResponse,
+    Request,
+    Response,
+    in_a_thread,
+    sparingly,
+)
+from flight_server.actions.table_request import OfTable, located
+from flight_server.context import CallContext
+from flight_server.execution import Recording
+from flight_server.protocol.codec import encode_statement_ticket
+from lakehouse.catalog import Table
+from lakehouse.catalog.names import fold
+from lakehouse.engine.session import StatementHandle
+from lakehouse.errors import InvalidRequest
+from lakehouse.vectors.faiss_index import MOST_RESULTS, Way
+from lakehouse.vectors.generation import Guard, VectorColumn
+from lakehouse.vectors.generation_store import Live
+from lakehouse.vectors.guarded_indexes import GuardedIndexes
+from lakehouse.vectors.indexes import BuildRequest, Hits
+from lakehouse.vectors.parameters import Algorithm, IndexParameters, Metric, Storage
+
+_DEFAULT = IndexParameters()
+_MOST_QUERIES = 10_000
+
+
+class VectorModel(Response):
+    """The model that vectors were made with; empty where nobody said."""
+
+    profile: str
+    provider: str
+    name: str
+    digest: str
+
+
+class VectorIndexDescription(Response):
+    """The live generation of an index."""
+
+    index: str
+    generation: str = Field(description="tells it from all others of the index; later ones are greater")
+    live_since: datetime
+    why: str = Field(description="what made it live: build, rollback or repair")
+    created_at: datetime
+    created_by: str
+    table: str = Field(description="where the vectors are")
+    column: str
+    source: str = Field(description="what they were made from: who may read that may search the index")
+    source_snapshot_id: int | None = Field(description="the snapshot of it that they were made from")
+    keys: list[str] = Field(description="what tells rows of the source apart, so that a filter can choose")
+    columns: list[str] = Field(description="what a search gives beside the score")
+    count: int | None = Field(description="how many vectors; none for those who do not see all rows")
+    dimension: int
+    metric: Metric
+    algorithm: Algorithm
+    storage: Storage
+    m: int
+    ef_construction: int
+    ef_search: int
+    model: VectorModel
+    size_bytes: int | None
+    build_seconds: float
+
+
+class BuildVectorsRequest(OfTable):
+    """Of which table to build an index, and how."""
+
+    index: str = Field(description="name of the index: letters from a to z, digits, _ and -", min_length=1)
+    column: str = Field(default="vector", description="column of the vectors: lists of numbers of one length")
+    keys: list[str] = Field(
+        default_factory=list, description="what tells rows apart; the table's primary key when left out"
+    )
+    columns: list[str] | None = Field(
+        default=None, description="what a search gives beside the score; all but the vectors when left out"
+    )
+    metric: Metric = Field(default=_DEFAULT.metric, description="cosine, inner_product or l2")
+    algorithm: Algorithm = Field(default=_DEFAULT.algorithm, description="hnsw or exact")
+    storage: Storage = Field(default=_DEFAULT.storage, description="fp32, fp16 or int8")
+    m: int = Field(default=_DEFAULT.m, description="neighbours of a vector in the graph")
+    ef_construction: int = Field(default=_DEFAULT.ef_construction, description="effort of building")
+    ef_search: int = Field(default=_DEFAULT.ef_search, description="effort of a search that says nothing")
+    create: bool = Field(default=False, description="whether there must not be an index of that name yet")
+
+
+class OfIndex(Request):
+    """Which index."""
+
+    index: str = Field(description="its name", min_length=1)
+
+
+class ListVectorsRequest(Request):
+    """Nothing to say."""
+
+
+class ListVectorsResponse(Response):
+    """The indexes that the caller may search, by name."""
+
+    indexes: list[VectorIndexDescription]
+
+
+class DropVectorsResponse(Response):
+    """The index that is gone."""
+
+    index: str
+
+
+class SearchVectorsRequest(OfIndex):
+    """What to look for in which index."""
+
+    vectors: list[list[float]] = Field(
+        description="one or several queries, each of the index's dimension",
+        min_length=1,
+        max_length=_MOST_QUERIES,
+    )
+    k: int = Field(default=10, ge=1, le=MOST_RESULTS, description="how many to find of each")
+    ef: int | None = Field(default=None, description="effort of the search; the index's own when left out")
+    filter: str = Field(default="", description="SQL predicate over the columns of the source table")
+
+
+class SearchVectorsResponse(ReadingResponse):
+    """How the search was made, and the ticket of a DoGet that gives what it found.
+
+    The rows have ``query`` (from 0), ``rank`` (from 1) and ``score``, and then the index's own columns.
+    """
+
+    index: str
+    generation: str
+    way: Way = Field(description="exact, hnsw, hnsw_filtered or hnsw_then_exact")
+    ef: int = Field(description="the effort that was made in the graph; 0 where none was")
+    rows: int
+    ticket: str = Field(description="a ticket for DoGet, in base64")
+    expires_at: datetime = Field(description="until when the ticket can be used")
+
+
+def _guarded(ctx: CallContext) -> GuardedIndexes:
+    lakehouse = ctx.lakehouse
+    return GuardedIndexes(lakehouse.vectors, lakehouse.engine, ctx.session)
+
+
+def _build(ctx: CallContext, request: BuildVectorsRequest) -> Iterator[Progress | Response]:
+    wanted = _requested(ctx, request)
+    indexes = _guarded(ctx)
+
+    def work(report: Callable[[float, str], None]) -> Response:
+        with Recording(ctx, f"VECTORS BUILD {request.index}", "vectors") as recording:
+            recording.record.tables = (str(wanted.source.table),)
+            indexes.build(
+                wanted, create=request.create, check=ctx.check_cancelled, progress=sparingly(report)
+            )
+        return _described(ctx, indexes.find(request.index))
+
+    return in_a_thread("vectors.build", work)
+
+
+def _requested(ctx: CallContext, request: BuildVectorsRequest) -> BuildRequest:
+    parameters = IndexParameters(
+        request.metric,
+        request.algorithm,
+        request.storage,
+        request.m,
+        request.ef_construction,
+        request.ef_search,
+    )
+    name = located(ctx, request)
+    table = ctx.lake(name).load(name.schema, name.table)
+    column = _columns(table, [request.column])[0]
+    others = [each for each in table.arrow_schema().names if each != column]
+    keys = _columns(table, request.keys or list(table.primary_key))
+    rows = _columns(table, others if request.columns is None else request.columns)
+    if column in rows:
+        raise InvalidRequest(f"columns names '{column}', which is the column of the vectors")
+    rows = tuple(dict.fromkeys((*keys, *rows)))
+    source = VectorColumn(table.name, table.uuid, column, rows, table.snapshot_id)
+    guard = Guard(table.name, table.uuid, (column, *rows), keys, table.snapshot_id)
+    return BuildRequest(request.index, source, parameters, guard)
+
+
+def _columns(table: Table, names: list[str]) -> tuple[str, ...]:
+    """Columns as the table spells them.
+
+    Raises:
+        InvalidRequest: It has no such column.
+    """
+    known = {fold(name): name for name in table.arrow_schema().names}
+    for name in names:
+        if fold(name) not in known:
+            raise InvalidRequest(f"column '{table.name}.{name}' does not exist")
+    return tuple(known[fold(name)] for name in names)
+
+
+def _search(ctx: CallContext, request: SearchVectorsRequest) -> Iterator[Response]:
+    lengths = sorted({len(vector) for vector in request.vectors})
+    if len(lengths) > 1:
+        raise InvalidRequest(
+            f"the queries have {lengths[0]} and {lengths[1]} dimensions, expected one length"
+        )
+    with Recording(ctx, f"VECTORS SEARCH {request.index}", "vectors") as recording:
+        hits = _guarded(ctx).search(
+            request.index,
+            np.array(request.vectors, dtype=np.float64),
+            request.k,
+            ef=request.ef,
+            where=request.filter,
+            watch=recording.watch(),
+            check=ctx.check_cancelled,
+        )
+        result = _result(hits)
+        recording.record.rows = result.num_rows
+    ticket, expires_at = _announced(ctx, result)
+    yield SearchVectorsResponse(
+        index=hits.generation.index,
+        generation=hits.generation.id,
+        way=hits.found.way,
+        ef=hits.found.ef,
+        rows=result.num_rows,
+        ticket=base64.b64encode(ticket).decode("ascii"),
+        expires_at=expires_at,
+    )
+
+
+def _result(hits: Hits) -> pa.Table:
+    queries, k = hits.found.positions.shape
+    taken = {fold(name) for name in hits.rows.column_names}
+    own = {
+        "query": pa.array(np.repeat(np.arange(queries, dtype=np.int32), k)),
+        "rank": pa.array(np.tile(np.arange(1, k + 1, dtype=np.int32), queries)),
+        "score": pa.array(hits.found.scores.ravel()),
+    }
+    columns: dict[str, pa.Array] = {}
+    for wanted, column in own.items():
+        name = wanted
+        while name in taken:
+            name = f"_{name}"
+        columns[name] = column
+    columns.update(zip(hits.rows.column_names, hits.rows.columns, strict=True))
+    told = {"vectors.way": str(hits.found.way), "vectors.generation": hits.generation.id}
+    return pa.table(columns).replace_schema_metadata(told)
+
+
+def _announced(ctx: CallContext, result: pa.Table) -> tuple[bytes, datetime]:
+    """The ticket that a result can be fetched with."""
+    clock, seconds = ctx.lakehouse.clock, ctx.lakehouse.settings.session.handle_seconds
+    handle = StatementHandle(
+        clock.token(), result.schema, result=result, expires_s=clock.monotonic() + seconds
+    )
+    ctx.session.add_handle(handle)
+    return encode_statement_ticket(handle.handle.encode()), clock.now() + timedelta(seconds=seconds)
+
+
+def _list(ctx: CallContext, _: ListVectorsRequest) -> Iterator[Response]:
+    yield ListVectorsResponse(indexes=[_described(ctx, live) for live in _guarded(ctx).all()])
+
+
+def _rollback(ctx: CallContext, request: OfIndex) -> Iterator[Response]:
+    indexes = _guarded(ctx)
+    indexes.rollback(request.index)
+    yield _described(ctx, indexes.find(request.index))
+
+
+def _drop(ctx: CallContext, request: OfIndex) -> Iterator[Response]:
+    _guarded(ctx).drop(request.index)
+    yield DropVectorsResponse(index=request.index)
+
+
+def _described(ctx: CallContext, live: Live) -> VectorIndexDescription:
+    generation = live.generation
+    assert generation is not None
+    # How much there is beyond a filter is not for those behind it.
+    is_whole = not ctx.session.access.table(generation.guard.table).restrictions
+    parameters, source, guard, model = (
+        generation.parameters,
+        generation.source,
+        generation.guard,
+        generation.model,
+    )
+    return VectorIndexDescription(
+        index=generation.index,
+        generation=generation.id,
+        live_since=live.at,
+        why=live.why,
+        created_at=generation.created_at,
+        created_by=generation.created_by,
+        table=str(source.table),
+        column=source.column,
+        source=str(guard.table),
+        source_snapshot_id=guard.snapshot_id,
+        keys=list(guard.keys),
+        columns=list(source.rows),
+        count=generation.count if is_whole else None,
+        dimension=generation.dimension,
+        metric=parameters.metric,
+        algorithm=parameters.algorithm,
+        storage=parameters.storage,
+        m=parameters.m,
+        ef_construction=parameters.ef_construction,
+        ef_search=parameters.ef_search,
+        model=VectorModel(
+            profile=model.profile, provider=model.provider, name=model.name, digest=model.digest
+        ),
+        size_bytes=generation.size_bytes if is_whole else None,
+        build_seconds=generation.build_seconds,
+    )
+
+
+ACTIONS: tuple[ActionSpec, ...] = (
+    ActionSpec(
+        "vectors.build",
+        "Build an index of a column of vectors, or another generation of one, and make it live",
+        BuildVectorsRequest,
+        VectorIndexDescription,
+        _build,
+        Permission.WRITE,
+        streams=True,
+    ),
+    ActionSpec(
+        "vectors.search",
+        "The nearest vectors of one or many queries, with their rows, as a ticket for DoGet",
+        SearchVectorsRequest,
+        SearchVectorsResponse,
+        _search,
+        Permission.READ,
+    ),
+    ActionSpec(
+        "vectors.list",
+        "The vector indexes that the caller may search",
+        ListVectorsRequest,
+        ListVectorsResponse,
+        _list,
+        Permission.READ,
+    ),
+    ActionSpec(
+        "vectors.rollback",
+        "Make the generation of an index live again that was it before",
+        OfIndex,
+        VectorIndexDescription,
+        _rollback,
+        Permission.WRITE,
+    ),
+    ActionSpec(
+        "vectors.drop",
+        "Remove a vector index; its table stays",
+        OfIndex,
+        DropVectorsResponse,
+        _drop,
+        Permission.WRITE,
+    ),
+)

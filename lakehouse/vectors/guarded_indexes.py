@@ -1,0 +1,253 @@
+"""The vector indexes as one session sees them.
+
+Who may read the table that vectors were made from, in all columns that an index tells of, may search it; for
+others it is not there. Behind a row filter only those vectors are found whose rows the filter lets through:
+not fewer of them, but the nearest among these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import ArrayLike
+
+from lakehouse.engine.engine import Engine
+from lakehouse.engine.running import CallWatch
+from lakehouse.engine.session import Session
+from lakehouse.errors import (
+    CatalogNotFound,
+    InvalidRequest,
+    PermissionDenied,
+    SchemaNotFound,
+    SnapshotNotFound,
+    TableNotFound,
+    VectorIndexNotFound,
+)
+from lakehouse.types import TableName, quote
+from lakehouse.vectors.faiss_index import unchecked
+from lakehouse.vectors.generation import Generation, Guard
+from lakehouse.vectors.generation_store import Live
+from lakehouse.vectors.indexes import BuildRequest, Hits, Progress, VectorIndexes
+from lakehouse.vectors.loader import LoadedIndex
+from lakehouse.vectors.selection import Selection
+
+_POSITION = "~position"
+_Absent = (TableNotFound, SchemaNotFound, CatalogNotFound)
+
+
+class GuardedIndexes:
+    """The vector indexes that are there for a session's principal.
+
+    Args:
+        indexes: All indexes.
+        engine: Reads the tables that they were made from.
+        session: On whose behalf.
+    """
+
+    def __init__(self, indexes: VectorIndexes, engine: Engine, session: Session) -> None:
+        self._indexes = indexes
+        self._engine = engine
+        self._session = session
+
+    def all(self) -> list[Live]:
+        """The live generations of those that the principal may search, by name."""
+        return [
+            live
+            for live in self._indexes.all()
+            if live.generation is not None and self._may_search(live.generation)
+        ]
+
+    def find(self, index: str) -> Live:
+        """The live generation of an index.
+
+        Raises:
+            VectorIndexNotFound: There is none for the principal.
+        """
+        live = self._indexes.live(index)
+        assert live.generation is not None
+        self.check_search(live.generation)
+        return live
+
+    def check_search(self, generation: Generation) -> None:
+        """Say that an index is not there, if the principal may not search it.
+
+        Raises:
+            VectorIndexNotFound: The principal may not read what it was made from.
+            PermissionDenied: A column that it tells of is masked for the principal.
+        """
+        guard = generation.guard
+        try:
+            table = self._session.lakes.of(guard.table.catalog).load(guard.table.schema, guard.table.table)
+        except _Absent:
+            raise _absent(generation.index) from None
+        if table.uuid != guard.table_uuid:
+            raise _absent(generation.index)
+        masked = self._masked(guard)
+        if masked:
+            raise PermissionDenied(
+                f"the vector index '{generation.index}' tells of '{guard.table}.{masked[0]}', which is "
+                f"masked for {self._session.principal.name}"
+            )
+
+    def build(
+        self, request: BuildRequest, *, create: bool, check: Callable[[], None], progress: Progress
+    ) -> Generation:
+        """Build a generation of an index and make it live; see ``VectorIndexes.build``.
+
+        Raises:
+            PermissionDenied: The principal may not change the tables that it is made of, or those that the
+                present generation is made of.
+        """
+        self._check_change(request.source.table)
+        self._check_change(request.guard.table)
+        try:
+            present = self._indexes.live(request.index, fresh=True)
+        except VectorIndexNotFound:
+            pass
+        else:
+            if not create:
+                self._check_owner(present)
+        return self._indexes.build(request, create=create, check=check, progress=progress)
+
+    def rollback(self, index: str) -> Generation:
+        """Make the generation live that was it before; see ``VectorIndexes.rollback``.
+
+        Raises:
+            PermissionDenied: The principal may not change the table that it is made of.
+        """
+        self._check_owner(self.find(index))
+        return self._indexes.rollback(index)
+
+    def drop(self, index: str) -> None:
+        """Remove an index.
+
+        Raises:
+            VectorIndexNotFound: There is none for the principal.
+            PermissionDenied: The principal may not change the table that it is made of.
+        """
+        self._check_owner(self.find(index))
+        self._indexes.drop(index)
+
+    def search(
+        self,
+        index: str,
+        queries: ArrayLike,
+        k: int,
+        *,
+        ef: int | None = None,
+        where: str = "",
+        watch: CallWatch | None = None,
+        check: Callable[[], None] = unchecked,
+    ) -> Hits:
+        """The nearest vectors of one or many queries among those that the principal may see.
+
+        Args:
+            index: The name of the index.
+            queries: Of shape ``(dimension,)`` or ``(queries, dimension)``.
+            k: How many of each.
+            ef: How many candidates to look at; see ``VectorIndex.search``.
+            where: SQL predicate over the table that the vectors were made from; empty for all rows.
+            watch: How the query for it learns to stop.
+            check: Raises where the search shall stop.
+
+        Raises:
+            VectorIndexNotFound: There is no such index for the principal.
+            PermissionDenied: A column that it tells of is masked for the principal.
+            InvalidRequest: A query does not fit, or rows cannot be told apart and there is something to be
+                left out.
+            LakehouseError: The predicate is wrong.
+        """
+        self.find(index)
+        if where:
+            self._engine.gate.check_expression(where)
+
+        def select(loaded: LoadedIndex) -> Selection | None:
+            generation = loaded.generation
+            self.check_search(generation)  # it may be another one by now
+            if not where and not self._restricted(generation.guard.table):
+                return None
+            keys = self._keys(generation, where, watch or CallWatch())
+            return matching(loaded.rows, keys)
+
+        return self._indexes.search(index, queries, k, ef=ef, select=select, check=check)
+
+    def _keys(self, generation: Generation, where: str, watch: CallWatch) -> pa.Table:
+        """The keys of the rows that may be found, as the table was when the vectors were made from it."""
+        guard = generation.guard
+        if not guard.keys:
+            raise InvalidRequest(
+                f"rows of the vector index '{generation.index}' have no key, so none can be left out",
+                "build it again and name the key columns",
+            )
+        columns = ", ".join(map(quote, guard.keys))
+        condition = f" WHERE ({where}\n)" if where else ""
+        if guard.snapshot_id is not None:
+            try:
+                return self._rows(
+                    f"SELECT {columns} FROM {guard.table.sql} AT (VERSION => {guard.snapshot_id}){condition}",
+                    watch,
+                )
+            except SnapshotNotFound:
+                if self._restricted(guard.table):
+                    # What is let through now may have been another row's content then.
+                    raise InvalidRequest(
+                        f"the vector index '{generation.index}' is older than all that is kept of "
+                        f"'{guard.table}'",
+                        "it has to be built again",
+                    ) from None
+        return self._rows(f"SELECT {columns} FROM {guard.table.sql}{condition}", watch)
+
+    def _rows(self, sql: str, watch: CallWatch) -> pa.Table:
+        plan = self._engine.plan(self._engine.gate.analyse(sql), self._session, watch=watch)
+        watch.note_tables(plan.names)
+        with closing(self._engine.open(plan, self._session, watch)) as stream:
+            return pa.Table.from_batches(stream, plan.schema)
+
+    def _may_search(self, generation: Generation) -> bool:
+        try:
+            self.check_search(generation)
+        except (VectorIndexNotFound, PermissionDenied):
+            return False
+        return True
+
+    def _check_owner(self, live: Live) -> None:
+        assert live.generation is not None
+        self._check_change(live.generation.source.table)
+        self._check_change(live.generation.guard.table)
+
+    def _check_change(self, name: TableName) -> None:
+        self._session.lakes.of(name.catalog).check_change(name.schema, name.table)
+
+    def _restricted(self, name: TableName) -> bool:
+        return bool(self._session.access.table(name).restrictions)
+
+    def _masked(self, guard: Guard) -> list[str]:
+        told = {column.lower() for column in (*guard.columns, *guard.keys)}
+        restrictions = self._session.access.table(guard.table).restrictions
+        return sorted({column for each in restrictions for column, _ in each.masks} & told)
+
+
+def matching(rows: pa.Table, keys: pa.Table) -> Selection:
+    """The rows whose key is among those.
+
+    Args:
+        rows: What an index has of its rows.
+        keys: Keys, in columns that ``rows`` has as well.
+    """
+    names = keys.column_names
+    if len(names) == 1:
+        column = rows[names[0]]
+        found = pc.is_in(column, value_set=keys[names[0]].cast(column.type).combine_chunks())
+        return Selection(found.combine_chunks().to_numpy(zero_copy_only=False))
+    mine = rows.select(names).append_column(_POSITION, pa.array(np.arange(len(rows))))
+    theirs = pa.table([keys[name].cast(rows.schema.field(name).type) for name in names], names=names)
+    positions = mine.join(theirs, names, join_type="left semi")[_POSITION]
+    return Selection.of(positions.to_numpy(), len(rows))
+
+
+def _absent(index: str) -> VectorIndexNotFound:
+    return VectorIndexNotFound(f"vector index '{index}' does not exist", "vectors.list tells which do")
