@@ -386,6 +386,8 @@ class ModelFailed(LakehouseError):
 
     code = "MODEL_FAILED"
     kind = ErrorKind.INTERNAL
+
+
 class VectorIndexNotFound(LakehouseError):
     """No vector index of that name."""
 

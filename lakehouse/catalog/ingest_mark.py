@@ -120,6 +120,16 @@ def all_sync_states(metadata: TableMetadata, sync: str) -> set[str]:
     return {state for state in found if state}
 
 
+def is_cut_off(metadata: TableMetadata) -> bool:
+    """Whether the snapshots that would tell of ingests are gone: others made all that are left."""
+    found = None
+    for number, entries in _history(metadata):
+        if COMMIT_ID_PROPERTY in entries:
+            return False
+        found = metadata.snapshot_by_id(number)
+    return found is not None and found.parent_snapshot_id is not None
+
+
 def columns_of(metadata: TableMetadata, schema_id: int) -> list[str]:
     """The columns that a table had in an earlier version of its schema, by the names that they have now."""
     then = next((each for each in metadata.schemas if each.schema_id == schema_id), metadata.schema())

@@ -28,6 +28,7 @@ from lakehouse.catalog.ingest_mark import (
     SyncStep,
     columns_of,
     generation,
+    is_cut_off,
     marked_snapshot,
     snapshot_of_run,
 )
@@ -467,16 +468,31 @@ class _Run:
             AlreadyIngested: Nothing is.
             InvalidRequest: What came before is of another source.
         """
-        source = self._incremental
-        self._state = SyncState.of(sync.name or source.name, self._existing())
+        source, table = self._incremental, self._existing()
+        self._state = SyncState.of(sync.name or source.name, table)
         if sync.reset:
             self._state = replace(self._state, at=None)
+        elif table is not None and not self._state.text and is_cut_off(table.metadata):
+            self._check_never_synced(table)
         self._state.check(source)
         source.account = SyncAccount(name=self._state.name)
         is_new = source.begin(self._state.at, self._cancelled, self._progress)
         self._note(sync=source.account)
         if not is_new:
             raise AlreadyIngested("nothing is new", None)
+
+    def _check_never_synced(self, table: Table) -> None:
+        """Refuse to begin where nobody knows whether that would be the beginning.
+
+        Raises:
+            InvalidRequest: The sync has brought rows before.
+        """
+        if self._store.is_synced(table.uuid, self._state.id):
+            raise InvalidRequest(
+                f"how far sync '{self._state.name}' had got in table '{table.name}' was lost: another "
+                "program expired all snapshots that told of it",
+                "with reset = true everything comes again",
+            )
 
     def _step(
         self, session: Session, transaction: Transaction, inspection: Inspection, stored: int
@@ -499,6 +515,8 @@ class _Run:
         at = source.reached(table.uuid, self.record.id)
         if not stored and at == state.at:
             raise AlreadyIngested("nothing is new", None)
+        if not state.text:
+            self._store.note_sync(table.uuid, state.id)
         return SyncStep(
             target, state.id, state.text, state.after(source, at, table.schema_id, self.record.id)
         )

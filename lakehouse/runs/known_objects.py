@@ -91,7 +91,7 @@ class KnownObjects:
         before = self._clock.now() - _GRACE
         for found in list(self._bucket.objects(self._folder(table, sync))):
             name = found.key.rpartition("/")[2]
-            if name not in kept and found.modified_at < before:
+            if _NAME.fullmatch(name) and name not in kept and found.modified_at < before:
                 self._bucket.delete(found.key)
 
     def _key(self, table: str, sync: str, name: str) -> str:

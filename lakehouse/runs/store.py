@@ -4,6 +4,7 @@
 ``{PREFIX}/runs/{id}.cancel`` by whoever wants it to stop. ``{PREFIX}/keys/{table uuid}/{key}.json`` tells
 that the rows of a key are in a table, for when the snapshot that says the same has been expired; below
 ``{table uuid}-{generation}`` once all of its rows were replaced by others.
+``{PREFIX}/syncs/{table uuid}/{sync}.json`` tells that some of a sync are.
 """
 
 from __future__ import annotations
@@ -111,6 +112,19 @@ class RunStore:
         except (ValueError, KeyError, TypeError):
             _log.warning("ingest_key_unreadable", key=key)
             return None
+
+    def note_sync(self, table_uuid: str, sync: str) -> None:
+        """Keep that a sync brings rows into a table.
+
+        Raises:
+            StorageError: It could not be kept.
+        """
+        with suppress(ObjectAlreadyExists):
+            self._bucket.put_new(f"{PREFIX}/syncs/{table_uuid}/{sync}.json", b"{}")
+
+    def is_synced(self, table_uuid: str, sync: str) -> bool:
+        """Whether a sync ever brought rows into a table, or was about to."""
+        return self._bucket.exists(f"{PREFIX}/syncs/{table_uuid}/{sync}.json")
 
     def _read(self, run_id: str) -> RunRecord | None:
         try:

@@ -11,9 +11,11 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from pyiceberg.table.metadata import TableMetadata
+from pyiceberg.table.snapshots import Operation, Summary
 
 from lakehouse.catalog.commit import writable
-from lakehouse.catalog.ingest_mark import sync_states
+from lakehouse.catalog.ingest_mark import is_cut_off, sync_states
 from lakehouse.catalog.references import roll_back
 from lakehouse.config import Settings
 from lakehouse.engine.changes import Scope
@@ -189,6 +191,40 @@ def test_other_changes_and_expired_snapshots_do_not_matter(run: Runner) -> None:
     assert len(run.table().snapshots()) == 1
     assert run().state == "repeated"
     assert run.ids() == [1, 100, 200]
+
+
+def by_others(metadata: TableMetadata, *, expired: bool) -> TableMetadata:
+    """A table as after a commit of a program that knows nothing of ours, or after that expired ours, too."""
+    last = metadata.current_snapshot()
+    assert last is not None
+    summary = Summary(Operation.APPEND)
+    theirs = last.model_copy(
+        update={"snapshot_id": 7, "parent_snapshot_id": last.snapshot_id, "summary": summary}
+    )
+    kept = [] if expired else metadata.snapshots
+    return metadata.model_copy(update={"snapshots": [*kept, theirs], "current_snapshot_id": 7})
+
+
+def test_what_a_table_remembers_is_not_lost_by_what_others_commit(run: Runner) -> None:
+    run.put("1", 1)
+    run()
+    metadata = run.table().metadata
+    assert len(sync_states(metadata)) == 1
+    assert sync_states(by_others(metadata, expired=False)) == sync_states(metadata)
+    assert not is_cut_off(by_others(metadata, expired=False))
+    assert is_cut_off(by_others(metadata, expired=True))
+
+
+def test_where_nobody_knows_what_came_nothing_comes_but_by_a_reset(
+    run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.put("1", 1)
+    run()
+    monkeypatch.setattr("lakehouse.runs.sync.sync_states", lambda _: {})
+    monkeypatch.setattr("lakehouse.runs.ingest.is_cut_off", lambda _: True)
+    with pytest.raises(InvalidRequest, match="was lost: another program"):
+        run()
+    assert run(name="another").state == "succeeded"
 
 
 def test_rows_that_were_rolled_back_come_again(run: Runner) -> None:
