@@ -18,13 +18,26 @@ CONFIG = """
 name = "primary"
 kind = "local"
 path = "{bucket}"
-[auth]
-anonymous_role = "admin"
+[[auth.tokens]]
+name = "admin"
+roles = ["admin"]
+token = {{ env = "T_ADMIN" }}
+[[auth.tokens]]
+name = "half"
+roles = ["half"]
+token = {{ env = "T_HALF" }}
+[[roles]]
+name = "half"
+actions = ["ingest.*"]
+grants = [{{ on = "lake.main.half_seen", privileges = ["read", "write"], row_filter = "id < 10" }}]
 [[sources]]
 name = "shop"
 dsn = "postgresql://lake@127.0.0.1:{port}/{database}"
 password = {{ env = "SHOP_PASSWORD" }}
 """
+
+
+HALF, ADMIN = (name + "0123456789abcdef" * 3 for name in ("half-", "admin-"))
 
 
 class Shop:
@@ -40,7 +53,7 @@ class Shop:
             return cursor.fetchall() if cursor.description else []
 
     def call(self, action: str, server: int = 0, **request: Any) -> dict[str, Any]:
-        with connect(self.servers[server].uri) as lake:
+        with connect(self.servers[server].uri, token=ADMIN) as lake:
             found: dict[str, Any] = lake.call(action, request)
             return found
 
@@ -49,7 +62,7 @@ class Shop:
         return self.call("ingest.sync", server, **said)
 
     def rows(self, sql: str, server: int = 0) -> list[dict[str, Any]]:
-        with connect(self.servers[server].uri) as lake:
+        with connect(self.servers[server].uri, token=ADMIN) as lake:
             found: list[dict[str, Any]] = lake.sql(sql).table().to_pylist()
             return found
 
@@ -60,7 +73,10 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     database = postgres.database().rpartition("/")[2]
     directory = tmp_path_factory.mktemp("sync")
     config = CONFIG.format(port=postgres.port, database=database, bucket=directory / "bucket")
-    servers = [start_server(directory / name, config, SHOP_PASSWORD=PASSWORD) for name in ("one", "two")]
+    servers = [
+        start_server(directory / name, config, SHOP_PASSWORD=PASSWORD, T_HALF=HALF, T_ADMIN=ADMIN)
+        for name in ("one", "two")
+    ]
     yield Shop(servers, postgres, database)
     assert all(server.stop() == 0 for server in servers)
     postgres.stop()
@@ -220,6 +236,39 @@ def test_what_cannot_be_is_refused(shop: Shop, said: dict[str, Any], message: st
     assert shop.rows("SELECT count(*) AS n FROM refused") == [{"n": 10}]
 
 
+def test_who_does_not_see_which_rows_are_there_brings_none(shop: Shop) -> None:
+    shop.execute(
+        "CREATE TABLE half_seen (id int, at int)",
+        "INSERT INTO half_seen SELECT n, 1 FROM generate_series(1, 20) n",
+    )
+    said = {"source": "shop", "relation": "half_seen", "watermark": "at", "table": "half_seen"}
+    with connect(shop.servers[0].uri, token=HALF) as lake:
+        assert lake.call("ingest.sync", said)["rows_stored"] == 20
+        with pytest.raises(LakehouseClientError, match="which it does not see in full") as raised:
+            lake.call("ingest.sync", said)
+        assert raised.value.code == "PERMISSION_DENIED"
+        [_, first] = lake.call("ingest.list", {})["runs"]
+    assert first["sync"]["watermark"] == "1"
+    assert shop.rows("SELECT count(*) AS n FROM half_seen") == [{"n": 20}]
+    assert shop.sync("half_seen")["state"] == "repeated"
+
+
+def test_a_sync_in_the_background_can_be_cancelled(shop: Shop) -> None:
+    shop.execute(
+        "CREATE TABLE slow (id int, at int)", "INSERT INTO slow SELECT n, n FROM generate_series(1, 9) n"
+    )
+    query = "SELECT id, at, pg_sleep(0.5)::text AS pause FROM slow"
+    said = {"relation": None, "query": query, "background": True}
+    run = shop.sync("slow", **said)
+    assert run["state"] in ("queued", "running")
+    while shop.call("ingest.status", run=run["id"])["state"] == "queued":
+        pass
+    shop.call("ingest.cancel", 1, run=run["id"])
+    while (found := shop.call("ingest.status", 1, run=run["id"]))["state"] in ("queued", "running"):
+        pass
+    assert (found["state"], found["rows_stored"]) == ("cancelled", 0)
+
+
 def test_with_writers_at_work_and_two_servers_the_rows_end_up_equal(shop: Shop) -> None:
     """Rows are inserted and changed in transactions that end late, out of the order of their watermarks."""
     shop.execute(
@@ -247,7 +296,7 @@ def test_with_writers_at_work_and_two_servers_the_rows_end_up_equal(shop: Shop) 
 
     def bring(server: int) -> None:
         try:
-            for _ in range(3):
+            for _ in range(2):
                 shop.sync("busy", server, mode="upsert", keys=["id"], overlap="1 minute")
                 shop.sync("log", server, overlap="1 minute")
         except LakehouseClientError as error:

@@ -245,18 +245,23 @@ def test_both_the_file_and_the_table_have_to_be_granted(tmp_path: Path) -> None:
     environment = {f"T_{name.upper()}": token for name, token in tokens.items()}
     server = start_server(tmp_path / "server", ROLES, **environment)
     key = Ingest(server).file("in/people.csv", PEOPLE)
+    Ingest(server).file("elsewhere.csv", "not,for,them\n")
     told = {}
     for name, token in tokens.items():
         with connect(server.uri, token=token) as lake:
-            for action, where in (("file", {"table": "people", "db_schema": "files"}), ("preview", {})):
+            into = {"table": "people", "db_schema": "files"}
+            for action, request in (
+                ("file", {"key": key, **into}), ("preview", {"key": key}), ("sync", {"prefix": "", **into}),
+            ):  # fmt: skip
                 try:
-                    lake.call(f"ingest.{action}", {"key": key, **where})
+                    lake.call(f"ingest.{action}", request)
                     told[name, action] = "ok"
                 except LakehouseClientError as error:
                     told[name, action] = error.code
     assert told == {
-        ("both", "file"): "ok", ("both", "preview"): "ok",
+        ("both", "file"): "ok", ("both", "preview"): "ok", ("both", "sync"): "ok",
         ("table", "file"): "BUCKET_NOT_FOUND", ("table", "preview"): "BUCKET_NOT_FOUND",
-        ("file", "file"): "SCHEMA_NOT_FOUND", ("file", "preview"): "ok",
+        ("table", "sync"): "BUCKET_NOT_FOUND",
+        ("file", "file"): "SCHEMA_NOT_FOUND", ("file", "preview"): "ok", ("file", "sync"): "SCHEMA_NOT_FOUND",
     }  # fmt: skip
     assert server.stop() == 0
