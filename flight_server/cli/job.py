@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +84,8 @@ def run(name: str, directory: Path, as_json: bool, **server: Any) -> int:
     if as_json:
         state = "failed" if failed else "succeeded"
         told_steps = [outcome.told() for outcome in outcomes]
-        click.echo(json.dumps({"job": file.name, "state": state, "steps": told_steps}, indent=2))
+        found = {"job": file.name, "state": state, "steps": told_steps}
+        click.echo(json.dumps(found, indent=2, ensure_ascii=False, default=datetime.isoformat))
     else:
         _summarise(outcomes)
     return 1 if failed else 0
