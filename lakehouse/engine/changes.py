@@ -499,10 +499,10 @@ class Changes:
 
 
 def _origin(scope: Scope, source: str) -> Origin:
-    session, record = scope.session, scope.watch.record
+    session, record, transaction = scope.session, scope.watch.record, scope.transaction
     return Origin(
         session.principal.name,
-        source,
+        source if transaction is None else transaction.origin(source),
         session.workspace,
         record.id if record is not None else "",
         record.request_id if record is not None else "",

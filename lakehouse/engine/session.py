@@ -289,7 +289,7 @@ class Session:
         self.index.pop(transaction.id, None)
         if self.sql_transaction is transaction:
             self.sql_transaction = None
-        origin = Origin(self.principal.name, "sql", self.workspace)
+        origin = Origin(self.principal.name, transaction.origin("sql"), self.workspace)
         with transaction.lock, acting(origin):
             try:
                 if commit:

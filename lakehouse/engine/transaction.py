@@ -60,6 +60,10 @@ class Transaction:
     def __post_init__(self) -> None:
         _live[id(self)] = self
 
+    def origin(self, otherwise: str) -> str:
+        """What made its changes, as events call it."""
+        return otherwise if self.mark is None else "ingest"
+
     def files(self) -> Iterator[str]:
         """The paths of the files that it may read again or commit, for as long as somebody holds it."""
         for table in list(self.pins.values()):

@@ -424,6 +424,7 @@ class _Run:
             inspection = self._fitted(session, inspection, table)
         self._note_columns(inspection)
         transaction = session.begin()
+        transaction.mark = IngestMark(self._request.table, self.record.id, key)
         try:
             stored = self._load(session, transaction, inspection, keys, table)
             step = self._step(session, transaction, inspection, stored)
