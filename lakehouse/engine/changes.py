@@ -128,14 +128,23 @@ class Changes:
 
     def _create_schema(self, analysis: Analysis, scope: Scope, if_not_exists: bool) -> None:
         catalog, name = self._engine.binder.locate_schema(analysis.target, scope.session)
-        if name.lower() in RESERVED_SCHEMAS:
-            raise InvalidRequest(f"a schema cannot be called {name}", "the name is the server's own")
-        lake = self._catalogs.of(catalog)
-        existed = lake.schema_exists(name)
-        scope.session.lakes.of(catalog).create_schema(name, if_not_exists=if_not_exists)
-        self._database.sync_schemas(catalog, lake.schemas())
+        existed = self._catalogs.of(catalog).schema_exists(name)
+        self.create_schema(scope.session, catalog, name, if_not_exists=if_not_exists)
         if scope.transaction is not None and not existed:
             scope.transaction.created_schemas.append((catalog, name))
+
+    def create_schema(self, session: Session, catalog: str, name: str, *, if_not_exists: bool) -> None:
+        """Make a schema.
+
+        Raises:
+            InvalidRequest: The name is the server's own.
+            PermissionDenied: The session's principal may not write there.
+            SchemaAlreadyExists: There is one of that name, and ``if_not_exists`` is false.
+        """
+        if name.lower() in RESERVED_SCHEMAS:
+            raise InvalidRequest(f"a schema cannot be called {name}", "the name is the server's own")
+        session.lakes.of(catalog).create_schema(name, if_not_exists=if_not_exists)
+        self._database.sync_schemas(catalog, self._catalogs.of(catalog).schemas())
 
     def _drop(self, analysis: Analysis, scope: Scope) -> None:
         session, transaction = scope.session, scope.transaction

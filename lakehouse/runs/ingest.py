@@ -400,8 +400,7 @@ class _Run:
             self._check_repeated(table, key)
         lake = session.lakes.of(target.catalog)
         if table is None and not lake.schema_exists(target.schema):
-            lake.create_schema(target.schema, if_not_exists=True)
-            self._engine.sync_schemas()
+            self._engine.changes.create_schema(session, target.catalog, target.schema, if_not_exists=True)
         while True:
             try:
                 return self._stored(session, inspection, key, table)

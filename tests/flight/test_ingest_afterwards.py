@@ -122,11 +122,8 @@ def test_everything_is_known_without_another_call(place: Place, way: str) -> Non
     assert edge["system"] == system
     assert source in edge["source"]
     lake.call("journal.flush")
-    events = (
-        lake.sql(f"SELECT action, source, actor FROM system.events WHERE entity = 'lake.after.{way}'")
-        .table()
-        .to_pylist()
-    )
+    entity = f"entity = 'lake.after.{way}' AND action != 'insert'"
+    events = lake.sql(f"SELECT action, source, actor FROM system.events WHERE {entity}").table().to_pylist()
     by = {"source": "ingest", "actor": "anonymous"}
     assert sorted(events, key=str) == [{"action": "commit", **by}, {"action": "create", **by}]
 
