@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,23 @@ def test_all_tables_come_as_of_one_moment(server: Server) -> None:
     again = call(server, "ingest.postgres_all", source="shop", schemas=["shop"], exclude=["secret"])
     assert again["failed"] == 0
     assert rows(server, "SELECT count(*) AS n FROM shop.orders") == [{"n": 20_000}]
+
+
+def test_a_query_whose_database_is_restarted_fails_clearly_and_can_be_repeated(
+    server: Server, postgres: Postgres
+) -> None:
+    query = "SELECT n, repeat('x', 1000) AS s, pg_sleep(0.0005)::text AS z FROM generate_series(1, 30000) n"
+    request = {"source": "shop", "table": "restarted", "db_schema": "one", "key": "restarted"}
+    run = call(server, "ingest.postgres", **request, query=query, background=True)
+    while not call(server, "ingest.status", run=run["id"])["rows_in"]:
+        time.sleep(0.02)
+    postgres.restart()
+    while (run := call(server, "ingest.status", run=run["id"]))["state"] == "running":
+        time.sleep(0.05)
+    assert (run["state"], run["error_code"]) == ("failed", "STORAGE_UNAVAILABLE")
+    assert "start again" in run["message"]
+    again = call(server, "ingest.postgres", **request, query=query.replace("0.0005", "0"))
+    assert (again["state"], again["rows_stored"]) == ("succeeded", 30_000)
 
 
 @pytest.mark.parametrize(
