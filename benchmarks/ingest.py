@@ -123,7 +123,7 @@ def ingest_files(directory: Path, quick: bool) -> list[Line]:
             ("rows.jsonl", "JSON Lines"),
             ("nested.jsonl", "JSON Lines, nested"),
         ):
-            lines += _file_lines(client, server, made / name, what, directory, 1 if quick else 3)
+            lines += _file_lines(client, server, made / name, what, directory, 1 if quick else 2)
     return lines
 
 

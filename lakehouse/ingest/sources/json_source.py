@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pjson
@@ -62,7 +63,12 @@ _DIGIT[list(b"0123456789")] = True
 # Integers of so many digits are exact as doubles.
 _SHORT = 15
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-_SMALL_NUMBER = re.compile(rb"[0-9][eE]-[0-9]{3}")
+_EXPONENT = int.from_bytes(b"e-", "little")
+_PART = 256 * 1024
+_OF_NUMBERS = b"0123456789.eE+-/"
+# A number that is longer is looked at one by one.
+_NUMBER = 400
+_MANY = 10_000
 
 
 @dataclass(slots=True)
@@ -474,7 +480,7 @@ def _quick(block: Block, plan: _Plan) -> pa.RecordBatch | None:
     """The rows without decoding each; None unless it is certain that they are taken for what they are."""
     if not _is_utf8(block.content):
         return None
-    if not block.content.strip():
+    if not block.content or block.content.isspace():
         return pa.RecordBatch.from_pylist([], plan.schema)
     made = _parsed(block, plan)
     return _flat(block, plan) if made is None and plan.flat else made
@@ -561,18 +567,59 @@ def _is_utf8(content: bytes) -> bool:
 
 def _exact(content: bytes, doubles: bool) -> bool:
     """Whether no number has more digits than Arrow's parser keeps."""
-    letters = np.frombuffer(content, np.uint8)
-    # Points, slashes and digits are neighbours.
-    runs = letters - np.uint8(46) < np.uint8(12)
-    if doubles:
-        exponents = runs[:-1] & ((letters[1:] | np.uint8(32)) == ord("e"))
-        if exponents.any() and _SMALL_NUMBER.search(content):
+    places: list[int] = []
+    # In parts that the processor's cache holds, which overlap by what is looked for.
+    for start in range(0, len(content), _PART):
+        letters = np.frombuffer(content, np.uint8, min(_PART + 32, len(content) - start), start)
+        if doubles and _has_small(letters):
             return False
+        places += (_long_runs(letters) + start).tolist()
+        if len(places) > _MANY:
+            return all(_is_exact(found.group(1), doubles) for found in _LONG_NUMBER.finditer(content))
+    for place in places:
+        # The number that it is of, if it is of one: it may as well be within a text.
+        start = len(content[max(0, place - _NUMBER) : place].rstrip(_OF_NUMBERS)) + max(0, place - _NUMBER)
+        found = _LONG_NUMBER.match(content, max(0, start - 1))
+        if found and not _is_exact(found.group(1), doubles):
+            return False
+    return True
+
+
+def _has_small(letters: npt.NDArray[np.uint8]) -> bool:
+    """Whether a number may be so small that a double is zero: with an exponent of three digits."""
+    for offset in (0, 1):
+        pairs = np.frombuffer(letters, "<u2", (len(letters) - offset) // 2, offset)
+        found = pairs | np.uint16(32) == _EXPONENT
+        if not found.any():
+            continue
+        places = np.flatnonzero(found) * 2 + offset
+        places = places[(places > 0) & (places < len(letters) - 4)]
+        if np.logical_and.reduce([_DIGIT[letters[places + at]] for at in (-1, 2, 3, 4)]).any():
+            return True
+    return False
+
+
+def _long_runs(letters: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """Places within runs of sixteen and more digits, points and slashes."""
+    # In such a run are two letters whose place is a multiple of eight, and all between them.
+    parts = letters[: len(letters) // 8 * 8].reshape(-1, 8)
+    some = _is_numeric(parts[:, 0])
+    some[:-1] &= some[1:]
+    for place in (2, 4, 6):
+        some &= _is_numeric(parts[:, place])
+    places: npt.NDArray[np.int64] = np.flatnonzero(some) * 8
+    window = places[:, None] + np.arange(-8, 17)
+    inside = _is_numeric(letters[np.clip(window, 0, len(letters) - 1)])
+    inside &= (window >= 0) & (window < len(letters))
     for length in (1, 2, 4, 8):
-        runs = runs[:-length] & runs[length:]
-    if not runs.any():  # of sixteen digits
-        return True
-    return all(_is_exact(found.group(1), doubles) for found in _LONG_NUMBER.finditer(content))
+        inside = inside[:, :-length] & inside[:, length:]
+    return places[inside.any(axis=1)]
+
+
+def _is_numeric(letters: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """Which of them are points, slashes or digits, which are neighbours."""
+    found: npt.NDArray[np.bool_] = letters - np.uint8(46) < np.uint8(12)
+    return found
 
 
 def _is_exact(text: bytes, doubles: bool) -> bool:
