@@ -17,11 +17,11 @@ from lakehouse.ingest.sources.column_names import safe_names
 from lakehouse.ingest.sources.csv_blocks import Block, blocks
 from lakehouse.ingest.sources.csv_dialect import Dialect, dialect_of
 from lakehouse.ingest.sources.csv_parsing import NotUtf8, Parsed, Parser
+from lakehouse.ingest.sources.disproof import Disproof, verified
 from lakehouse.ingest.sources.evidence import NO_VALUE, Evidence
 from lakehouse.ingest.sources.file_options import FileOptions
 from lakehouse.ingest.sources.parallel import in_order, skip
 from lakehouse.ingest.sources.source import (
-    Disproved,
     Inspection,
     OnError,
     Piece,
@@ -68,10 +68,6 @@ class _Column:
     unseen: bool
 
 
-class _Disproof(Exception):
-    """A value is not what the sample promised, or the text not in the encoding."""
-
-
 class CsvReader:
     """Files of delimited text as one source.
 
@@ -109,19 +105,14 @@ class CsvReader:
         """
         if self._files is None:
             self.inspect(cancelled, progress)
-        try:
-            yield from self._pieces(inspection, on_error, cancelled, progress, position)
-        except _Disproof as disproof:
-            truth = self._inspected(cancelled, progress, everything=True)
-            stated = {c.source_name: c for c in inspection.columns if c.reason == STATED}
-            columns = [stated.get(c.source_name, c) for c in truth.columns]
-            raise Disproved(str(disproof), replace(truth, columns=tuple(columns))) from None
+        pieces = self._pieces(inspection, on_error, cancelled, progress, position)
+        yield from verified(pieces, inspection, lambda: self._inspected(cancelled, progress, everything=True))
 
     def _inspected(self, cancelled: Callable[[], bool], progress: Progress, everything: bool) -> Inspection:
         for _ in range(len(self._origins)):
             try:
                 return self._inspected_once(cancelled, progress, everything)
-            except _Disproof:
+            except Disproof:
                 continue  # of an encoding, which is known now
         return self._inspected_once(cancelled, progress, everything)
 
@@ -256,7 +247,7 @@ class CsvReader:
         except NotUtf8 as error:
             encoding = single_byte_encoding(block.content, error.line)
             self._encodings[file.origin.name] = encoding
-            raise _Disproof(
+            raise Disproof(
                 f"'{file.origin.name}' line {error.line} is not UTF-8, as everything before it; it is taken "
                 f"for {encoding.name}"
             ) from None
@@ -346,7 +337,7 @@ def _values(
 ) -> pa.Array:
     """The values of a column; those that do not fit are noted, or show that the column is another one."""
     if column.unseen and texts.null_count < len(texts):
-        raise _Disproof(f"'{place}': column '{column.name}' has values, of which the sample had none")
+        raise Disproof(f"'{place}': column '{column.name}' has values, of which the sample had none")
     if column.kind is None:
         return texts
     quick = None if column.stated else column.kind.quick(texts)
@@ -357,7 +348,7 @@ def _values(
         text = texts[row].as_py()
         shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
         if not column.stated:
-            raise _Disproof(
+            raise Disproof(
                 f"'{place}' line {parsed.line_of(row)}: column '{column.name}' holds '{shown}', all before "
                 f"were {column.kind.plural}"
             )

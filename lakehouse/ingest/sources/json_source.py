@@ -20,6 +20,7 @@ from lakehouse.errors import InvalidRequest, SchemaMismatch
 from lakehouse.ingest.sources.byte_source import ByteSource, joint_identity, joint_size
 from lakehouse.ingest.sources.column_names import safe_names
 from lakehouse.ingest.sources.csv_blocks import Block, Marks, blocks
+from lakehouse.ingest.sources.disproof import Disproof, verified
 from lakehouse.ingest.sources.file_options import FileOptions
 from lakehouse.ingest.sources.json_flat import FlatColumn, flat_columns
 from lakehouse.ingest.sources.json_lines import as_lines, is_array, is_lines
@@ -38,7 +39,6 @@ from lakehouse.ingest.sources.json_shapes import (
 )
 from lakehouse.ingest.sources.parallel import in_order, skip
 from lakehouse.ingest.sources.source import (
-    Disproved,
     Inspection,
     OnError,
     Piece,
@@ -162,10 +162,6 @@ class _Plan:
     flat: bool = field(default=False)
 
 
-class _Disproof(Exception):
-    """A value is not what the sample promised."""
-
-
 class JsonReader:
     """Files of JSON as one source; fields of objects are columns, united by name.
 
@@ -199,13 +195,8 @@ class JsonReader:
         """
         if self._fields is None:
             self.inspect(cancelled, progress)
-        try:
-            yield from self._pieces(inspection, on_error, cancelled, progress, position)
-        except _Disproof as disproof:
-            truth = self._inspected(cancelled, progress, everything=True)
-            stated = {column.name: column for column in inspection.columns if column.reason == STATED}
-            columns = tuple(stated.get(column.name, column) for column in truth.columns)
-            raise Disproved(str(disproof), replace(truth, columns=columns)) from None
+        pieces = self._pieces(inspection, on_error, cancelled, progress, position)
+        yield from verified(pieces, inspection, lambda: self._inspected(cancelled, progress, everything=True))
 
     def _inspected(self, cancelled: Callable[[], bool], progress: Progress, everything: bool) -> Inspection:
         fields: dict[str, _Field] = {}
@@ -375,7 +366,7 @@ def _converted(plan: _Plan, on_error: OnError, place: str, block: Block) -> Piec
         fields = row.fields or {}
         if not fields.keys() <= known:
             new = next(name for name in fields if name not in known)
-            raise _Disproof(f"'{place}' line {row.line}: there is a new field '{new}'")
+            raise Disproof(f"'{place}' line {row.line}: there is a new field '{new}'")
     raws = [raw_fields(row.text) for row in rows] if any(found.is_text for found in plan.fields) else []
     misfits: dict[int, tuple[str, str]] = {}
     arrays = [_column(plan, number, rows, raws, misfits, place) for number in range(len(plan.names))]
@@ -419,7 +410,7 @@ def _column(
         return made
     for row, value in zip(rows, values, strict=True):
         if not found.holds(value):
-            raise _Disproof(
+            raise Disproof(
                 f"'{place}' line {row.line}: field '{name}' holds '{str(value)[:_SHOWN]}', all before were "
                 f"of the kind {named(found.shape)}"
             )
