@@ -55,6 +55,14 @@ DATABASE = (
         type=click.IntRange(1, 16),
         help="Of a database: how many read parts of a table at once [default: 2].",
     ),
+    click.option(
+        "--watermark", metavar="COLUMN", help="With --sync, of a database: its values grow from row to row."
+    ),
+    click.option(
+        "--overlap",
+        metavar="AMOUNT",
+        help="With --sync: how far below the last watermark new rows may be, '10 minutes' or '1000'.",
+    ),
     click.option("-W", "--ask-password", is_flag=True, help="Ask for the password of a database first."),
 )
 
@@ -71,6 +79,8 @@ class FromDatabase:
     exclude: tuple[str, ...]
     batch_bytes: int | None
     connections: int | None
+    watermark: str | None
+    overlap: str | None
     ask_password: bool
 
     @classmethod
@@ -81,7 +91,8 @@ class FromDatabase:
     @property
     def says_anything(self) -> bool:
         """Whether any of the options was given."""
-        return any((self.relation, self.query, self.whole, self.schemas, self.include, self.exclude))
+        parts = (self.relation, self.query, self.whole, self.schemas, self.include, self.exclude)
+        return any((*parts, self.watermark, self.overlap, self.reading, self.ask_password))
 
     def check(self) -> None:
         """Make sure that the options go together.
@@ -93,6 +104,19 @@ class FromDatabase:
             raise click.UsageError("of a database, one of --table, --query and --all has to be given")
         if not self.whole and (self.schemas or self.include or self.exclude):
             raise click.UsageError("--schema, --include and --exclude go with --all")
+
+    def check_sync(self, *, wanted: bool) -> None:
+        """Make sure that the options go together with bringing what is new, or with not doing so.
+
+        Raises:
+            UsageError: They do not.
+        """
+        if wanted and (self.watermark is None or self.whole or self.reading):
+            raise click.UsageError(
+                "--sync of a database needs --watermark, and knows no --all, --batch-bytes and --connections"
+            )
+        if not wanted and (self.watermark is not None or self.overlap is not None):
+            raise click.UsageError("--watermark and --overlap go with --sync")
 
     @property
     def reading(self) -> dict[str, Any]:

@@ -49,6 +49,7 @@ Examples:
   lakehouse ingest postgresql://reader@db/shop --table orders --into crm.orders
   lakehouse ingest source://shop --table public.orders --into crm.orders --mode upsert
   lakehouse ingest source://shop --query 'SELECT * FROM orders WHERE paid' --into crm.paid
+  lakehouse ingest source://shop --table orders --into crm.orders --sync --watermark id
   lakehouse ingest source://shop --all --schema public --into crm
 """
 
@@ -106,7 +107,11 @@ class _Type(click.ParamType[tuple[str, str]]):
 @click.option(
     "--again", is_flag=True, help="Bring the rows even if the same content is in the table already."
 )
-@click.option("--sync", is_flag=True, help="Bring only objects of a bucket that are new since the last time.")
+@click.option(
+    "--sync",
+    is_flag=True,
+    help="Bring only what is new since the last time: objects, or rows with --watermark.",
+)
 @click.option("--preview", is_flag=True, help="Show what would become of it, and first rows; store nothing.")
 @click.option(
     "--background", is_flag=True, help="Do not wait; of objects of a bucket and of rows of a database."
@@ -136,12 +141,11 @@ def ingest(
     reading = {"on_error": on_error, "types": dict(types), **({"format": form} if form else {})}
     if again and run_key:
         raise click.UsageError("--again and --run-key contradict each other")
-    if sync and (again or run_key or preview or not source.startswith(_OBJECTS)):
-        raise click.UsageError(
-            "--sync is about objects of a bucket, without --again, --run-key and --preview"
-        )
+    if sync and (again or run_key or preview):
+        raise click.UsageError("--sync knows no --again, --run-key and --preview")
     if databases.is_database(source):
         wanted.check()
+        wanted.check_sync(wanted=sync)
         if types or form or on_error != "fail":
             raise click.UsageError("--type, --format and --on-error are about files")
         if wanted.whole and (preview or background):
@@ -150,16 +154,17 @@ def ingest(
             return _whole_database(source, table, wanted, said | {"mode": mode or "replace"}, server)
     elif wanted.says_anything:
         raise click.UsageError("--table, --query, --all and what goes with them are about databases")
+    if (background or sync) and not databases.is_database(source) and not source.startswith(_OBJECTS):
+        raise click.UsageError("--background and --sync are not about files that are sent")
     if table is None:
         raise click.UsageError("Missing option '--into'.")
     with connected(**server) as client:
         if databases.is_database(source):
-            _database(client, source, table, wanted, said, preview=preview, background=background)
+            said |= {"background": True} if background else {}
+            _database(client, source, table, wanted, said, preview=preview, sync=sync)
         elif source.startswith(_OBJECTS):
             said |= {"background": True} if background else {}
             _objects(client, source.removeprefix(_OBJECTS), table, said | reading, preview=preview, sync=sync)
-        elif background:
-            raise click.UsageError("files that are sent do not stay in the background")
         else:
             _files(client, Path(source), table, said | reading, preview=preview)
     return 0
@@ -206,7 +211,7 @@ def _database(
     said: dict[str, Any],
     *,
     preview: bool,
-    background: bool,
+    sync: bool,
 ) -> None:
     body = {"relation": wanted.relation, "query": wanted.query, "table": table[-1], **_place(table)}
     body = {name: value for name, value in body.items() if value is not None} | wanted.reading
@@ -214,8 +219,10 @@ def _database(
         action = "ingest.postgres_preview"
         _show(source, databases.call(client, action, source, body, ask=wanted.ask_password))
         return
-    body |= said | ({"background": True} if background else {})
-    run = databases.call(client, "ingest.postgres", source, body, ask=wanted.ask_password)
+    if sync:
+        said |= {"watermark": wanted.watermark, "overlap": wanted.overlap or ""}
+    action = "ingest.sync" if sync else "ingest.postgres"
+    run = databases.call(client, action, source, body | said, ask=wanted.ask_password)
     _say(run["source"], run)
 
 

@@ -85,6 +85,18 @@ def test_a_query_is_brought_once_for_each_key(server: Server) -> None:
     assert count(server, "crm.paid") == 2500
 
 
+def test_only_new_rows_come_with_a_watermark(server: Server, postgres: Postgres, database: str) -> None:
+    with psycopg.connect(postgres.dsn(database.rpartition("/")[2]), autocommit=True) as connection:
+        connection.execute("CREATE TABLE log AS SELECT n AS id FROM generate_series(1, 10) n")
+        arguments = ("ingest", "source://shop", "--table", "log", "--into", "crm.log", "--sync")
+        arguments = (*arguments, "--watermark", "id")
+        assert lakehouse(*arguments, server=server).returncode == 0
+        connection.execute("INSERT INTO log VALUES (11)")
+        assert lakehouse(*arguments, server=server).returncode == 0
+        connection.execute("DROP TABLE log")
+    assert count(server, "crm.log") == 11
+
+
 def test_a_preview_shows_columns_and_rows_and_stores_nothing(server: Server) -> None:
     arguments = ("ingest", "source://shop", "--table", "orders", "--into", "crm.nothing", "--preview")
     done = lakehouse(*arguments, server=server)
@@ -178,6 +190,9 @@ def test_a_password_file_is_read_as_libpq_does(
         (("source://shop", "--table", "a", "--schema", "b", "--into", "a.b"), "go with --all"),
         (("source://shop", "--table", "a"), "--into"),
         (("source://shop", "--all", "--key", "id"), "about one table"),
+        (("source://shop", "--table", "a", "--into", "a.b", "--sync"), "needs --watermark"),
+        (("source://shop", "--table", "a", "--into", "a.b", "--watermark", "id"), "go with --sync"),
+        (("people.csv", "--into", "a.b", "--sync"), "not about files that are sent"),
         (("people.csv", "--table", "a", "--into", "a.b"), "about databases"),
         (("people.csv", "--background", "--into", "a.b"), "background"),
     ],
