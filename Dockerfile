@@ -5,7 +5,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY clients/python clients/python
 COPY lakehouse lakehouse
 COPY flight_server flight_server
-RUN /opt/lakehouse/bin/python -m pip install --no-cache-dir ./clients/python '.[samples,sql]'
+RUN /opt/lakehouse/bin/python -m pip install --no-cache-dir ./clients/python '.[samples,sql,postgres,ingest,local-ai]'
 
 FROM python:3.13-slim
 LABEL org.opencontainers.image.title="lakehouse" \

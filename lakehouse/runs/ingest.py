@@ -624,21 +624,23 @@ class _Run:
             # What the session's own transaction is to read has to be known before that begins.
             looks = self._engine.gate.analyse(f"SELECT 1 FROM {request.table.sql}")
             self._engine.plan(looks, session, transaction)
-        changes.ingest_temporary(scope, INCOMING, WriteMode.REPLACE, schema, rows)
+        coming = changes.ingest_temporary(scope, INCOMING, WriteMode.REPLACE, schema, rows)
         if request.mode is IngestMode.UPSERT:
             self._check_keys(session, transaction, keys)
         if table is None:
             changes.ingest(scope, request.table, WriteMode.CREATE, schema, iter(()), declared)
         names, source = [column.name for column in inspection.columns], INCOMING
         if again:
-            if not self._leave_out(session, transaction, names, again):
+            coming, source = self._leave_out(session, transaction, names, again), FRESH
+            if not coming:
                 return 0
-            source = FRESH
         is_upsert = request.mode is IngestMode.UPSERT
         statement = (
             upsert(request.table, source, keys, names) if is_upsert else insert(request.table, source, names)
         )
-        return changes.run(self._engine.gate.analyse(statement), scope)
+        changes.run(self._engine.gate.analyse(statement), scope)
+        # Not what the statement changed: a row that is nothing but its key, and was there, is stored as well.
+        return coming
 
     def _again(self, session: Session, inspection: Inspection, table: Table | None) -> str:
         """The column whose values tell which rows may have come before; empty if none can.

@@ -149,6 +149,13 @@ def test_an_upsert_makes_the_table_and_declares_its_key(run: Runner) -> None:
     assert [row["name"] for row in run.rows()] == ["Ann", "Bob", "Çelik"]
 
 
+def test_rows_that_are_nothing_but_a_key_are_counted_where_they_were_there(run: Runner) -> None:
+    run(source({"id": [1, 2]}), mode=IngestMode.UPSERT, keys=("id",))
+    record = run(source({"id": [2, 3]}), mode=IngestMode.UPSERT, keys=("id",))
+    assert (record.rows_in, record.rows_stored, record.rows_rejected) == (2, 2, 0)
+    assert [row["id"] for row in run.rows()] == [1, 2, 3]
+
+
 @pytest.mark.parametrize("ids", [[4, 4], [4, None]])
 def test_an_upsert_of_an_ambiguous_key_stores_nothing(run: Runner, ids: list[int | None]) -> None:
     run(source(ROWS))
