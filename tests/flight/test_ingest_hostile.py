@@ -20,7 +20,6 @@ from lakehouse_client import Client, LakehouseClientError, connect
 
 GARBAGE = random.Random(7).randbytes(5000)
 WIDE = 1000
-INTERNAL = {"_ingest", "_catalog", "_journal", "_audit"}
 
 
 def parquet(table: pa.Table) -> bytes:
@@ -192,7 +191,7 @@ def test_names_of_tables(place: Place) -> None:
         again = lake.call("ingest.file", {"key": key, "table": table.lower(), "db_schema": "ÜNÏ 名"})
         assert again["state"] == "repeated", table
     assert lake.sql('SELECT id FROM "ÜNÏ 名"."größe 日本"').table().to_pylist() == [{"id": 1}]
-    assert not {path.name for path in place.bucket.iterdir()} - {"warehouse", "in"} - INTERNAL
+    assert {path.name for path in place.bucket.iterdir() if path.name[0] != "_"} == {"warehouse", "in"}
     for table in ("", "a\0b"):
         with pytest.raises(LakehouseClientError) as raised:
             lake.call("ingest.file", {"key": key, "table": table, "db_schema": "names"})

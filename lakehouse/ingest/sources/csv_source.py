@@ -149,7 +149,7 @@ class CsvReader:
             self._notes[f"file '{origin.name}'"] = "empty, left out"
             return None
         if not (self._options.format or self._options.encoding or self._options.delimiter):
-            check_text(text, 0.1 if encoding.is_unicode else 0.01, origin.name)
+            check_text(text, origin.name, is_unicode=encoding.is_unicode)
         dialect = dialect_of(text, ended, encoding, self._options, origin.name)
         seen: dict[str, int] = {}
         keys = []

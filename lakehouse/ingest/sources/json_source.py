@@ -281,7 +281,7 @@ class JsonReader:
         with closing(utf8_stream(file.open(), encoding, file.name)) as text:
             head = text.read(_HEAD)
         if not self._options.format:
-            check_text(head, 0.01, file.name)
+            check_text(head, file.name, is_unicode=False)
         array = is_array(head)
         lines = not array and is_lines(head)
 

@@ -20,6 +20,7 @@ _MARKS = (
 _UNDEFINED = bytes((0x81, 0x8D, 0x8F, 0x90, 0x9D))
 # All but those that end lines, pages and files of DOS, tabs and escapes.
 _CONTROLS = bytes({*range(0x20), 0x7F} - {*b"\t\n\v\f\r\x1a\x1b"})
+_FEW = 8
 _CHUNK = 1024 * 1024
 
 
@@ -72,22 +73,23 @@ def encoding_of(sample: bytes, stated: str = "") -> Encoding:
     return single_byte_encoding(sample, sample.count(b"\n", 0, broken) + 1)
 
 
-def check_text(text: bytes, most: float, name: str) -> None:
+def check_text(text: bytes, name: str, *, is_unicode: bool) -> None:
     """Refuse what is none, such as a picture, or a file of another format that is damaged.
 
     Args:
         text: The beginning of a file.
-        most: Which share of it may be control characters.
         name: What to call the file.
+        is_unicode: Whether it can be read as such: then it is a text, unless it is full of zeros.
 
     Raises:
         InvalidRequest: It is no text.
     """
-    controls = len(text) - len(text.translate(None, _CONTROLS))
-    if controls > most * len(text):
+    unwanted, share = (b"\0", 0.1) if is_unicode else (_CONTROLS, 0.01)
+    count = len(text) - len(text.translate(None, unwanted))
+    if count > max(_FEW, share * len(text)):
         raise InvalidRequest(
             f"'{name}' is no text, and of no other format that is known by its content: "
-            f"{controls} of its first {len(text)} characters are control characters",
+            f"{count} of its first {len(text)} characters are control characters",
             "it may be damaged or of another kind; state the format, encoding or delimiter if it is a text",
         )
 
