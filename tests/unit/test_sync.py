@@ -221,7 +221,7 @@ def test_where_nobody_knows_what_came_nothing_comes_but_by_a_reset(
     run.put("1", 1)
     run()
     monkeypatch.setattr("lakehouse.runs.sync.sync_states", lambda _: {})
-    monkeypatch.setattr("lakehouse.runs.ingest.is_cut_off", lambda _: True)
+    monkeypatch.setattr("lakehouse.runs.run.is_cut_off", lambda _: True)
     with pytest.raises(InvalidRequest, match="was lost: another program"):
         run()
     assert run(name="another").state == "succeeded"
