@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from lakehouse.access.guarded_objects import GuardedObjects
 from lakehouse.storage.bucket import StoredObject
 
-_PAGE = 1000
+# Directories are gone through anew for each page.
+_PAGE = 10_000
 
 
 def listed(objects: GuardedObjects, bucket: str, prefix: str, pattern: str) -> Iterator[StoredObject]:
