@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from lakehouse.ai.embedding import EmbeddingModel, ProfileEmbedder
@@ -15,6 +16,7 @@ from lakehouse.ai.static_model import StaticModel
 from lakehouse.config import AiSettings, ModelSettings
 from lakehouse.errors import LakehouseError, ModelNotFound
 
+_ASKED_AT_ONCE = 8
 _BUILT_IN = '[[ai.models]] with name = "local" adds the built-in one'
 
 
@@ -90,8 +92,9 @@ class Models:
         return VectorReranker(self.embedder(wanted))
 
     def models(self, check: Check = unchecked) -> tuple[ModelState, ...]:
-        """All models of the configuration, each asked whether it is there."""
-        return tuple(self._state(each, check) for each in self.settings.models)
+        """All models of the configuration, each asked whether it is there, several at once."""
+        with ThreadPoolExecutor(_ASKED_AT_ONCE, "models") as pool:
+            return tuple(pool.map(lambda each: self._state(each, check), self.settings.models))
 
     def close(self) -> None:
         """Stop what is under way and release connections."""
@@ -133,7 +136,7 @@ class Models:
         return self.settings.generator or self._first("generate")
 
     def _default_reranker(self) -> str | None:
-        return self.settings.reranker or self._default_generator() or self._default_embedder()
+        return self.settings.reranker or self._default_embedder() or self._default_generator()
 
     def _first(self, task: str) -> str | None:
         return next((each.name for each in self.settings.models if each.task == task), None)

@@ -117,8 +117,8 @@ class AiSettings(Section):
     )
     reranker: str = Field(
         "",
-        description="The one of [[ai.models]] that orders texts by how well they answer a query. Empty takes "
-        "the one that generates, and where there is none the one that embeds.",
+        description="The one of [[ai.models]] that orders texts by how well they answer a query: one that "
+        "generates is asked for scores, of one that embeds vectors are compared. Empty takes the embedder.",
     )
     max_texts: int = Field(1000, ge=1, description="Most texts of one ai.embed or ai.rerank.")
     max_text_bytes: int = Field(2_000_000, ge=1, description="Longest text or prompt, in bytes.")

@@ -84,6 +84,9 @@ def ollama() -> Iterator[Ollama]:
 @pytest.fixture(scope="module")
 def server(ollama: Ollama, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     config = f"""
+[ai]
+reranker = "text"
+
 [[ai.models]]
 name = "vectors"
 provider = "ollama"

@@ -174,7 +174,7 @@ def test_models_are_told_of_with_what_they_lack() -> None:
         models.generator()
 
 
-def test_reranking_without_a_generator_is_by_vectors() -> None:
+def test_reranking_is_by_vectors_where_nothing_is_said() -> None:
     reranker = Models(AiSettings()).reranker()
     scores = reranker.rerank("unpack a compressed archive", [*DOCUMENTS.values(), ""])
     assert reranker.method == "cosine"

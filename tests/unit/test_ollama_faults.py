@@ -365,7 +365,7 @@ def test_texts_without_a_score_come_last() -> None:
         )
 
     with asking(answer, requests_in_flight=4) as (service, models):
-        scores = models.reranker().rerank("q", list(answers))
+        scores = models.reranker("words").rerank("q", list(answers))
         np.testing.assert_allclose(scores, [0.7, 0.9, UNSCORED, UNSCORED, UNSCORED])
         assert service.requests[0][1]["format"]["required"] == ["score"]
         assert json.dumps(service.requests[0][1]["options"]["temperature"]) == "0.0"
