@@ -139,3 +139,6 @@ def test_generating_has_to_be_granted_and_calls_are_audited(server: Server) -> N
         got: list[int] = []
         done = client.actions.ai.embed(texts=["a", "b"], on_part=lambda part: got.append(part.first))
         assert (done.texts, done.model.dimension, got) == (2, 256, [0])
+        many = client.embed([f"text {n}" for n in range(300)], purpose="query")
+        assert (len(many), many.type) == (300, pa.list_(pa.float32(), 256))
+        assert client.embed([]).type == many.type
