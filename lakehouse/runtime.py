@@ -33,6 +33,7 @@ from lakehouse.maintenance.policy import Maintenance
 from lakehouse.maintenance.recovery import EventRecovery
 from lakehouse.runs import Ingests, RunStore
 from lakehouse.storage import Bucket, Buckets, LinkedObjects, ObjectCache
+from lakehouse.vectors.embeddings import Embeddings
 from lakehouse.vectors.indexes import VectorIndexes
 from lakehouse.vectors.lake_source import LakeSource
 
@@ -119,6 +120,7 @@ class Lakehouse:
             self.events,
             settings.engine.spill_directory,
         )
+        self.embeddings = Embeddings(self.engine, self.bucket)
         self._show_system_tables()
 
     def uptime_seconds(self) -> float:

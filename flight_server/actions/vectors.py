@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
 
 from flight_server.actions.registry import (
     ActionSpec,
@@ -24,19 +28,25 @@ from flight_server.actions.table_request import OfTable, located
 from flight_server.context import CallContext
 from flight_server.execution import Recording
 from flight_server.protocol.codec import encode_statement_ticket
+from lakehouse.ai.provider import Purpose
 from lakehouse.catalog import Table
 from lakehouse.catalog.names import fold
 from lakehouse.engine.session import StatementHandle
 from lakehouse.errors import InvalidRequest
+from lakehouse.types import TableName
+from lakehouse.vectors.chunking import ChunkBy, Chunking
+from lakehouse.vectors.embeddings import EmbedRequest, identity_key
 from lakehouse.vectors.faiss_index import MOST_RESULTS, Way
-from lakehouse.vectors.generation import Guard, VectorColumn
+from lakehouse.vectors.generation import Guard, Model, VectorColumn
 from lakehouse.vectors.generation_store import Live
 from lakehouse.vectors.guarded_indexes import GuardedIndexes
 from lakehouse.vectors.indexes import BuildRequest, Hits
 from lakehouse.vectors.parameters import Algorithm, IndexParameters, Metric, Storage
 
 _DEFAULT = IndexParameters()
+_CHUNKING = Chunking()
 _MOST_QUERIES = 10_000
+_MOST_TEXTS = 1000
 
 
 class VectorModel(Response):
@@ -96,6 +106,40 @@ class BuildVectorsRequest(OfTable):
     create: bool = Field(default=False, description="whether there must not be an index of that name yet")
 
 
+class EmbedVectorsRequest(OfTable):
+    """The texts of which table to embed, and how."""
+
+    columns: list[str] = Field(description="columns of the texts, put together in this order", min_length=1)
+    keys: list[str] = Field(
+        default_factory=list, description="what tells rows apart; the table's primary key when left out"
+    )
+    into: str | None = Field(
+        default=None,
+        description="table of the embeddings in the same schema, made where there is none; the name of the "
+        "table with _embeddings when left out",
+    )
+    model: str | None = Field(default=None, description="one of ai.models; the default one when left out")
+    chunk_by: ChunkBy = Field(
+        default=_CHUNKING.by, description="where texts are cut: paragraph, sentence, size or none"
+    )
+    chunk_size: int = Field(default=_CHUNKING.size, description="most characters of a piece")
+    chunk_overlap: int = Field(
+        default=_CHUNKING.overlap, description="most characters that a piece repeats of the one before"
+    )
+
+
+class EmbedVectorsResponse(Response):
+    """What was done: rows of the table by what became of them, and pieces that were embedded."""
+
+    table: str = Field(description="the table of the embeddings")
+    unchanged: int
+    embedded: int
+    deleted: int
+    chunks: int
+    source_snapshot_id: int | None
+    model: VectorModel
+
+
 class OfIndex(Request):
     """Which index."""
 
@@ -122,13 +166,24 @@ class SearchVectorsRequest(OfIndex):
     """What to look for in which index."""
 
     vectors: list[list[float]] = Field(
+        default_factory=list,
         description="one or several queries, each of the index's dimension",
-        min_length=1,
         max_length=_MOST_QUERIES,
+    )
+    texts: list[str] = Field(
+        default_factory=list,
+        description="one or several queries instead, for the model that the vectors were made with",
+        max_length=_MOST_TEXTS,
     )
     k: int = Field(default=10, ge=1, le=MOST_RESULTS, description="how many to find of each")
     ef: int | None = Field(default=None, description="effort of the search; the index's own when left out")
     filter: str = Field(default="", description="SQL predicate over the columns of the source table")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if bool(self.vectors) == bool(self.texts):
+            raise ValueError("expected either vectors or texts")
+        return self
 
 
 class SearchVectorsResponse(ReadingResponse):
@@ -185,6 +240,14 @@ def _requested(ctx: CallContext, request: BuildVectorsRequest) -> BuildRequest:
         raise InvalidRequest(f"columns names '{column}', which is the column of the vectors")
     rows = tuple(dict.fromkeys((*keys, *rows)))
     source = VectorColumn(table.name, table.uuid, column, rows, table.snapshot_id)
+    embedded = ctx.lakehouse.embeddings.known(table)
+    if embedded is not None:
+        if not embedded.is_whole:
+            raise InvalidRequest(f"'{table.name}' is not filled to its end", "run vectors.embed once more")
+        rows = tuple(dict.fromkeys((*embedded.guard.keys, *rows)))
+        return BuildRequest(
+            request.index, replace(source, rows=rows), parameters, embedded.guard, embedded.model
+        )
     guard = Guard(table.name, table.uuid, (column, *rows), keys, table.snapshot_id)
     return BuildRequest(request.index, source, parameters, guard)
 
@@ -211,7 +274,7 @@ def _search(ctx: CallContext, request: SearchVectorsRequest) -> Iterator[Respons
     with Recording(ctx, f"VECTORS SEARCH {request.index}", "vectors") as recording:
         hits = _guarded(ctx).search(
             request.index,
-            np.array(request.vectors, dtype=np.float64),
+            _queries(ctx, request),
             request.k,
             ef=request.ef,
             where=request.filter,
@@ -230,6 +293,83 @@ def _search(ctx: CallContext, request: SearchVectorsRequest) -> Iterator[Respons
         ticket=base64.b64encode(ticket).decode("ascii"),
         expires_at=expires_at,
     )
+
+
+def _queries(ctx: CallContext, request: SearchVectorsRequest) -> NDArray[np.floating]:
+    """The queries as vectors: of texts those that the model gives which made the index."""
+    if request.vectors:
+        lengths = sorted({len(vector) for vector in request.vectors})
+        if len(lengths) > 1:
+            raise InvalidRequest(
+                f"the queries have {lengths[0]} and {lengths[1]} dimensions, expected one length"
+            )
+        return np.array(request.vectors, dtype=np.float64)
+    generation = _guarded(ctx).find(request.index).generation
+    assert generation is not None
+    made_by = generation.model
+    if not made_by.name:
+        raise InvalidRequest(
+            f"nobody said which model made the vectors of '{request.index}'", "search it by vectors"
+        )
+    embedder = ctx.lakehouse.ai.embedder(made_by.profile or None)
+    found = embedder.model
+    if (found.provider, found.name, found.digest) != identity_key(made_by):
+        raise InvalidRequest(
+            f"the vectors of '{request.index}' were made with {made_by.name} {made_by.digest} of "
+            f"{made_by.provider}, the model is {found.name} {found.digest} of {found.provider} now",
+            "embed its table again and build another generation",
+        )
+    return embedder.embed(request.texts, purpose=Purpose.QUERY, check=ctx.check_cancelled)
+
+
+def _embed(ctx: CallContext, request: EmbedVectorsRequest) -> Iterator[Progress | Response]:
+    name = located(ctx, request)
+    table = ctx.lake(name).load(name.schema, name.table)
+    keys = _columns(table, request.keys or list(table.primary_key))
+    if not keys:
+        raise InvalidRequest(f"rows of '{table.name}' cannot be told apart", "name the key columns")
+    target = TableName(name.catalog, name.schema, request.into or f"{name.table}_embeddings")
+    embedder = ctx.lakehouse.ai.embedder(request.model)
+    wanted = EmbedRequest(
+        table.name,
+        target,
+        _columns(table, request.columns),
+        keys,
+        Chunking(request.chunk_by, request.chunk_size, request.chunk_overlap),
+        request.model or "",
+    )
+
+    def work(report: Callable[[float, str], None]) -> Response:
+        lakehouse = ctx.lakehouse
+        with (
+            Recording(ctx, f"VECTORS EMBED {table.name}", "vectors") as recording,
+            closing(lakehouse.engine.new_session(recording.record.id, {}, ctx.principal)) as session,
+        ):
+            recording.record.tables = (str(table.name), str(target))
+            done = lakehouse.embeddings.run(
+                wanted,
+                embedder,
+                session,
+                check=ctx.check_cancelled,
+                cancelled=ctx.cancelled,
+                progress=sparingly(report),
+            )
+            recording.record.rows = done.chunks
+        return EmbedVectorsResponse(
+            table=str(target),
+            unchanged=done.unchanged,
+            embedded=done.embedded,
+            deleted=done.deleted,
+            chunks=done.chunks,
+            source_snapshot_id=done.snapshot_id,
+            model=_model(done.model),
+        )
+
+    return in_a_thread("vectors.embed", work)
+
+
+def _model(model: Model) -> VectorModel:
+    return VectorModel(profile=model.profile, provider=model.provider, name=model.name, digest=model.digest)
 
 
 def _result(hits: Hits) -> pa.Table:
@@ -308,15 +448,22 @@ def _described(ctx: CallContext, live: Live) -> VectorIndexDescription:
         m=parameters.m,
         ef_construction=parameters.ef_construction,
         ef_search=parameters.ef_search,
-        model=VectorModel(
-            profile=model.profile, provider=model.provider, name=model.name, digest=model.digest
-        ),
+        model=_model(model),
         size_bytes=generation.size_bytes if is_whole else None,
         build_seconds=generation.build_seconds,
     )
 
 
 ACTIONS: tuple[ActionSpec, ...] = (
+    ActionSpec(
+        "vectors.embed",
+        "Bring a table of embeddings up to the texts of another one: what is new, changed or gone",
+        EmbedVectorsRequest,
+        EmbedVectorsResponse,
+        _embed,
+        Permission.WRITE,
+        streams=True,
+    ),
     ActionSpec(
         "vectors.build",
         "Build an index of a column of vectors, or another generation of one, and make it live",

@@ -706,7 +706,7 @@ NO_OBJECT = {
     # What it reads is one or the other; see test_ingest_sync_wire.py.
     "ingest.sync",
     # They need a column of vectors; see test_vectors_wire.py.
-    "vectors.build", "vectors.search", "vectors.list", "vectors.rollback", "vectors.drop",
+    "vectors.embed", "vectors.build", "vectors.search", "vectors.list", "vectors.rollback", "vectors.drop",
 }  # fmt: skip
 # Objects of buckets have a matrix of their own: test_objects_wire.py.
 NO_OBJECT_FAMILIES = ("ai.", "auth.", "admin.", "audit.", "cache.", "storage.", "objects.")

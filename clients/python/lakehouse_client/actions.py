@@ -1875,6 +1875,35 @@ class DropVectorsResponse:
 
 
 @dataclass(frozen=True, slots=True)
+class EmbedVectorsRequest:
+    """The texts of which table to embed, and how."""
+
+    table: str
+    columns: Sequence[str]
+    db_schema: str | None = None
+    catalog: str | None = None
+    keys: Sequence[str] = ()
+    into: str | None = None
+    model: str | None = None
+    chunk_by: Literal["paragraph", "sentence", "size", "none"] = "paragraph"
+    chunk_size: int = 1000
+    chunk_overlap: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedVectorsResponse:
+    """What was done: rows of the table by what became of them, and pieces that were embedded."""
+
+    table: str
+    unchanged: int
+    embedded: int
+    deleted: int
+    chunks: int
+    source_snapshot_id: int | None
+    model: VectorModel
+
+
+@dataclass(frozen=True, slots=True)
 class ListVectorsRequest:
     """Nothing to say."""
 
@@ -1891,7 +1920,8 @@ class SearchVectorsRequest:
     """What to look for in which index."""
 
     index: str
-    vectors: Sequence[Sequence[float]]
+    vectors: Sequence[Sequence[float]] = ()
+    texts: Sequence[str] = ()
     k: int = 10
     ef: int | None = None
     filter: str = ""
@@ -4076,6 +4106,60 @@ class VectorsActions:
         """
         return self._call("vectors.drop", OfIndex(index=index), DropVectorsResponse)
 
+    def embed(
+        self,
+        *,
+        table: str,
+        columns: Sequence[str],
+        db_schema: str | None = None,
+        catalog: str | None = None,
+        keys: Sequence[str] = (),
+        into: str | None = None,
+        model: str | None = None,
+        chunk_by: Literal["paragraph", "sentence", "size", "none"] = "paragraph",
+        chunk_size: int = 1000,
+        chunk_overlap: int = 0,
+        on_progress: OnProgress | None = None,
+    ) -> EmbedVectorsResponse:
+        """Bring a table of embeddings up to the texts of another one: what is new, changed or gone.
+
+        Needs the permission ``write``.
+
+        Args:
+            table: name of the table.
+            columns: columns of the texts, put together in this order.
+            db_schema: its schema; the session's own when left out.
+            catalog: its catalog; the session's own when left out.
+            keys: what tells rows apart; the table's primary key when left out.
+            into: table of the embeddings in the same schema, made where there is none; the name of the table
+                with _embeddings when left out.
+            model: one of ai.models; the default one when left out.
+            chunk_by: where texts are cut: paragraph, sentence, size or none.
+            chunk_size: most characters of a piece.
+            chunk_overlap: most characters that a piece repeats of the one before.
+            on_progress: called with the share done (0 to 1) and a message.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "vectors.embed",
+            EmbedVectorsRequest(
+                table=table,
+                columns=columns,
+                db_schema=db_schema,
+                catalog=catalog,
+                keys=keys,
+                into=into,
+                model=model,
+                chunk_by=chunk_by,
+                chunk_size=chunk_size,
+                chunk_overlap=chunk_overlap,
+            ),
+            EmbedVectorsResponse,
+            on_progress,
+        )
+
     def list(self) -> ListVectorsResponse:
         """The vector indexes that the caller may search.
 
@@ -4103,7 +4187,8 @@ class VectorsActions:
         self,
         *,
         index: str,
-        vectors: Sequence[Sequence[float]],
+        vectors: Sequence[Sequence[float]] = (),
+        texts: Sequence[str] = (),
         k: int = 10,
         ef: int | None = None,
         filter: str = "",
@@ -4115,6 +4200,7 @@ class VectorsActions:
         Args:
             index: its name.
             vectors: one or several queries, each of the index's dimension.
+            texts: one or several queries instead, for the model that the vectors were made with.
             k: how many to find of each.
             ef: effort of the search; the index's own when left out.
             filter: SQL predicate over the columns of the source table.
@@ -4124,7 +4210,7 @@ class VectorsActions:
         """
         return self._call(
             "vectors.search",
-            SearchVectorsRequest(index=index, vectors=vectors, k=k, ef=ef, filter=filter),
+            SearchVectorsRequest(index=index, vectors=vectors, texts=texts, k=k, ef=ef, filter=filter),
             SearchVectorsResponse,
         )
 
