@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
 from conftest import Server, start_server
+from lakehouse_client import LakehouseClientError, connect
 from wire import command, query
 
 pytest.importorskip("wordllama")
@@ -138,6 +139,19 @@ def test_texts_are_found_by_their_meaning(who: Client) -> None:
     assert found["id"].to_pylist() == [1, 3, 4]
     found = who.search("how to bake a loaf", k=3, filter="title IN ('Gardens', 'Nothing')")
     assert set(found["id"].to_pylist()) == {4, 5}
+
+
+def test_client_searches_by_text_and_by_vector(who: Client, server: Server) -> None:
+    who.embed()
+    who.call("vectors.build", index="notes", table="notes_embeddings", db_schema="docs", metric="l2")
+    with connect(server.uri, token=_token("admin")) as lake:
+        by_text = lake.search_vectors("notes", "how to bake a loaf", k=2)
+        assert by_text["id"].to_pylist()[0] == 1
+        queries = lake.embed(["how to bake a loaf"], purpose="query").to_pylist()
+        assert lake.search_vectors("notes", queries, k=2, ef=50).equals(by_text)
+        assert lake.search_vectors("notes", ["bread"], where="id > 2")["id"].to_pylist()[0] > 2
+        with pytest.raises(LakehouseClientError, match="VECTOR_INDEX_NOT_FOUND"):
+            lake.search_vectors("nothing", "x")
 
 
 def test_another_run_does_only_what_has_changed(who: Client) -> None:

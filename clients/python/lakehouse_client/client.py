@@ -458,6 +458,36 @@ class Client:
         vectors = [part.column("vector") for part in parts]
         return pa.concat_arrays(vectors or [pa.array([], pa.list_(pa.float32(), dimension))])
 
+    def search_vectors(
+        self,
+        index: str,
+        queries: str | Sequence[str] | Sequence[Sequence[float]],
+        k: int = 10,
+        *,
+        ef: int | None = None,
+        where: str = "",
+    ) -> pa.Table:
+        """The nearest rows of a vector index to one or many queries; see ``vectors.search``.
+
+        Its columns are ``query`` (from 0), ``rank`` (from 1), ``score`` and those of the index.
+
+        Args:
+            index: The name of the index.
+            queries: A text, several texts, or vectors of the index's dimension.
+            k: How many rows to find for each.
+            ef: Effort of the search; the index's own when left out.
+            where: SQL predicate over the table that the vectors were made from.
+
+        Raises:
+            LakehouseClientError: There is no such index, or a query does not fit.
+        """
+        listed = [queries] if isinstance(queries, str) else list(queries)
+        kind = "texts" if listed and isinstance(listed[0], str) else "vectors"
+        request: dict[str, Any] = {"index": index, kind: listed, "k": k, "filter": where}
+        told = self.call("vectors.search", request | ({} if ef is None else {"ef": ef}))
+        with client_errors():
+            return self._read_all([base64.b64decode(told["ticket"])])
+
     # -- actions ------------------------------------------------------------------------------------
 
     def call(
