@@ -233,31 +233,48 @@ class Binder:
         return f"{self._marks[table.name.catalog]}{table.uuid}"
 
     def view(
-        self, table: Table, schema_id: int | None = None, slot: int = 0, *, merges: bool = False
+        self,
+        table: Table,
+        schema_id: int | None = None,
+        slot: int = 0,
+        *,
+        merges: bool = False,
+        since: int | None = None,
     ) -> tuple[str | None, str]:
-        """The view through which a table is read: ``None`` for the one under its own name, and its variable.
+        """What a table is read through, and its variable: ``None`` for the view under the table's own name.
 
         Slot 0 is the table as it is now; other slots are other snapshots read by the same statement. With
-        ``merges`` the view leaves out deleted rows.
+        ``merges`` the view leaves out deleted rows. A transaction that does not see the view, see
+        ``DuckDatabase.is_seen``, reads through its text.
         """
         schema_id = table.schema_id if schema_id is None else schema_id
         identity = ViewIdentity(table.uuid, schema_id, merges)
+        variable = f"t_{self.mark(table)}" + (f"_{schema_id}_{slot}" if slot else "")
+
+        def body() -> str:
+            return self._body(table, schema_id, variable, merges=merges)
+
         if slot == 0:
-            variable = f"t_{self.mark(table)}"
             if not serves(self.database.main_views.get(table.name), identity):
-                body = self._body(table, schema_id, variable, merges=merges)
-                self.database.define_view(table.name, identity, body)
-            return None, variable
-        variable = f"t_{self.mark(table)}_{schema_id}_{slot}"
+                self.database.define_view(table.name, identity, body())
+            return (None if self.database.is_seen(table.name, since) else f"({body()})"), variable
         if not self.database.has_hidden_view(variable, identity):
-            body = self._body(table, schema_id, variable, merges=merges)
-            self.database.define_hidden_view(variable, body, identity)
+            self.database.define_hidden_view(variable, body(), identity)
+        if not self.database.is_seen(variable, since):
+            return f"({body()})", variable
         return self.database.hidden_view(variable), variable
 
     def restricted_view(
-        self, table: Table, access: Access, schema_id: int, slot: int, *, merges: bool = False
+        self,
+        table: Table,
+        access: Access,
+        schema_id: int,
+        slot: int,
+        *,
+        merges: bool = False,
+        since: int | None = None,
     ) -> tuple[str, str]:
-        """The view through which a principal reads what is left of a table, and its variable.
+        """What a principal reads what is left of a table through, and its variable. See ``view``.
 
         The variable is another than that of the whole table, which thus is empty on the same cursor.
 
@@ -267,17 +284,21 @@ class Binder:
         viewer = sha256(access.key.encode()).hexdigest()[:16]
         variable = f"r_{self.mark(table)}_{viewer}" + (f"_{schema_id}_{slot}" if slot else "")
         identity = ViewIdentity(table.uuid, schema_id, merges)
-        if not self.database.has_hidden_view(variable, identity):
-            columns = table.arrow_schema(schema_id).names
-            body = restricted_query(
+
+        def body() -> str:
+            return restricted_query(
                 self._body(table, schema_id, variable, merges=merges),
-                columns,
+                table.arrow_schema(schema_id).names,
                 access.table(table.name).restrictions,
                 access.principal.name,
                 access.mask_key,
             )
+
+        if not self.database.has_hidden_view(variable, identity):
             with duckdb_errors():
-                self.database.define_hidden_view(variable, body, identity)
+                self.database.define_hidden_view(variable, body(), identity)
+        if not self.database.is_seen(variable, since):
+            return f"({body()})", variable
         return self.database.hidden_view(variable), variable
 
     def is_named(self, table: Table) -> bool:
@@ -510,6 +531,8 @@ class _Binding:
         self._outer: tuple[SqlView, ...] = ()
         self._places: tuple[Any, ...] = ()
         self._views: list[SqlView] = []
+        has_cursor = transaction is not None and transaction.cursor is not None
+        self._since = transaction.views_seen if transaction is not None and has_cursor else None
 
     def reference(self, reference: TableReference, *, nested: bool = False) -> None:
         """Settle one name; with ``nested`` one within a temporary view, whose text is settled already."""
@@ -698,6 +721,8 @@ class _Binding:
         if not self._binder.database.has_hidden_view(name, identity):
             with duckdb_errors():
                 self._binder.database.define_hidden_view(name, text, identity)
+        if not self._binder.database.is_seen(name, self._since):
+            return f"({text})"
         return self._binder.database.hidden_view(name)
 
     def _use(
@@ -717,13 +742,24 @@ class _Binding:
             return
         key = (table.uuid, schema_id, snapshot_id, len(files), 0 if latest else hash(files))
         slot = 0 if named else self._slots.setdefault(key, len(self._slots) + 1)
-        view, variable = self._binder.view(table, schema_id, slot, merges=has_deletes(files))
+        view, variable = self._binder.view(
+            table, schema_id, slot, merges=has_deletes(files), since=self._since
+        )
         if view is not None:
+            self._check_kept(reference, view, table.name)
             self._rewrite(reference, view, table.name)
         elif reference.span is not None and (self._qualify or not self._is_plain(reference.path)):
             # A name without its catalog that looks like a file's could be taken for one.
             self._rewrite(reference, table.name.sql)
         self._bind_files(table, schema_id, variable, key, files)
+
+    def _check_kept(self, reference: TableReference, view: str, name: TableName) -> None:
+        """Make sure that no text of a view gets into a text that is kept: it may hold filters and masks."""
+        if view.startswith("(") and (self._qualify or reference.span is None):
+            raise NotSupported(
+                f"{name} was not read before the first temporary table of this transaction",
+                "make the temporary view in a transaction of its own",
+            )
 
     def _is_plain(self, path: tuple[str, ...]) -> bool:
         """Whether DuckDB takes a name for nothing else: a file, or a table of another catalog."""
@@ -753,7 +789,7 @@ class _Binding:
         if len(binding.files) >= count and not wanted.has_parameters:
             return False
         self._slots[place] = slot
-        view, variable = self._binder.view(table, schema_id, slot)
+        view, variable = self._binder.view(table, schema_id, slot, since=self._since)
         assert view is not None
         assert variable == name
         self._rewrite(reference, view, table.name)
@@ -797,8 +833,9 @@ class _Binding:
         key = (table.uuid, schema_id, snapshot_id, len(files), hash(files))
         slot = 0 if named else self._slots.setdefault(key, len(self._slots) + 1)
         view, variable = self._binder.restricted_view(
-            table, self._session.access, schema_id, slot, merges=has_deletes(files)
+            table, self._session.access, schema_id, slot, merges=has_deletes(files), since=self._since
         )
+        self._check_kept(reference, view, table.name)
         if not nested:
             self._rewrite(reference, view, table.name)
         elif slot:

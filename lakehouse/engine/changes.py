@@ -271,6 +271,7 @@ class Changes:
         """Open DuckDB's own transaction for the first change to temporary tables in a transaction."""
         transaction = scope.transaction
         if transaction is not None and transaction.cursor is None:
+            transaction.views_seen = self._database.views_made
             transaction.cursor = self._database.acquire(scope.session.state())
             transaction.cursor.connection.execute("BEGIN TRANSACTION").fetchall()
 

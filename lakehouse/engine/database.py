@@ -288,6 +288,9 @@ class DuckDatabase:
         readable: Directories whose files DuckDB may open.
         statement_memory: Memory of one statement's sorts and hash tables before they spill, or empty.
         cache: Where the files of remote buckets are read.
+
+    Attributes:
+        views_made: How many views over the lake have been made so far.
     """
 
     def __init__(
@@ -316,6 +319,8 @@ class DuckDatabase:
         self.main_views: dict[TableName, ViewIdentity] = {}
         self._listed: dict[tuple[str, str, str], tuple[TableName, tuple[tuple[str, str], ...]]] = {}
         self._has_metadata_views = False
+        self._made: dict[TableName | str, int] = {}
+        self.views_made = 0
         self._settings = settings
         self._readable = [*readable, Path(self.empty_file).parent, self.positions_directory]
         self._root = self._connect(settings, self._readable)
@@ -449,6 +454,7 @@ class DuckDatabase:
             self._schemas.clear()
             self.main_views.clear()
             self._listed.clear()
+            self._made.clear()
             self._has_metadata_views = False
             self._root = self._connect(self._settings, self._readable)
             return True
@@ -531,6 +537,7 @@ class DuckDatabase:
             self._ensure_schema(name.catalog, name.schema)
             self.drop_listed(name)
             self._root.cursor().execute(f"CREATE OR REPLACE VIEW {name.sql} AS {body}")
+            self._note_made(name)
             self.main_views[name] = identity
 
     def list_view(self, name: TableName, columns: Sequence[tuple[str, str]]) -> None:
@@ -575,7 +582,19 @@ class DuckDatabase:
         with self._view_lock:
             if not self.has_hidden_view(name, identity):
                 self._root.cursor().execute(f"CREATE OR REPLACE VIEW {self.hidden_view(name)} AS {body}")
+                self._note_made(name)
                 self._views[name] = identity
+
+    def _note_made(self, view: TableName | str) -> None:
+        self.views_made += 1
+        self._made[view] = self.views_made
+
+    def is_seen(self, view: TableName | str, since: int | None) -> bool:
+        """Whether a transaction of DuckDB's sees a view, being begun when so many views had been made.
+
+        What was made, or made anew, after its beginning it does not; None stands for no transaction.
+        """
+        return since is None or self._made.get(view, 0) <= since
 
     def define_system(self, tables: Iterable[SystemTable]) -> None:
         """Make DuckDB know the tables about the server, so that they are listed; there they are empty."""

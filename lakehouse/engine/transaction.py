@@ -43,7 +43,9 @@ class Transaction:
     """One open transaction of a session. Not to be used by two statements at once: take ``lock``.
 
     Reads see the snapshot that the transaction first saw of each table, plus its own staged writes.
-    Commit makes all of its changes take place, or none. With a ``mark`` they are those of an ingest.
+    Commit makes all of its changes take place, or none. With a ``mark`` they are those of an ingest. Once it
+    changes temporary tables it has a ``cursor`` with a transaction of DuckDB's, which began when so many
+    views had been made as ``views_seen``.
     """
 
     id: str
@@ -54,6 +56,7 @@ class Transaction:
     drops: dict[TableName, None] = field(default_factory=dict)
     created_schemas: list[tuple[str, str]] = field(default_factory=list)
     cursor: PooledCursor | None = None
+    views_seen: int | None = None
     open: bool = True
     mark: IngestMark | None = None
 

@@ -432,10 +432,6 @@ class Run:
         again = self._again(session, inspection, table)
         if request.mode is not IngestMode.UPSERT and not again:
             return changes.ingest(scope, request.table, _MODES[request.mode], schema, rows, declared)
-        if again:
-            # What the session's own transaction is to read has to be known before that begins.
-            looks = self._engine.gate.analyse(f"SELECT 1 FROM {request.table.sql}")
-            self._engine.plan(looks, session, transaction)
         coming = changes.ingest_temporary(scope, INCOMING, WriteMode.REPLACE, schema, rows)
         if request.mode is IngestMode.UPSERT:
             self._check_keys(session, transaction, keys)
