@@ -112,15 +112,7 @@ class Lakehouse:
             runs.concurrent_runs,
             runs.waiting_runs,
         )
-        self.vectors = VectorIndexes(
-            self.bucket,
-            self.clock,
-            settings.vectors,
-            LakeSource(self.engine),
-            self.events,
-            settings.engine.spill_directory,
-        )
-        self.embeddings = Embeddings(self.engine, self.bucket)
+        self._index_vectors(settings)
         self._show_system_tables()
 
     def uptime_seconds(self) -> float:
@@ -174,6 +166,18 @@ class Lakehouse:
             self.events,
             reader,
         )
+
+    def _index_vectors(self, settings: Settings) -> None:
+        """Keep tables of embeddings and indexes of vectors."""
+        self.vectors = VectorIndexes(
+            self.bucket,
+            self.clock,
+            settings.vectors,
+            LakeSource(self.engine),
+            self.events,
+            settings.engine.spill_directory,
+        )
+        self.embeddings = Embeddings(self.engine, self.bucket)
 
     def _show_system_tables(self) -> None:
         self.engine.add_system_tables(
