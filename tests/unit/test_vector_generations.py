@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -26,7 +26,8 @@ from lakehouse.errors import (
     VectorIndexNotFound,
 )
 from lakehouse.journal.change_event import ChangeEvent
-from lakehouse.storage import Bucket, open_local_bucket
+from lakehouse.storage import Bucket, ObjectCache, open_local_bucket
+from lakehouse.storage.memory import open_memory_bucket
 from lakehouse.types import TableName
 from lakehouse.vectors.faiss_index import VectorIndex
 from lakehouse.vectors.generation import Generation, Guard, IndexFile, Model, VectorColumn, checked_name
@@ -477,3 +478,41 @@ def test_sleeper_does_not_win_a_slot_that_was_given_free(bucket: Bucket) -> None
     live = store.live("texts")
     assert live is not None
     assert live.number == 4
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[tuple[Bucket, ObjectCache]]:
+    """A bucket whose objects are read from local copies."""
+    cache = ObjectCache(tmp_path / "cache")
+    yield open_memory_bucket("main", cache), cache
+    cache.close()
+
+
+def test_index_is_searched_from_local_copies(elsewhere: tuple[Bucket, ObjectCache]) -> None:
+    bucket, cache = elsewhere
+    rows = Rows()
+    server, other = indexes(bucket, rows), indexes(bucket, rows)
+    server.build(request())
+    assert turn_found(server) == turn_found(other) == 0
+    assert cache.statistics().in_use_bytes > 0  # a copy stays as long as it is mapped
+    rows.turn = 1
+    other.build(request())
+    assert turn_found(server) == 1
+    server.close()
+    other.close()
+    assert cache.statistics().in_use_bytes == 0
+    cache.clear()
+    assert turn_found(server) == 1
+
+
+def test_file_that_is_gone_from_the_bucket_is_made_again(elsewhere: tuple[Bucket, ObjectCache]) -> None:
+    bucket, _ = elsewhere
+    rows = Rows()
+    made = indexes(bucket, rows).build(request())
+    bucket.delete(made.vectors.key)
+    server = indexes(bucket, rows)
+    rows.turn = 1
+    assert turn_found(server) == 1
+    assert server.live("texts").why == "repair"
+    with IndexLoader(bucket, 10**9).held(server.live("texts").generation) as loaded:  # type: ignore[arg-type]
+        assert loaded.rows.num_rows == 60
