@@ -132,8 +132,7 @@ class Snapshot:
         self.version = self._connection.info.server_version
         schemas, names = [schema for schema, _ in locked], [name for _, name in locked]
         lockable = self._run(_LOCKABLE, [schemas, names], "the database", cancelled) if locked else []
-        self._run(BEGIN, (), "the database", cancelled)
-        self._run(f"SET LOCAL lock_timeout = '{_LOCK_WAIT}'", (), "the database", cancelled)
+        self._run(f"{BEGIN}; SET LOCAL lock_timeout = '{_LOCK_WAIT}'", (), "the database", cancelled)
         for (table,) in lockable:
             self._run(f"LOCK TABLE {table} IN ACCESS SHARE MODE", (), table, cancelled)
         self._run(SETTINGS, (), "the database", cancelled)
@@ -158,16 +157,21 @@ class Snapshot:
             InvalidRequest, StorageError, StatementTimeout: It failed.
             StatementCancelled: ``cancelled`` said so.
         """
-        # A failed statement would end the transaction, and the state with it.
-        self._run("SAVEPOINT q", (), what, cancelled)
-        try:
-            found = self._run(sql, values, what, cancelled)
-        except LakehouseError as error:
-            if not isinstance(error, StatementCancelled):
-                self._run("ROLLBACK TO SAVEPOINT q", (), what, cancelled)
-            raise
-        self._run("RELEASE SAVEPOINT q", (), what, cancelled)
-        return found
+        connection = self._opened()
+
+        def run() -> list[tuple[Any, ...]]:
+            # A failed statement would end the transaction, and the state with it.
+            connection.execute(b"SAVEPOINT q")
+            try:
+                found = _rows(connection, sql, values)
+            except psycopg.Error:
+                with suppress(psycopg.Error):
+                    connection.execute(b"ROLLBACK TO SAVEPOINT q")
+                raise
+            connection.execute(b"RELEASE SAVEPOINT q")
+            return found
+
+        return self._watched(run, what, cancelled)
 
     def describe(self, query: str, cancelled: Cancelled) -> list[tuple[str, int, int]]:
         """Names, types and modifiers of the columns of a query, which is not run.
@@ -191,9 +195,7 @@ class Snapshot:
 
         self._run("SAVEPOINT q", (), "the query", cancelled)
         try:
-            return watched(
-                lambda: self._locked(lambda: attempt(self.dsn, "the query", look)), cancelled, self._stop
-            )
+            return self._watched(look, "the query", cancelled)
         finally:
             self._run("ROLLBACK TO SAVEPOINT q", (), "the query", cancelled)
 
@@ -227,12 +229,10 @@ class Snapshot:
         self, sql: str, values: Sequence[object], what: str, cancelled: Cancelled
     ) -> list[tuple[Any, ...]]:
         connection = self._opened()
+        return self._watched(lambda: _rows(connection, sql, values), what, cancelled)
 
-        def run() -> list[tuple[Any, ...]]:
-            cursor = connection.execute(sql.encode(), values or None)
-            return cursor.fetchall() if cursor.description else []
-
-        return watched(lambda: self._locked(lambda: attempt(self.dsn, what, run)), cancelled, self._stop)
+    def _watched(self, work: Callable[[], T], what: str, cancelled: Cancelled) -> T:
+        return watched(lambda: self._locked(lambda: attempt(self.dsn, what, work)), cancelled, self._stop)
 
     def _locked(self, work: Callable[[], T]) -> T:
         with self._lock:
@@ -245,6 +245,13 @@ class Snapshot:
         if self._connection is None:
             raise RuntimeError("the snapshot is not open")
         return self._connection
+
+
+def _rows(
+    connection: psycopg.Connection[tuple[Any, ...]], sql: str, values: Sequence[object]
+) -> list[tuple[Any, ...]]:
+    cursor = connection.execute(sql.encode(), values or None)
+    return cursor.fetchall() if cursor.description else []
 
 
 def connected(dsn: Dsn) -> psycopg.Connection[tuple[Any, ...]]:
