@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +201,48 @@ def test_all_tables_come_as_of_one_moment(server: Server) -> None:
     again = call(server, "ingest.postgres_all", source="shop", schemas=["shop"], exclude=["secret"])
     assert again["failed"] == 0
     assert rows(server, "SELECT count(*) AS n FROM shop.orders") == [{"n": 20_000}]
+
+
+@contextmanager
+def busy_bank(postgres: Postgres) -> Iterator[str]:
+    """A database of pgbench's, whose four tables change together all the time; gives its DSN."""
+    dsn = postgres.dsn(postgres.database().rpartition("/")[2])
+    pgbench = str(Path(postgres.control).with_name("pgbench"))
+    subprocess.run([pgbench, "-i", "-q", "--foreign-keys", dsn], check=True, capture_output=True)
+    writers = subprocess.Popen(
+        [pgbench, "-n", "-c", "3", "-T", "300", dsn], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            while not connection.execute("SELECT 1 FROM pgbench_history LIMIT 1").fetchall():
+                assert writers.poll() is None
+        yield dsn
+        assert writers.poll() is None
+    finally:
+        writers.kill()
+        writers.wait()
+
+
+def test_what_transactions_keep_equal_is_equal_in_every_copy(server: Server, postgres: Postgres) -> None:
+    sums = """
+        SELECT (SELECT sum(abalance) FROM bank.pgbench_accounts) AS accounts,
+            (SELECT sum(tbalance) FROM bank.pgbench_tellers) AS tellers,
+            (SELECT sum(bbalance) FROM bank.pgbench_branches) AS branches,
+            (SELECT sum(delta) FROM bank.pgbench_history) AS history,
+            (SELECT count(*) FROM bank.pgbench_history) AS transactions
+    """
+    seen = []
+    with busy_bank(postgres) as dsn:
+        for _ in range(3):
+            done = call(server, "ingest.postgres_all", who="admin", dsn=dsn, db_schema="bank")
+            assert (len(done["runs"]), done["failed"]) == (4, 0)
+            [found] = rows(server, sums)
+            assert found["accounts"] == found["tellers"] == found["branches"] == found["history"]
+            seen.append(found["transactions"])
+    assert 0 < seen[0] < seen[1] < seen[2]
+    assert rows(server, "SELECT count(*) AS n FROM bank.pgbench_accounts") == [{"n": 100_000}]
+    told = call(server, "catalog.describe", who="admin", table="pgbench_accounts", db_schema="bank")
+    assert told["primary_key"] == ["aid"]
 
 
 def test_a_query_whose_database_is_restarted_fails_clearly_and_can_be_repeated(
