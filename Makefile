@@ -20,8 +20,6 @@ JDBC_JARS := $(JDBC_VERSIONS:%=$(JDBC)/flight-sql-jdbc-driver-%.jar)
 JDBC_SOURCES := $(wildcard tests/clients/jdbc/*.java)
 CATALOGS := build/catalogs
 OLLAMA := build/ollama
-# One more than there are processors, for tests wait as well, and no more than memory allows.
-WORKERS := $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 4 ? cores + 1 : 4)))
 LISTEN := $(if $(HOST),LAKEHOUSE__SERVER__HOST=$(HOST)) $(if $(PORT),LAKEHOUSE__SERVER__PORT=$(PORT))
 
 .PHONY: help
@@ -42,7 +40,7 @@ install: $(DEVELOPMENT) $(DBAPI)/.installed ## create .venv with everything the 
 
 .PHONY: test
 test: $(DEVELOPMENT) $(DBAPI)/.installed ## run all tests (ARGS="-k name" for some)
-	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses $(WORKERS) --max-worker-restart 0 \
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --max-worker-restart 0 \
 	  --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 .PHONY: check

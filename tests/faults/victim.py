@@ -22,6 +22,7 @@ CONFIG = """
 [limits]
 statement_timeout_seconds = 2
 queue_seconds = 5
+message_bytes = 67_108_864
 [engine]
 memory_limit = "1GB"
 [session]
