@@ -21,6 +21,8 @@ from spawner import Forked, Spawner
 
 ROOT = Path(__file__).resolve().parent.parent
 _START_SECONDS = 60
+# What a shell runs in the background ignores SIGINT, as would every program that is started here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 _SPAWNER = Spawner()
 # Files of tests that take a minute or more, the longest first: nobody waits for them at the end.
 _LONGEST = (
