@@ -11,7 +11,6 @@ import subprocess
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import psycopg
 from conftest import need
@@ -27,7 +26,7 @@ class Postgres:
     directory: Path
     port: int
     control: str
-    options: dict[str, Any]
+    as_user: tuple[str, ...]
     numbers: itertools.count[int] = field(default_factory=itertools.count)
 
     def database(self) -> str:
@@ -62,10 +61,10 @@ class Postgres:
 
     def _control(self, *arguments: str) -> None:
         subprocess.run(
-            [self.control, "-D", str(self.directory / "data"), "-w", *arguments],
+            [*self.as_user, self.control, "-D", str(self.directory / "data"), "-w", *arguments],
             check=True,
             stdout=subprocess.DEVNULL,
-            **self.options,
+            cwd="/",
         )
 
 
@@ -80,18 +79,19 @@ def start_postgres() -> Postgres:
     # The temporary directory of a test run is closed to other users.
     directory = Path(tempfile.mkdtemp(prefix="lakehouse-postgres-"))
     (directory / "password").write_text(PASSWORD)
-    options: dict[str, Any] = {"cwd": "/"}
+    as_user: tuple[str, ...] = ()
     if os.geteuid() == 0:
-        # PostgreSQL refuses to run as root.
+        # PostgreSQL refuses to run as root. Were it for subprocess to change the user, it would have to fork,
+        # which gRPC in this process does not always survive.
         user = pwd.getpwnam("postgres")
-        options |= {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+        as_user = ("setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups")
         for path in (directory, directory / "password"):
             os.chown(path, user.pw_uid, user.pw_gid)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     first = f"--auth=scram-sha-256 --username=lake --pwfile={directory}/password --encoding=UTF8 --no-sync"
-    command = [control, "-D", f"{directory}/data", "-l", f"{directory}/log", "-w"]
+    command = [*as_user, control, "-D", f"{directory}/data", "-l", f"{directory}/log", "-w"]
     for more in (["-o", first, "initdb"], ["-o", _server(port), "start"]):
-        subprocess.run([*command, *more], check=True, stdout=subprocess.DEVNULL, **options)
-    return Postgres(directory, port, control, options)
+        subprocess.run([*command, *more], check=True, stdout=subprocess.DEVNULL, cwd="/")
+    return Postgres(directory, port, control, as_user)

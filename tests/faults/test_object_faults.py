@@ -281,7 +281,7 @@ def test_what_a_bucket_does_not_give_is_read_from_its_copy_and_said_to_be(
     assert server.stop() == 0
 
 
-@pytest.mark.parametrize(("bucket", "pieces"), [("local", 600), ("store", 200)])
+@pytest.mark.parametrize(("bucket", "pieces"), [("local", 600), ("store", 600)])
 def test_memory_is_bounded_however_large_the_object(server: Server, bucket: str, pieces: int) -> None:
     process = psutil.Process(server.process.pid)
     with server.client() as client:
