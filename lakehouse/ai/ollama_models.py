@@ -60,6 +60,11 @@ class _Model:
         return digest or "", length
 
     @property
+    def described(self) -> str:
+        """What it is called in messages."""
+        return f"the model '{self.settings.model}' (ollama)"
+
+    @property
     def keep_alive(self) -> str | int | None:
         """How long the service is to keep it in memory, as the service wants it said."""
         text = self.settings.keep_alive
@@ -92,10 +97,7 @@ class OllamaEmbedding:
         batches = [texts[start : start + size] for start in range(0, len(texts), size)]
         answers = self._service.ask([self._request(batch) for batch in batches], check)
         found = [self._array(answer, batch) for answer, batch in zip(answers, batches, strict=True)]
-        lengths = sorted({each.shape[1] for each in found})
-        if len(lengths) > 1:
-            raise ModelFailed(f"{self._what()} gave vectors of lengths {lengths}, expected one length")
-        self._length = lengths[0]
+        self._length = self._one_length({each.shape[1] for each in found})
         return np.concatenate(found)
 
     def _request(self, batch: Sequence[str]) -> Callable[[AsyncClient], Awaitable[EmbedResponse]]:
@@ -112,15 +114,16 @@ class OllamaEmbedding:
     def _array(self, answer: EmbedResponse, batch: Sequence[str]) -> Vectors:
         rows = answer.embeddings
         if len(rows) != len(batch):
-            raise ModelFailed(f"{self._what()} gave {len(rows)} vectors for {len(batch)} texts")
-        lengths = sorted({len(row) for row in rows})
-        if len(lengths) > 1 or not lengths[0]:
-            raise ModelFailed(f"{self._what()} gave vectors of lengths {lengths}, expected one length")
+            raise ModelFailed(f"{self._model.described} gave {len(rows)} vectors for {len(batch)} texts")
+        self._one_length({len(row) for row in rows})
         with np.errstate(over="ignore"):
             return np.asarray(rows, dtype=np.float32)
 
-    def _what(self) -> str:
-        return f"the model '{self._settings.model}' (ollama)"
+    def _one_length(self, lengths: set[int]) -> int:
+        if len(lengths) > 1 or 0 in lengths:
+            found = sorted(lengths)
+            raise ModelFailed(f"{self._model.described} gave vectors of lengths {found}, expected one length")
+        return lengths.pop()
 
 
 class OllamaGenerator:
@@ -213,7 +216,7 @@ class OllamaGenerator:
             if close is not None:
                 close()
         raise ModelUnavailable(
-            f"the model '{self._settings.model}' (ollama) stopped in the middle of its answer",
+            f"{self._model.described} stopped in the middle of its answer",
             "try again in a moment",
         )
 

@@ -531,8 +531,7 @@ class _Binding:
         self._outer: tuple[SqlView, ...] = ()
         self._places: tuple[Any, ...] = ()
         self._views: list[SqlView] = []
-        has_cursor = transaction is not None and transaction.cursor is not None
-        self._since = transaction.views_seen if transaction is not None and has_cursor else None
+        self._since = None if transaction is None else transaction.views_seen
 
     def reference(self, reference: TableReference, *, nested: bool = False) -> None:
         """Settle one name; with ``nested`` one within a temporary view, whose text is settled already."""
