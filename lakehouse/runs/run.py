@@ -189,16 +189,21 @@ class Run:
         """Bring the rows into the table; gives the snapshot that they made, if any."""
         target = self._request.table
         session.lakes.of(target.catalog).check_write(target.schema, target.table)
-        if self._request.sync is None:
-            return self._once(session)
         for _ in range(_ATTEMPTS - 1):
             try:
                 return self._once(session)
             except (CommitConflict, TableAlreadyExists) as error:
-                _log.info("sync_begins_again", run=self.record.id, reason=error.message)
+                if not self._may_begin_again:
+                    raise
+                _log.info("ingest_begins_again", run=self.record.id, reason=error.message)
                 self._rejects.clear()
                 self._note(rows_in=0, rows_rejected=0, rows_stored=0)
         return self._once(session)
+
+    @property
+    def _may_begin_again(self) -> bool:
+        """Whether what another writer, who was faster, did leaves to do what was asked for."""
+        return self._request.mode is not IngestMode.CREATE and not self._source.comes_once
 
     def _once(self, session: Session) -> int | None:
         """Try to bring the rows into the table; gives the snapshot that they made, if any."""

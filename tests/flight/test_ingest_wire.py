@@ -8,6 +8,7 @@ import io
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,17 @@ def test_rows_that_do_not_fit_are_kept_with_line_and_reason(ingest: Ingest) -> N
     ]  # fmt: skip
     rejects = ingest.sql(f"SELECT line, content FROM {run['rejects_table']} ORDER BY line")
     assert [(row["line"], row["content"]) for row in rejects] == [(3, "2,ten"), (4, "3,30,and more")]
+
+
+@pytest.mark.parametrize("mode", ["append", "upsert"])
+def test_several_ingests_make_one_table_at_once_and_none_is_lost(ingest: Ingest, mode: str) -> None:
+    keys = [ingest.file(f"in/{n}.csv", f"id,name\n{n},{'abcd'[n]}\n99,same\n") for n in range(4)]
+    with ThreadPoolExecutor(len(keys)) as threads:
+        runs = list(threads.map(lambda key: ingest("shared", key=key, mode=mode, keys=["id"]), keys))
+    assert {(run["state"], run["rows_in"], run["rows_stored"]) for run in runs} == {("succeeded", 2, 2)}
+    found = ingest.sql("SELECT id, name FROM files.shared ORDER BY ALL")
+    same = 1 if mode == "upsert" else len(keys)
+    assert [(row["id"], row["name"]) for row in found] == [*enumerate("abcd"), *[(99, "same")] * same]
 
 
 def test_a_prefix_is_one_source_whose_columns_are_united(ingest: Ingest) -> None:

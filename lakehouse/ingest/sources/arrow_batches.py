@@ -22,6 +22,7 @@ class ArrowBatches:
     """
 
     system = "upload"
+    comes_once = True
 
     def __init__(
         self, schema: pa.Schema, batches: Iterable[pa.RecordBatch], described: str, identity: str = ""

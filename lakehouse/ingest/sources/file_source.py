@@ -57,6 +57,7 @@ class FileSource:
     """
 
     system = "file"
+    comes_once = False
 
     def __init__(
         self, files: Sequence[ByteSource], options: FileOptions | None = None, described: str = ""

@@ -40,6 +40,7 @@ class Incremental(ABC):
     """
 
     system: str
+    comes_once = False
     described: str
     name: str
     """What a sync of it is called that nobody gave a name."""

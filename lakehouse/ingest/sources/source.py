@@ -150,6 +150,11 @@ class Source(Protocol):
         ...
 
     @property
+    def comes_once(self) -> bool:
+        """Whether its rows can be read no second time."""
+        ...
+
+    @property
     def described(self) -> str:
         """Which one it is, for people, lineage and journals: without any secret."""
         ...

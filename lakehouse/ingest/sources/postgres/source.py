@@ -59,6 +59,7 @@ class PostgresSource:
     """
 
     system = "postgresql"
+    comes_once = False
 
     def __init__(
         self,
