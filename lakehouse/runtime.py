@@ -32,7 +32,7 @@ from lakehouse.journal import AuditJournal, BucketErrorJournal, EventJournal
 from lakehouse.maintenance.policy import Maintenance
 from lakehouse.maintenance.recovery import EventRecovery
 from lakehouse.runs import Ingests, RunStore
-from lakehouse.storage import Bucket, Buckets, LinkedObjects, ObjectCache
+from lakehouse.storage import Bucket, Buckets, LinkedObjects, ObjectCache, ScratchDirectory
 from lakehouse.vectors.embeddings import Embeddings
 from lakehouse.vectors.indexes import VectorIndexes
 from lakehouse.vectors.lake_source import LakeSource
@@ -74,6 +74,7 @@ class Lakehouse:
         self.objects = Objects(settings, self.buckets, self.clock, self.events)
         self._opened = open_catalogs(settings, self.clock, self.buckets)
         self.manifests = ManifestStore(self.bucket, self.clock, settings.datasets.index_refresh_ms / 1000)
+        self.scratch = ScratchDirectory(settings.engine.spill_directory)
         self.links = self.cache.links = LinkedObjects(settings.engine.spill_directory)
         self.registered = RegisteredCatalog(self.manifests, self.buckets, self.links)
         self.catalogs = Catalogs((*self._opened, self.registered), settings.catalog.default_schema)
@@ -136,6 +137,7 @@ class Lakehouse:
         for catalog in self._opened:
             catalog.close()
         self.links.close()
+        self.scratch.close()
         self.cache.close()
         self.objects.close()
         self.buckets.close()
@@ -175,7 +177,7 @@ class Lakehouse:
             settings.vectors,
             LakeSource(self.engine),
             self.events,
-            settings.engine.spill_directory,
+            str(self.scratch.path),
         )
         self.embeddings = Embeddings(self.engine, self.bucket)
 

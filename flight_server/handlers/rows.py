@@ -53,7 +53,7 @@ def put(ctx: CallContext, path: tuple[str, ...], upload: Upload) -> None:
         if said.end_follows:
             arriving = _whole(upload, arriving)
         request = said.request(target, said.on_error)
-        with TemporaryDirectory(prefix="lakehouse-upload-") as spool:
+        with TemporaryDirectory(prefix="upload-", dir=ctx.lakehouse.scratch.path) as spool:
             source = (
                 _file(ctx, said, upload.schema, arriving, Path(spool))
                 if said.file

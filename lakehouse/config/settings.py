@@ -80,8 +80,8 @@ class EngineSettings(Section):
     )
     spill_directory: Annotated[str, Anchored()] = Field(
         "",
-        description="Where work larger than memory_limit goes; relative to this file. Empty takes a "
-        "directory under the system's temporary one.",
+        description="Where work larger than memory_limit goes, and uploads while they arrive; relative to "
+        "this file. Empty takes a directory under the system's temporary one.",
     )
     spill_limit: ByteSize = Field(
         "", description='Most disk space for that, such as "100GB". Empty takes 90 % of what is free.'

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,8 +21,7 @@ from lakehouse.engine.bounded_functions import macros
 from lakehouse.engine.errors import duckdb_errors
 from lakehouse.engine.stored_types import sql_type
 from lakehouse.engine.system_tables import SystemTable
-from lakehouse.errors import ConfigError
-from lakehouse.storage import Lease, ObjectCache
+from lakehouse.storage import Lease, ObjectCache, ScratchDirectory
 from lakehouse.types import TableName, quote
 
 SESSION_SETTINGS: dict[str, str] = {
@@ -268,17 +265,6 @@ def _quoted(*columns: str) -> str:
     return " || '.' || ".join(f"'\"' || replace({column}, '\"', '\"\"') || '\"'" for column in columns)
 
 
-def _private_directory(parent: str) -> Path:
-    """A fresh directory of this process, within ``parent`` or else the system's temporary directory."""
-    try:
-        if parent:
-            Path(parent).mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix="lakehouse-", dir=parent or None))
-    except OSError as error:
-        place = parent or tempfile.gettempdir()
-        raise ConfigError(f"engine.spill_directory = {place!r} cannot be used: {error.strerror}") from None
-
-
 class DuckDatabase:
     """An in-memory DuckDB that can read the bucket and nothing else.
 
@@ -303,11 +289,11 @@ class DuckDatabase:
     ) -> None:
         self.cache = cache or ObjectCache()
         self._statement_memory = statement_memory
-        self._directory = _private_directory(settings.spill_directory)
+        self._scratch = ScratchDirectory(settings.spill_directory)
         self._catalogs = tuple(catalogs)
-        self.empty_file = str(self._directory / "empty" / "empty.parquet")
+        self.empty_file = str(self._scratch.path / "empty" / "empty.parquet")
         Path(self.empty_file).parent.mkdir()
-        self.positions_directory = self._directory / "positions"
+        self.positions_directory = self._scratch.path / "positions"
         self.positions_directory.mkdir()
         pq.write_table(pa.table({"lakehouse_empty": pa.array([], pa.int32())}), self.empty_file)
         self._lock = threading.Lock()
@@ -327,7 +313,7 @@ class DuckDatabase:
 
     def _connect(self, settings: EngineSettings, readable: Sequence[Path]) -> duckdb.DuckDBPyConnection:
         config: dict[str, Any] = {
-            "temp_directory": str(self._directory / "spill"),
+            "temp_directory": str(self._scratch.path / "spill"),
             "python_enable_replacements": False,
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
@@ -640,4 +626,4 @@ class DuckDatabase:
         for cursor in cursors:
             cursor.close()
         self._root.close()
-        shutil.rmtree(self._directory, ignore_errors=True)
+        self._scratch.close()

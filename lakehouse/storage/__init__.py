@@ -14,6 +14,7 @@ from lakehouse.storage.buckets import BucketHealth, Buckets, BucketUse, open_buc
 from lakehouse.storage.linked_objects import LinkedObjects
 from lakehouse.storage.local import open_local_bucket
 from lakehouse.storage.object_cache import CacheStatistics, Lease, ObjectCache, readable_key
+from lakehouse.storage.scratch import ScratchDirectory
 from lakehouse.storage.uploads import Uploads
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "ObjectCache",
     "ObjectDetails",
     "ObjectWriter",
+    "ScratchDirectory",
     "StoreRefused",
     "StoreUnreachable",
     "StoredObject",

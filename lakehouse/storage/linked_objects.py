@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import tempfile
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lakehouse.errors import ConfigError, ObjectNotFound, StorageError, object_changed
+from lakehouse.errors import ObjectNotFound, StorageError, object_changed
 from lakehouse.storage.bucket import Bucket
 from lakehouse.storage.object_cache import readable_key
+from lakehouse.storage.scratch import ScratchDirectory
 
 _LONGEST_NAME = 200
 
@@ -40,17 +39,8 @@ class LinkedObjects:
     """
 
     def __init__(self, parent: str = "") -> None:
-        try:
-            if parent:
-                Path(parent).mkdir(parents=True, exist_ok=True)
-            self.directory = Path(
-                tempfile.mkdtemp(prefix="lakehouse-objects-", dir=parent or None)
-            ).absolute()
-        except OSError as error:
-            place = parent or tempfile.gettempdir()
-            raise ConfigError(
-                f"engine.spill_directory = {place!r} cannot be used: {error.strerror}"
-            ) from None
+        self._scratch = ScratchDirectory(parent)
+        self.directory = self._scratch.path
         self._prefix = f"{self.directory}/"
         self._lock = threading.Lock()
         self._linked: dict[str, _Linked] = {}
@@ -116,7 +106,7 @@ class LinkedObjects:
 
     def close(self) -> None:
         """Remove the links."""
-        shutil.rmtree(self.directory, ignore_errors=True)
+        self._scratch.close()
 
 
 def _e_tag(found: os.stat_result) -> str:
