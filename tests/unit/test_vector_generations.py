@@ -32,9 +32,10 @@ from lakehouse.types import TableName
 from lakehouse.vectors.faiss_index import VectorIndex
 from lakehouse.vectors.generation import Generation, Guard, IndexFile, Model, VectorColumn, checked_name
 from lakehouse.vectors.generation_store import PREFIX, GenerationStore, IndexDamaged
-from lakehouse.vectors.indexes import BuildRequest, VectorIndexes, split
+from lakehouse.vectors.indexes import BuildRequest, VectorIndexes
 from lakehouse.vectors.loader import IndexLoader
 from lakehouse.vectors.parameters import Algorithm, IndexParameters, Metric
+from lakehouse.vectors.vector_rows import split
 
 TABLE = TableName("lake", "docs", "chunks")
 SOURCE = VectorColumn(TABLE, "u-1", "vector", ("id",))
