@@ -34,6 +34,7 @@ from benchmarks.processes import Line, drain, drain_reader, interleaved, lakehou
 from benchmarks.resync import footers
 from benchmarks.storage import s3_reads
 from benchmarks.tables import compaction, planning
+from benchmarks.vectors import vectors
 from benchmarks.writes import small_writes, writes
 
 _ROOT = Path(__file__).parent.parent
@@ -267,6 +268,7 @@ _BENCHMARKS: dict[str, Callable[[Path, bool], list[Line]]] = {
     "ingest-files": ingest_files,
     "ingest-postgres": ingest_postgres,
     "ingest-put": ingest_put,
+    "vectors": vectors,
 }
 
 
