@@ -400,3 +400,17 @@ class VectorIndexAlreadyExists(LakehouseError):
 
     code = "VECTOR_INDEX_ALREADY_EXISTS"
     kind = ErrorKind.ALREADY_EXISTS
+
+
+class EvaluationNotFound(LakehouseError):
+    """There is no such evaluation set of a vector index."""
+
+    code = "EVALUATION_NOT_FOUND"
+    kind = ErrorKind.NOT_FOUND
+
+
+class TrialNotFound(LakehouseError):
+    """There is no such trial of a vector index, or none that reaches what was asked for."""
+
+    code = "TRIAL_NOT_FOUND"
+    kind = ErrorKind.NOT_FOUND

@@ -36,6 +36,7 @@ from lakehouse.storage import Bucket, Buckets, LinkedObjects, ObjectCache, Scrat
 from lakehouse.vectors.embeddings import Embeddings
 from lakehouse.vectors.indexes import VectorIndexes
 from lakehouse.vectors.lake_source import LakeSource
+from lakehouse.vectors.trials import Trials, trials_table
 
 
 class Lakehouse:
@@ -127,6 +128,7 @@ class Lakehouse:
         self.ingests.close()
         self.ai.close()
         self.vectors.close()
+        self.trials.close()
         self.datasets.close()
         self.sessions.close_all()
         self.engine.close()
@@ -171,15 +173,17 @@ class Lakehouse:
 
     def _index_vectors(self, settings: Settings) -> None:
         """Keep tables of embeddings and indexes of vectors."""
+        source = LakeSource(self.engine)
         self.vectors = VectorIndexes(
             self.bucket,
             self.clock,
             settings.vectors,
-            LakeSource(self.engine),
+            source,
             self.events,
             str(self.scratch.path),
         )
         self.embeddings = Embeddings(self.engine, self.bucket)
+        self.trials = Trials(self.vectors, source, self.ai, self.bucket, self.clock, settings.vectors)
 
     def _show_system_tables(self) -> None:
         self.engine.add_system_tables(
@@ -192,6 +196,7 @@ class Lakehouse:
                 sessions_table(self.sessions, self.engine, self.clock),
                 *history_tables(),
                 *datasets_tables(self.manifests, self.clock),
+                trials_table(self.trials.journal, self.vectors),
             )
         )
 

@@ -10,6 +10,7 @@ from flight_server.actions import (
     cache,
     catalog,
     datasets,
+    hnsw,
     ingest,
     ingest_postgres,
     ingest_sync,
@@ -52,6 +53,7 @@ def all_actions() -> ActionRegistry:
         *tables.ACTIONS,
         *maintenance.ACTIONS,
         *vectors.ACTIONS,
+        *hnsw.ACTIONS,
     )
     specs = (*specs, server.check_spec(specs))
     return ActionRegistry((*specs, server.describe_spec(specs)))

@@ -64,7 +64,7 @@ class VectorIndexDescription(Response):
     index: str
     generation: str = Field(description="tells it from all others of the index; later ones are greater")
     live_since: datetime
-    why: str = Field(description="what made it live: build, rollback or repair")
+    why: str = Field(description="what made it live: build, promote, rollback or repair")
     created_at: datetime
     created_by: str
     table: str = Field(description="where the vectors are")

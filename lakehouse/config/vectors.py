@@ -35,3 +35,8 @@ class VectorSettings(Section):
         gt=0,
         description="Generations that nobody made live are deleted after that; longer than a build takes.",
     )
+    trial_cache_bytes: int = Field(
+        1_000_000_000,
+        ge=0,
+        description="Vectors and evaluation sets that trials have read are kept in memory up to that.",
+    )

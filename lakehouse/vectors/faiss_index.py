@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,8 +30,10 @@ Vectors = NDArray[np.float32]
 EXACT_SHARE = 0.10
 """Of less than this part of an index every vector is compared: a graph of which so little may be found
 gives worse results, and not sooner."""
-_EXACT_COUNT = 1000
+EXACT_COUNT = 1000
+"""Of so many vectors, or fewer, each is compared whatever the parameters."""
 _BATCH = 8192
+_STEP_SECONDS, _LEAST_STEP = 0.4, 256
 _KEPT_EFFORTS = 64
 _LEAST_SQUARE = float(np.finfo(np.float32).tiny)
 _TRAINED = 100_000
@@ -135,11 +138,25 @@ class VectorIndex:
             # Bounds of each dimension; of nothing there are none, and one vector is as good as another.
             step = max(1, count // _TRAINED)
             index.train(rows[::step] if count else np.zeros((1, dimension), dtype=np.float32))
-        for start in range(0, count, _BATCH):
+        start, step = 0, _BATCH
+        while start < count:
             check()
-            index.add(rows[start : start + _BATCH])
-            progress(min(1.0, (start + _BATCH) / count))
+            began_s = time.monotonic()
+            index.add(rows[start : start + step])
+            start += step
+            progress(min(1.0, start / count))
+            if time.monotonic() - began_s > _STEP_SECONDS:
+                step = max(_LEAST_STEP, step // 2)  # so that whoever stops it does not wait long
         return cls(index, parameters)
+
+    @property
+    def size_bytes(self) -> int:
+        """What the vectors take, and the graph."""
+        size = self.count * int(self._storage.sa_code_size())
+        if self.parameters.algorithm is Algorithm.HNSW:
+            graph = self._index.hnsw
+            size += 4 * graph.neighbors.size() + 8 * graph.offsets.size() + 4 * graph.levels.size()
+        return int(size)
 
     def save(self, path: Path) -> None:
         """Write the index into a file.
@@ -208,7 +225,7 @@ class VectorIndex:
         effort = max(wanted if selection is None else ceil(wanted / sqrt(selection.share)), k)
         if (
             self.parameters.algorithm is Algorithm.EXACT
-            or available <= _EXACT_COUNT
+            or available <= EXACT_COUNT
             or (selection is not None and selection.share < EXACT_SHARE)
             or effort * 10 >= available
         ):

@@ -94,7 +94,13 @@ class GuardedIndexes:
             )
 
     def build(
-        self, request: BuildRequest, *, create: bool, check: Callable[[], None], progress: Progress
+        self,
+        request: BuildRequest,
+        *,
+        create: bool,
+        check: Callable[[], None],
+        progress: Progress,
+        why: str = "build",
     ) -> Generation:
         """Build a generation of an index and make it live; see ``VectorIndexes.build``.
 
@@ -111,7 +117,18 @@ class GuardedIndexes:
         else:
             if not create:
                 self._check_owner(present)
-        return self._indexes.build(request, create=create, check=check, progress=progress)
+        return self._indexes.build(request, create=create, check=check, progress=progress, why=why)
+
+    def owned(self, index: str) -> Live:
+        """The live generation of an index that the principal may build anew.
+
+        Raises:
+            VectorIndexNotFound: There is none for the principal.
+            PermissionDenied: The principal may not change the tables that it is made of.
+        """
+        live = self.find(index)
+        self._check_owner(live)
+        return live
 
     def rollback(self, index: str) -> Generation:
         """Make the generation live that was it before; see ``VectorIndexes.rollback``.
@@ -119,7 +136,7 @@ class GuardedIndexes:
         Raises:
             PermissionDenied: The principal may not change the table that it is made of.
         """
-        self._check_owner(self.find(index))
+        self.owned(index)
         return self._indexes.rollback(index)
 
     def drop(self, index: str) -> None:
@@ -129,7 +146,7 @@ class GuardedIndexes:
             VectorIndexNotFound: There is none for the principal.
             PermissionDenied: The principal may not change the table that it is made of.
         """
-        self._check_owner(self.find(index))
+        self.owned(index)
         self._indexes.drop(index)
 
     def search(

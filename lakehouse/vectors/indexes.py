@@ -9,7 +9,8 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -122,7 +123,7 @@ class VectorIndexes:
     ) -> None:
         self.store = GenerationStore(bucket, clock)
         self.loader = IndexLoader(bucket, settings.memory_bytes)
-        self._settings = settings
+        self.settings = settings
         self._clock = clock
         self._source = source
         self._recorder = recorder
@@ -148,7 +149,7 @@ class VectorIndexes:
         name = checked_name(index)
         now = time.monotonic()
         known = self._known.get(name)
-        if known is not None and not fresh and now - known[1] < self._settings.refresh_ms / 1000:
+        if known is not None and not fresh and now - known[1] < self.settings.refresh_ms / 1000:
             return known[0]
         found = self.store.live(name)
         if found is None or found.generation is None:
@@ -179,6 +180,7 @@ class VectorIndexes:
         create: bool = False,
         check: Callable[[], None] = unchecked,
         progress: Progress = _untold,
+        why: str = "build",
     ) -> Generation:
         """Build a generation of an index and make it the live one.
 
@@ -187,6 +189,7 @@ class VectorIndexes:
             create: Whether there must not be an index of that name.
             check: Called from time to time; raises where the work shall stop. Nothing is left then.
             progress: Told of what is done.
+            why: What for, as the index will tell.
 
         Raises:
             VectorIndexAlreadyExists: There is one, and ``create`` is true.
@@ -200,7 +203,7 @@ class VectorIndexes:
             raise VectorIndexAlreadyExists(f"vector index '{name}' exists already")
         generation = self._made(name, request, check, progress)
         check()
-        self._promote(name, generation, before, "build")
+        self._promote(name, generation, before, why)
         return generation
 
     def rollback(self, index: str) -> Generation:
@@ -243,7 +246,7 @@ class VectorIndexes:
 
     def clean(self, index: str) -> list[str]:
         """Delete the generations of an index that nobody reads any more; gives their ids."""
-        settings = self._settings
+        settings = self.settings
         return self.store.clean(
             checked_name(index),
             keep=settings.keep_generations,
@@ -251,19 +254,31 @@ class VectorIndexes:
             abandoned=timedelta(hours=settings.abandoned_hours),
         )
 
+    @contextmanager
+    def building(self, check: Callable[[], None] = unchecked) -> Iterator[None]:
+        """For the length of a ``with``, this server builds no other index: it takes all cores.
+
+        Args:
+            check: Called while another one is built; raises where this shall not wait any longer.
+        """
+        while not self._building.acquire(timeout=0.1):
+            check()
+        try:
+            yield
+        finally:
+            self._building.release()
+
     def _made(
         self, name: str, request: BuildRequest, check: Callable[[], None], progress: Progress
     ) -> Generation:
         """A new generation, whole and in the bucket, that is not live yet."""
-        while not self._building.acquire(timeout=0.1):  # one at a time: it takes all cores
-            check()
-        try:
+        with self.building(check):
             progress(0.0, f"reading {request.source.table}")
             source, table = self._source.read(request.source, check)
             rows, vectors = split(table, source)
             progress(0.1, f"building the index of {len(vectors)} vectors")
             began_s = time.perf_counter()
-            with build_threads(self._settings.build_threads):
+            with build_threads(self.settings.build_threads):
                 index = VectorIndex.build(
                     vectors,
                     request.parameters,
@@ -273,8 +288,6 @@ class VectorIndexes:
             build_s = time.perf_counter() - began_s
             progress(0.9, "uploading")
             return self._stored(name, request, source, index, rows, build_s)
-        finally:
-            self._building.release()
 
     def _stored(
         self,

@@ -707,6 +707,9 @@ NO_OBJECT = {
     "ingest.sync",
     # They need a column of vectors; see test_vectors_wire.py.
     "vectors.embed", "vectors.build", "vectors.search", "vectors.list", "vectors.rollback", "vectors.drop",
+    # They need an index of vectors; see test_hnsw_wire.py.
+    "hnsw.evals.autogen", "hnsw.evals.list", "hnsw.trial", "hnsw.trials", "hnsw.best", "hnsw.promote",
+    "hnsw.cache.stats",
 }  # fmt: skip
 # Objects of buckets have a matrix of their own: test_objects_wire.py.
 NO_OBJECT_FAMILIES = ("ai.", "auth.", "admin.", "audit.", "cache.", "storage.", "objects.")

@@ -846,6 +846,196 @@ class VerifyResponse:
 
 
 @dataclass(frozen=True, slots=True)
+class BestRequest:
+    """Of which index, and what has to be reached."""
+
+    index: str
+    recall: float = 0.99
+    evaluation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationDescription:
+    """An evaluation set: queries of an index, with the neighbours that exact search finds."""
+
+    evaluation: str
+    index: str
+    created_at: datetime
+    created_by: str
+    kind: Literal["held_out", "generated"]
+    model: str
+    table: str
+    snapshot_id: int | None
+    metric: str
+    k: int
+    queries: int
+    vectors: int | None
+    dimension: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrialDescription:
+    """What was measured of an index with one effort of searching; latencies in microseconds."""
+
+    trial: str
+    evaluation: str
+    storage: Literal["fp32", "fp16", "int8"]
+    m: int
+    ef_construction: int
+    ef_search: int
+    k: int
+    way: str
+    recall: float
+    recall_low: float
+    p50_us: float
+    p95_us: float
+    p99_us: float
+    cpu_us: float
+    threads: int
+    queries_per_second: float
+    concurrent_p50_us: float
+    concurrent_p95_us: float
+    concurrent_p99_us: float
+    exact_p50_us: float | None
+    build_seconds: float | None
+    index_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class BestResponse:
+    """The best parameters that were tried."""
+
+    index: str
+    evaluation: EvaluationDescription
+    best: TrialDescription
+    front: list[TrialDescription]
+
+
+@dataclass(frozen=True, slots=True)
+class TrialCacheRequest:
+    """Nothing to say."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrialCache:
+    """What is in one cache, and what happened since the server was started."""
+
+    bytes: int
+    entries: int
+    hits: int
+    misses: int
+    evicted: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrialCacheResponse:
+    """What is in memory for trials and for searches."""
+
+    vectors: TrialCache
+    evaluations: TrialCache
+    indexes: TrialCache
+
+
+@dataclass(frozen=True, slots=True)
+class AutogenRequest:
+    """For which index to make an evaluation set, and how."""
+
+    index: str
+    kind: Literal["held_out", "generated"] = "held_out"
+    queries: int | None = None
+    k: int = 10
+    seed: int = 0
+    model: str = ""
+    text_column: str = "chunk_text"
+
+
+@dataclass(frozen=True, slots=True)
+class OfTriedIndex:
+    """Which index."""
+
+    index: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListEvaluationsResponse:
+    """The evaluation sets of what the index is now, the oldest first."""
+
+    evaluations: list[EvaluationDescription]
+
+
+@dataclass(frozen=True, slots=True)
+class PromoteRequest:
+    """Which trial's parameters the index is to have."""
+
+    index: str
+    trial: str = ""
+    recall: float = 0.99
+
+
+@dataclass(frozen=True, slots=True)
+class PromoteResponse:
+    """The generation that is live now."""
+
+    index: str
+    generation: str
+    trial: str
+    storage: Literal["fp32", "fp16", "int8"]
+    m: int
+    ef_construction: int
+    ef_search: int
+    build_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRequest:
+    """What to try: a grid of values, or within a bound what promises most."""
+
+    index: str
+    evaluation: str = ""
+    m: Sequence[int] | None = None
+    ef_construction: Sequence[int] | None = None
+    ef_search: Sequence[int] | None = None
+    storage: Sequence[Literal["fp32", "fp16", "int8"]] | None = None
+    recall: float = 0.99
+    max_trials: int | None = None
+    max_seconds: float | None = None
+    threads: int = 0
+    again: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TrialResponse:
+    """What is known of the parameters that were gone through."""
+
+    index: str
+    evaluation: str
+    reason: str
+    builds: int
+    measured: int
+    known: int
+    best: TrialDescription | None
+
+
+@dataclass(frozen=True, slots=True)
+class TrialsRequest:
+    """The trials of which index."""
+
+    index: str = ""
+    evaluation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TrialsResponse:
+    """The ticket of a DoGet that gives trials, in the columns of system.hnsw_trials."""
+
+    rows: int
+    ticket: str
+    expires_at: datetime
+    rescue_used: list[str]
+
+
+@dataclass(frozen=True, slots=True)
 class RunCancelRequest:
     """Which run is to stop."""
 
@@ -2656,6 +2846,186 @@ class CatalogActions:
         )
 
 
+class HnswActions:
+    """Actions of the family ``hnsw``."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    def best(self, *, index: str, recall: float = 0.99, evaluation: str = "") -> BestResponse:
+        """The fastest parameters that reach a recall, and the Pareto front of all that were tried.
+
+        Needs the permission ``read``.
+
+        Args:
+            index: its name.
+            recall: what the recall has to be for sure.
+            evaluation: the evaluation set; the newest one when left out.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "hnsw.best", BestRequest(index=index, recall=recall, evaluation=evaluation), BestResponse
+        )
+
+    def cache_stats(self) -> TrialCacheResponse:
+        """What is in memory for trials and searches, and how often it was of use.
+
+        Needs the permission ``admin``.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call("hnsw.cache.stats", TrialCacheRequest(), TrialCacheResponse)
+
+    def evals_autogen(
+        self,
+        *,
+        index: str,
+        kind: Literal["held_out", "generated"] = "held_out",
+        queries: int | None = None,
+        k: int = 10,
+        seed: int = 0,
+        model: str = "",
+        text_column: str = "chunk_text",
+        on_progress: OnProgress | None = None,
+    ) -> EvaluationDescription:
+        """Make an evaluation set of a vector index: queries, with the neighbours that exact search finds.
+
+        Needs the permission ``write``.
+
+        Args:
+            index: its name.
+            kind: held_out: vectors of the table, which the indexes that are tried do not have; generated:
+                questions that a model makes of texts of the table.
+            queries: how many; a tenth of the vectors, at most 500 (50 generated ones), when left out.
+            k: neighbours of each query, at most 100.
+            seed: which vectors or texts are drawn.
+            model: what generates the questions, one of ai.models; the default one if left out.
+            text_column: the texts that they are made of.
+            on_progress: called with the share done (0 to 1) and a message.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "hnsw.evals.autogen",
+            AutogenRequest(
+                index=index, kind=kind, queries=queries, k=k, seed=seed, model=model, text_column=text_column
+            ),
+            EvaluationDescription,
+            on_progress,
+        )
+
+    def evals_list(self, *, index: str) -> ListEvaluationsResponse:
+        """The evaluation sets of a vector index.
+
+        Needs the permission ``read``.
+
+        Args:
+            index: its name.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call("hnsw.evals.list", OfTriedIndex(index=index), ListEvaluationsResponse)
+
+    def promote(
+        self, *, index: str, trial: str = "", recall: float = 0.99, on_progress: OnProgress | None = None
+    ) -> PromoteResponse:
+        """Build an index with the parameters of a trial and make it live.
+
+        Needs the permission ``write``.
+
+        Args:
+            index: its name.
+            trial: a trial of the index; the best one when left out.
+            recall: what the best one has to reach for sure.
+            on_progress: called with the share done (0 to 1) and a message.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "hnsw.promote",
+            PromoteRequest(index=index, trial=trial, recall=recall),
+            PromoteResponse,
+            on_progress,
+        )
+
+    def trial(
+        self,
+        *,
+        index: str,
+        evaluation: str = "",
+        m: Sequence[int] | None = None,
+        ef_construction: Sequence[int] | None = None,
+        ef_search: Sequence[int] | None = None,
+        storage: Sequence[Literal["fp32", "fp16", "int8"]] | None = None,
+        recall: float = 0.99,
+        max_trials: int | None = None,
+        max_seconds: float | None = None,
+        threads: int = 0,
+        again: bool = False,
+        on_progress: OnProgress | None = None,
+    ) -> TrialResponse:
+        """Build indexes with other parameters, measure them against exact search, and keep what was measured.
+
+        Needs the permission ``write``.
+
+        Args:
+            index: its name.
+            evaluation: the evaluation set; the newest one when left out.
+            m: neighbours of a vector; the index's if left out.
+            ef_construction: efforts of building; likewise.
+            ef_search: efforts of searching, all measured on one build; when left out they grow until
+                everything is found.
+            storage: fp32, fp16, int8; likewise.
+            recall: what the choice of the next build aims at.
+            max_trials: most builds; with this or max_seconds not all of a grid is tried.
+            max_seconds: most seconds to take.
+            threads: searches at once; as many as cores when 0.
+            again: measure what has been measured before once more.
+            on_progress: called with the share done (0 to 1) and a message.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "hnsw.trial",
+            TrialRequest(
+                index=index,
+                evaluation=evaluation,
+                m=m,
+                ef_construction=ef_construction,
+                ef_search=ef_search,
+                storage=storage,
+                recall=recall,
+                max_trials=max_trials,
+                max_seconds=max_seconds,
+                threads=threads,
+                again=again,
+            ),
+            TrialResponse,
+            on_progress,
+        )
+
+    def trials(self, *, index: str = "", evaluation: str = "") -> TrialsResponse:
+        """What was measured of vector indexes, as a ticket for DoGet.
+
+        Needs the permission ``read``.
+
+        Args:
+            index: its name; all that the caller may search when left out.
+            evaluation: only those with this evaluation set.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call("hnsw.trials", TrialsRequest(index=index, evaluation=evaluation), TrialsResponse)
+
+
 class IngestActions:
     """Actions of the family ``ingest``."""
 
@@ -4226,6 +4596,7 @@ class Actions:
         self.auth = AuthActions(call)
         self.cache = CacheActions(call)
         self.catalog = CatalogActions(call)
+        self.hnsw = HnswActions(call)
         self.ingest = IngestActions(call)
         self.journal = JournalActions(call)
         self.objects = ObjectsActions(call)

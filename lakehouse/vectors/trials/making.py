@@ -1,0 +1,191 @@
+"""Makes evaluation sets: chooses or generates queries, and finds their true neighbours by exact search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lakehouse.ai.models import Models
+from lakehouse.ai.provider import Check, Message, Purpose, Sampling, TextGenerator
+from lakehouse.errors import InvalidRequest
+from lakehouse.vectors.embeddings import identity_key
+from lakehouse.vectors.faiss_index import EXACT_COUNT, VectorIndex, Vectors
+from lakehouse.vectors.generation import Generation
+from lakehouse.vectors.parameters import Algorithm, IndexParameters, Metric
+from lakehouse.vectors.trials.evaluation import Queries
+from lakehouse.vectors.trials.measuring import scores
+
+MOST_QUERIES, MOST_GENERATED, MOST_NEIGHBOURS = 10_000, 500, 100
+_BATCH = 16
+_TEXT_CHARACTERS = 2000
+_INSTRUCTION = (
+    "Write one short question, in the language of the text, that somebody would type into a search engine "
+    "and that this text answers. Answer with the question only."
+)
+_QUESTION = Sampling(max_tokens=60, temperature=0.7, seed=0)
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationRequest:
+    """What evaluation set to make.
+
+    Attributes:
+        kind: Where the queries come from.
+        queries: How many; a tenth of the vectors, at most 500 of them (50 generated ones), where left out.
+        k: How many neighbours of each.
+        seed: Which are drawn.
+        model: What generates the questions, one of ``ai.models``.
+        text_column: The column of the texts that they are made from.
+
+    Raises:
+        InvalidRequest: A value is out of bounds.
+    """
+
+    kind: Queries = Queries.HELD_OUT
+    queries: int | None = None
+    k: int = 10
+    seed: int = 0
+    model: str = ""
+    text_column: str = "chunk_text"
+
+    def __post_init__(self) -> None:
+        most = MOST_GENERATED if self.kind is Queries.GENERATED else MOST_QUERIES
+        if self.queries is not None and not 1 <= self.queries <= most:
+            raise InvalidRequest(f"queries = {self.queries}, expected 1 to {most}")
+        if not 1 <= self.k <= MOST_NEIGHBOURS:
+            raise InvalidRequest(f"k = {self.k}, expected 1 to {MOST_NEIGHBOURS}")
+        if self.seed < 0:
+            raise InvalidRequest(f"seed = {self.seed}, expected at least 0")
+
+    def count(self, vectors: int, index: str) -> int:
+        """How many queries of so many vectors.
+
+        Raises:
+            InvalidRequest: Of so few vectors each is compared in any case.
+        """
+        held_out = self.kind is Queries.HELD_OUT
+        most = 500 if held_out else 50
+        count = self.queries if self.queries is not None else max(1, min(most, vectors // 10))
+        left = vectors - count if held_out else vectors
+        if left <= EXACT_COUNT:
+            without = f" without {count} queries" if held_out else ""
+            raise InvalidRequest(
+                f"the vector index '{index}' has {vectors} vectors{without}: of {EXACT_COUNT} or fewer each "
+                "is compared whatever the parameters, so there is nothing to try"
+            )
+        return count
+
+
+def drawn(count: int, of: int, seed: int) -> NDArray[np.int64]:
+    """Some positions, each once, in order."""
+    found: NDArray[np.int64] = np.sort(np.random.default_rng(seed).choice(of, count, replace=False))
+    return found.astype(np.int64)
+
+
+def kept(vectors: int, held_out: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The positions that are left."""
+    mask = np.ones(vectors, bool)
+    mask[held_out] = False
+    return np.flatnonzero(mask).astype(np.int64)
+
+
+def neighbours(
+    index: VectorIndex, queries: Vectors, k: int, check: Callable[[], None], progress: Callable[[float], None]
+) -> NDArray[np.int64]:
+    """The positions of the true neighbours of queries, in an index that compares every vector."""
+    found = []
+    for start in range(0, len(queries), _BATCH):
+        check()
+        found.append(index.search(queries[start : start + _BATCH], k).positions)
+        progress(min(1.0, (start + _BATCH) / len(queries)))
+    return np.concatenate(found)
+
+
+def worst_of(
+    queries: Vectors,
+    vectors: Vectors,
+    positions: NDArray[np.int64],
+    metric: Metric,
+    check: Callable[[], None],
+) -> NDArray[np.float32]:
+    """The score of the farthest of the true neighbours of each query."""
+    found = []
+    for start in range(0, len(queries), _BATCH):
+        check()
+        part = slice(start, start + _BATCH)
+        each = scores(queries[part], vectors, positions[part], metric)
+        found.append(each.min(axis=1) if metric.greater_is_closer else each.max(axis=1))
+    return np.concatenate(found)
+
+
+def exact(vectors: Vectors, metric: Metric, check: Callable[[], None]) -> VectorIndex:
+    """What compares every vector.
+
+    Raises:
+        InvalidRequest: A vector is not finite, or has no direction and the metric is cosine.
+    """
+    return VectorIndex.build(vectors, IndexParameters(metric, Algorithm.EXACT), check=check)
+
+
+def questions(
+    generator: TextGenerator,
+    texts: Sequence[str | None],
+    positions: NDArray[np.int64],
+    count: int,
+    check: Check,
+    progress: Callable[[float], None],
+) -> tuple[list[str], NDArray[np.int64]]:
+    """Questions that a model made of texts, and of which; texts of which it makes none are passed over.
+
+    Raises:
+        InvalidRequest: It made too few.
+        ModelUnavailable, ModelFailed: It does not answer.
+    """
+    found: list[str] = []
+    made_of: list[int] = []
+    for position in positions.tolist():
+        check()
+        text = (texts[position] or "").strip()
+        if not text:
+            continue
+        said = Message("user", f"{_INSTRUCTION}\n\n{text[:_TEXT_CHARACTERS]}")
+        answer = "".join(generator.chat([said], _QUESTION, check=check))
+        question = next((line.strip(" \t\"'*") for line in answer.splitlines() if line.strip(" \t\"'*")), "")
+        if question:
+            found.append(question)
+            made_of.append(position)
+            progress(len(found) / count)
+        if len(found) == count:
+            break
+    if len(found) < count:
+        raise InvalidRequest(
+            f"of {len(positions)} texts the model made {len(found)} questions, wanted {count}"
+        )
+    return found, np.array(made_of, np.int64)
+
+
+def embedded(models: Models, generation: Generation, texts: list[str], check: Check) -> Vectors:
+    """The vectors of questions, by the model that made those of an index.
+
+    Raises:
+        InvalidRequest: Nobody knows which that was, or it is another one now.
+        ModelUnavailable, ModelFailed: It does not answer.
+    """
+    made_by = generation.model
+    if not made_by.name:
+        raise InvalidRequest(
+            f"nobody said which model made the vectors of '{generation.index}', so no text can be a query",
+            "take held_out queries",
+        )
+    embedder = models.embedder(made_by.profile or None)
+    found = embedder.model
+    if (found.provider, found.name, found.digest) != identity_key(made_by):
+        raise InvalidRequest(
+            f"the vectors of '{generation.index}' were made with {made_by.name} {made_by.digest}, the model "
+            f"is {found.name} {found.digest} now",
+            "embed its table again and build another generation",
+        )
+    return embedder.embed(texts, purpose=Purpose.QUERY, check=check)

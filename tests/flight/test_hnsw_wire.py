@@ -1,0 +1,263 @@
+"""Trials of index parameters over the wire, on a real corpus embedded by the built-in model."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.flight as flight
+import pytest
+from conftest import Server, start_server
+from docstrings import docstrings
+from wire import command
+
+pytest.importorskip("wordllama")
+
+CONFIG = """
+[vectors]
+refresh_ms = 0
+grace_seconds = 0
+[[roles]]
+name = "half"
+grants = [{ on = "lake.docs.*", row_filter = "id % 2 = 0" }]
+[[roles]]
+name = "masked"
+grants = [{ on = "lake.docs.texts", masks = { body = "null" } }]
+[[roles]]
+name = "outsider"
+grants = [{ on = "lake.other.*" }]
+"""
+ROLES = ("admin", "writer", "reader", "half", "masked", "outsider")
+COUNT = 2100
+REFUSED = (flight.FlightError, pa.ArrowException)
+
+
+@dataclass
+class Caller:
+    """A principal with a connection of its own."""
+
+    client: flight.FlightClient
+    options: flight.FlightCallOptions
+
+    def stream(self, name: str, **request: Any) -> Iterator[dict[str, Any]]:
+        action = flight.Action(name, json.dumps(request).encode())
+        return (json.loads(r.body.to_pybytes()) for r in self.client.do_action(action, self.options))
+
+    def results(self, name: str, **request: Any) -> list[dict[str, Any]]:
+        return list(self.stream(name, **request))
+
+    def call(self, name: str, **request: Any) -> dict[str, Any]:
+        return self.results(name, **request)[-1]
+
+    def rows(self, name: str, **request: Any) -> pa.Table:
+        told = self.call(name, **request)
+        found = self.client.do_get(flight.Ticket(base64.b64decode(told["ticket"])), self.options).read_all()
+        assert found.num_rows == told["rows"]
+        return found
+
+    def sql(self, text: str) -> pa.Table:
+        info = self.client.get_flight_info(command("CommandStatementQuery", query=text), self.options)
+        tables = [self.client.do_get(e.ticket, self.options).read_all() for e in info.endpoints]
+        return pa.concat_tables(tables)
+
+
+def _token(role: str) -> str:
+    return f"{role}-" + "0123456789abcdef" * 3
+
+
+def _caller(server: Server, role: str) -> Caller:
+    header = (b"authorization", f"Bearer {_token(role)}".encode())
+    return Caller(server.client(), flight.FlightCallOptions(headers=[header]))
+
+
+def _start(directory: Path) -> Server:
+    lines = [CONFIG]
+    for role in ROLES:
+        lines += ["[[auth.tokens]]", f'name = "{role}"', f'roles = ["{role}"]']
+        lines += [f'token = {{ env = "T_{role}" }}']
+    return start_server(directory, "\n".join(lines), **{f"T_{role}": _token(role) for role in ROLES})
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("trials")
+
+
+@pytest.fixture(scope="module")
+def callers(directory: Path) -> Iterator[dict[str, Caller]]:
+    server = _start(directory)
+    try:
+        found = {role: _caller(server, role) for role in ROLES}
+        admin = found["admin"]
+        admin.sql("CREATE SCHEMA docs")
+        admin.sql("CREATE TABLE docs.texts (id BIGINT, name VARCHAR, body VARCHAR)")
+        texts = docstrings(COUNT)
+        rows = pa.table({"id": range(COUNT), "name": [n for n, _ in texts], "body": [t for _, t in texts]})
+        descriptor = command(
+            "CommandStatementIngest",
+            table="texts",
+            schema="docs",
+            table_definition_options={"if_not_exist": 1, "if_exists": 2},
+        )
+        writer, reader = admin.client.do_put(descriptor, rows.schema, admin.options)
+        with writer:
+            writer.write_table(rows)
+            writer.done_writing()
+            reader.read()
+        admin.call(
+            "vectors.embed", table="texts", db_schema="docs", columns=["body"], keys=["id"], chunk_by="none"
+        )
+        _build(admin, "texts")
+        yield found
+    finally:
+        server.stop()
+
+
+def _build(caller: Caller, index: str, **parameters: Any) -> None:
+    caller.call("vectors.build", index=index, table="texts_embeddings", db_schema="docs", **parameters)
+
+
+@pytest.fixture(scope="module")
+def swept(callers: dict[str, Caller]) -> dict[str, Any]:
+    """What a sweep of the index said, after an evaluation set was made for it."""
+    made = callers["writer"].call("hnsw.evals.autogen", index="texts", queries=200)
+    assert (made["kind"], made["queries"], made["k"], made["vectors"]) == ("held_out", 200, 10, COUNT)
+    told = callers["writer"].results(
+        "hnsw.trial", index="texts", m=[8, 32], ef_construction=[40], ef_search=[10, 64, 128, 256]
+    )
+    shares = [each["progress"] for each in told[:-1]]
+    assert shares == sorted(shares)
+    assert len(shares) >= 4
+    assert 0 <= shares[0] < shares[-1] <= 1
+    return told[-1]
+
+
+def test_the_live_index_has_the_recall_that_its_parameters_were_chosen_for(
+    callers: dict[str, Caller], swept: dict[str, Any]
+) -> None:
+    writer, reader = callers["writer"], callers["reader"]
+    assert (swept["reason"], swept["builds"], swept["measured"]) == ("done", 2, 8)
+    told = reader.call("hnsw.best", index="texts", recall=0.99)
+    best, front = told["best"], told["front"]
+    assert best["recall"] >= best["recall_low"] >= 0.99
+    assert best["trial"] in [each["trial"] for each in front] or best["recall"] <= front[-1]["recall"]
+    assert [each["p50_us"] for each in front] == sorted(each["p50_us"] for each in front)
+    assert [each["recall"] for each in front] == sorted(each["recall"] for each in front)
+    made = writer.results("hnsw.promote", index="texts", recall=0.99)[-1]
+    assert made["trial"] == best["trial"]
+    (live,) = [each for each in reader.call("vectors.list")["indexes"] if each["index"] == "texts"]
+    assert live["generation"] == made["generation"]
+    assert live["why"] == "promote"
+    assert [live[name] for name in ("m", "ef_construction", "ef_search", "storage")] == [
+        best[name] for name in ("m", "ef_construction", "ef_search", "storage")
+    ]
+    # Against exact search, of vectors of which each finds itself: the nearest eleven without it.
+    vectors = np.stack(
+        reader.sql("SELECT vector FROM docs.texts_embeddings ORDER BY id")["vector"].to_pylist()
+    )
+    queries = vectors[np.random.default_rng(3).choice(COUNT, 200, replace=False)]
+    found = reader.call("vectors.search", index="texts", vectors=queries.tolist(), k=11)
+    rows = reader.client.do_get(flight.Ticket(base64.b64decode(found["ticket"])), reader.options).read_all()
+    scores = rows["score"].to_numpy().reshape(200, 11)[:, 1:]
+    unit = vectors / np.linalg.norm(vectors, axis=1)[:, None]
+    true = np.sort(queries / np.linalg.norm(queries, axis=1)[:, None] @ unit.T, axis=1)[:, ::-1][:, 10]
+    assert (scores >= true[:, None] - 1e-5).mean() >= 0.99
+
+
+def test_trials_are_rows(callers: dict[str, Caller], swept: dict[str, Any]) -> None:
+    reader = callers["reader"]
+    rows = reader.rows("hnsw.trials", index="texts").to_pylist()
+    assert len(rows) == swept["measured"]
+    by_sql = reader.sql("SELECT * FROM system.hnsw_trials WHERE \"index\" = 'texts' ORDER BY trial")
+    assert by_sql.to_pylist() == sorted(rows, key=lambda row: row["trial"])
+    for row in rows:
+        assert 0 < row["recall_low"] <= row["recall"] <= 1
+        assert 0 < row["p50_us"] <= row["p95_us"] <= row["p99_us"]
+        assert 0 < row["concurrent_p50_us"] <= row["concurrent_p99_us"]
+        assert min(row["queries_per_second"], row["exact_p50_us"], row["cpu_us"], row["build_seconds"]) > 0
+        assert row["vectors"] == COUNT - 200  # the queries are not in the index
+        assert row["index_bytes"] > row["vectors"] * row["dimension"] * 4
+    of_one = [row for row in rows if (row["m"], row["ef_construction"]) == (8, 40)]
+    assert len({row["build"] for row in of_one}) == 1  # one build serves all efforts
+    assert [row["ef_search"] for row in of_one] == sorted({row["ef_search"] for row in of_one})
+    assert of_one[0]["recall"] < of_one[-1]["recall"]
+    evaluations = reader.call("hnsw.evals.list", index="texts")["evaluations"]
+    assert [each["evaluation"] for each in evaluations] == [rows[0]["evaluation"]]
+
+
+def test_what_has_been_measured_is_not_measured_again(
+    callers: dict[str, Caller], swept: dict[str, Any]
+) -> None:
+    writer = callers["writer"]
+    told = writer.call("hnsw.trial", index="texts", m=[8], ef_construction=[40], ef_search=[64, 10])
+    assert (told["builds"], told["measured"], told["known"]) == (0, 0, 2)
+    told = writer.call("hnsw.trial", index="texts", m=[8], ef_construction=[40], ef_search=[10, 17])
+    assert (told["builds"], told["measured"], told["known"]) == (1, 1, 1)
+    told = writer.call("hnsw.trial", index="texts", m=[8], ef_construction=[40], ef_search=[17], again=True)
+    assert (told["builds"], told["measured"]) == (1, 1)
+    assert len(callers["admin"].sql("FROM system.hnsw_trials WHERE ef_search = 17")) == 2
+    caches = callers["admin"].call("hnsw.cache.stats")
+    assert caches["vectors"]["misses"] == 1
+    assert caches["vectors"]["hits"] >= 3
+    assert caches["vectors"]["bytes"] >= COUNT * 4
+
+
+def test_access(callers: dict[str, Caller], swept: dict[str, Any]) -> None:
+    for role in ("masked", "outsider"):
+        caller = callers[role]
+        for name in ("hnsw.evals.list", "hnsw.trials", "hnsw.best"):
+            with pytest.raises(REFUSED, match=r"VECTOR_INDEX_NOT_FOUND|PERMISSION_DENIED"):
+                caller.call(name, index="texts")
+        assert caller.rows("hnsw.trials").num_rows == 0
+        assert caller.sql("FROM system.hnsw_trials").num_rows == 0
+    with pytest.raises(REFUSED, match="VECTOR_INDEX_NOT_FOUND"):
+        callers["outsider"].call("hnsw.best", index="texts")
+    half = callers["half"]
+    rows = half.rows("hnsw.trials", index="texts")
+    assert rows.num_rows > 0
+    assert rows["index_bytes"].null_count == rows["vectors"].null_count == rows.num_rows
+    told = half.call("hnsw.best", index="texts")
+    assert told["evaluation"]["vectors"] is told["best"]["index_bytes"] is None
+    for role in ("reader", "half", "masked", "outsider"):
+        for name, more in (
+            ("hnsw.evals.autogen", {}),
+            ("hnsw.trial", {"max_trials": 1}),
+            ("hnsw.promote", {"trial": rows["trial"][0].as_py()}),
+        ):
+            with pytest.raises(REFUSED, match=r"PERMISSION_DENIED|VECTOR_INDEX_NOT_FOUND"):
+                callers[role].call(name, index="texts", **more)
+    with pytest.raises(REFUSED, match="PERMISSION_DENIED"):
+        callers["reader"].call("hnsw.cache.stats")
+
+
+@pytest.mark.parametrize(
+    ("name", "request_", "error"),
+    [
+        ("hnsw.trial", {"index": "absent", "m": [8]}, "VECTOR_INDEX_NOT_FOUND.*absent"),
+        ("hnsw.trial", {"index": "texts"}, "nothing to try"),
+        ("hnsw.trial", {"index": "texts", "m": []}, "m names nothing to try"),
+        ("hnsw.trial", {"index": "texts", "m": [1]}, "m = 1, expected"),
+        ("hnsw.trial", {"index": "texts", "ef_search": [0]}, "expected a whole number from 1 to"),
+        ("hnsw.trial", {"index": "texts", "max_trials": 0}, "max_trials = 0"),
+        ("hnsw.trial", {"index": "texts", "max_seconds": -1}, "max_seconds"),
+        ("hnsw.trial", {"index": "texts", "m": [8], "recall": 1.01}, "recall = 1.01"),
+        ("hnsw.trial", {"index": "texts", "m": [8], "evaluation": "x"}, "EVALUATION_NOT_FOUND"),
+        ("hnsw.trial", {"index": "texts", "m": [8], "threads": 1000}, "threads"),
+        ("hnsw.best", {"index": "texts", "recall": 0}, "recall = 0"),
+        ("hnsw.promote", {"index": "texts", "trial": "x"}, "TRIAL_NOT_FOUND"),
+        ("hnsw.evals.autogen", {"index": "texts", "queries": COUNT - 100}, "so there is nothing to try"),
+        ("hnsw.evals.autogen", {"index": "texts", "k": 1000}, "k = 1000"),
+        ("hnsw.evals.autogen", {"index": "texts", "kind": "generated"}, "MODEL_NOT_FOUND"),
+    ],
+)
+def test_errors_say_what_is_wrong(
+    callers: dict[str, Caller], swept: dict[str, Any], name: str, request_: dict[str, Any], error: str
+) -> None:
+    with pytest.raises(REFUSED, match=error):
+        callers["writer"].call(name, **request_)
