@@ -36,6 +36,7 @@ from lakehouse.storage import Bucket, Buckets, LinkedObjects, ObjectCache, Scrat
 from lakehouse.vectors.embeddings import Embeddings
 from lakehouse.vectors.indexes import VectorIndexes
 from lakehouse.vectors.lake_source import LakeSource
+from lakehouse.vectors.sql_search import SqlSearch
 from lakehouse.vectors.trials import Trials, trials_table
 
 
@@ -184,6 +185,7 @@ class Lakehouse:
         )
         self.embeddings = Embeddings(self.engine, self.bucket)
         self.trials = Trials(self.vectors, source, self.ai, self.bucket, self.clock, settings.vectors)
+        self.engine.binder.semantics = SqlSearch(self.vectors, self.engine, self.ai)
 
     def _show_system_tables(self) -> None:
         self.engine.add_system_tables(

@@ -12,6 +12,8 @@ from hashlib import sha256
 from types import MappingProxyType
 from typing import Any
 
+import pyarrow as pa
+
 from lakehouse.access.guarded_catalogs import GuardedCatalogs
 from lakehouse.access.policy import SYSTEM_SCHEMA, Access
 from lakehouse.access.restriction import restricted_query
@@ -36,6 +38,8 @@ from lakehouse.engine.gate import Analysis, StatementKind, TableReference, rewri
 from lakehouse.engine.gate_text import qualifiers
 from lakehouse.engine.position_files import PositionFiles
 from lakehouse.engine.pruning import ScanFilter
+from lakehouse.engine.search_call import VECTOR_SEARCH, Argument, SearchCall, parameters_in
+from lakehouse.engine.semantics import Semantics, fitting, wanted_search
 from lakehouse.engine.session import Session
 from lakehouse.engine.system_filter import wanted_since, wanted_values
 from lakehouse.engine.system_tables import Reading, SystemTables
@@ -75,6 +79,7 @@ class Bound:
     ``fresh`` is false where the answer must not be reused for a later statement of the same text;
     ``temporary`` is true where it reads the session's temporary tables; ``names`` are the lake tables read.
     ``scans`` are those whose files depend on the values of parameters; ``views`` the views of the lake.
+    ``parameters`` are those that the text still has, where some were arguments of searches.
     """
 
     sql: str
@@ -86,6 +91,7 @@ class Bound:
     names: tuple[TableName, ...] = ()
     scans: tuple[Scan, ...] = ()
     views: tuple[SqlView, ...] = ()
+    parameters: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +108,9 @@ class Scan:
     filter: ScanFilter
 
 
+Compute = Callable[[str, Mapping[str, Any], Session, Transaction | None, Callable[[], None]], Any]
+
+
 class Binder:
     """Binds statements to snapshots.
 
@@ -112,6 +121,11 @@ class Binder:
         evaluate: Gives the value of a constant SQL expression (for AT clauses).
         analyse: The statement gate, which the texts of views pass whenever they are used.
         clock: Tells how long ago deleted rows were asked for.
+        compute: Gives the value of any SQL expression, by the values of its parameters, for a statement that
+            runs.
+
+    Attributes:
+        semantics: Answers searches in vector indexes; None where there is nobody who does.
     """
 
     def __init__(
@@ -122,8 +136,11 @@ class Binder:
         evaluate: Callable[[str, Session], Any],
         analyse: Callable[[str], Analysis],
         clock: Clock,
+        compute: Compute,
     ) -> None:
         self.analyse = analyse
+        self.compute = compute
+        self.semantics: Semantics | None = None
         self.catalogs = catalogs
         self._marks = {name: f"{number}_" if number else "" for number, name in enumerate(catalogs.names)}
         self.database = database
@@ -527,6 +544,7 @@ class _Binding:
         self._renamed: dict[TableName, str] = {}
         self._nested = [0]
         self._seen: list[Table] = []
+        self._searches = False
         self._kind = analysis.kind
         self._outer: tuple[SqlView, ...] = ()
         self._places: tuple[Any, ...] = ()
@@ -537,6 +555,9 @@ class _Binding:
         """Settle one name; with ``nested`` one within a temporary view, whose text is settled already."""
         path = reference.path
         if not path:
+            return
+        if reference.search is not None:
+            self._search(reference, reference.search)
             return
         if any(part.startswith("~") for part in path):
             raise StatementForbidden("names that begin with ~ are internal")
@@ -603,6 +624,60 @@ class _Binding:
         )
         self._fresh = False
         self._rewrite(reference, f"temp.main.{quote(internal)}")
+
+    def _search(self, reference: TableReference, call: SearchCall) -> None:
+        """Read what a search in a vector index finds, which is made when the statement runs."""
+        semantics, session = self._binder.semantics, self._session
+        if semantics is None:
+            raise NotSupported(f"{VECTOR_SEARCH} is not offered here")
+        self._check_arguments(call)
+        known = semantics.columns(call.index, session)
+        values, transaction, compute = self._values or {}, self._transaction, self._binder.compute
+
+        def rows(check: Callable[[], None]) -> pa.Table:
+            def value(argument: Argument) -> Any:
+                if argument.is_known:
+                    return argument.value
+                if argument.parameter:
+                    return values[argument.parameter]
+                return compute(argument.text, values, session, transaction, check)
+
+            found = semantics.search(wanted_search(call, value), session, check)
+            return fitting(found, known.schema, call.index)
+
+        internal = f"~search_{len(self._inputs)}"
+        self._inputs[internal] = Input(internal, known.schema, rows)
+        self._names[known.table] = None
+        self._fresh, self._searches = False, True
+        start, end = self._place(reference)
+        self._edits.append((start, end, call.in_place(f"temp.main.{quote(internal)}")))
+
+    def _check_arguments(self, call: SearchCall) -> None:
+        """Have the arguments pass the gate, before anything runs."""
+        if call.parameters and self._kind not in (StatementKind.QUERY, StatementKind.EXPLAIN):
+            raise NotSupported(
+                f"{VECTOR_SEARCH} cannot take parameters in a statement that changes something",
+                "write the values into it",
+            )
+        for argument in call.arguments.values():
+            if argument.is_known or argument.parameter:
+                continue
+            analysis = self._binder.analyse(f"SELECT ({argument.text}\n)")
+            if self._outer and analysis.references:
+                raise StatementForbidden(f"{VECTOR_SEARCH} in a view cannot take a subquery")
+
+    def _place(self, reference: TableReference) -> tuple[int, int]:
+        """Where a reference stands in the text.
+
+        Raises:
+            NotSupported: Nobody knows.
+        """
+        if reference.span is None:
+            raise NotSupported(
+                f"{'.'.join(reference.path)} cannot be read in this kind of statement here",
+                "write SELECT … FROM it",
+            )
+        return reference.span
 
     def _information_schema(self, reference: TableReference) -> None:
         if reference.path[-2].lower() != "information_schema":
@@ -684,10 +759,13 @@ class _Binding:
         try:
             for each in analysis.references:
                 self._count_nested()
-                if len(each.path) != 3 or each.at is not None or self._is_system(each.path):
+                if each.search is None and (
+                    len(each.path) != 3 or each.at is not None or self._is_system(each.path)
+                ):
                     raise StatementForbidden(f"the text of {view.name} does not name tables in full")
                 inner.reference(each)
             found = inner.defined(view)
+            self._searches = self._searches or inner.has_searches
         except (TableNotFound, SchemaNotFound, CatalogNotFound) as error:
             raise TableNotFound(f"view {view.name} cannot be read: {error.message}") from None
         except SqlBindError as error:
@@ -702,7 +780,7 @@ class _Binding:
     def enter(self, analysis: Analysis, view: SqlView, place: Any) -> None:
         """Go on with the text of a view, for the same statement."""
         self._analysis = analysis
-        self._edits, self._renamed, self._seen = [], {}, []
+        self._edits, self._renamed, self._seen, self._searches = [], {}, [], False
         self._outer, self._places = (*self._outer, view), (*self._places, place)
 
     @property
@@ -710,9 +788,16 @@ class _Binding:
         """Whether the answer may be used again for the same text."""
         return self._fresh
 
+    @property
+    def has_searches(self) -> bool:
+        """Whether there are searches in the text, whose rows only this statement has."""
+        return self._searches
+
     def defined(self, view: SqlView) -> str:
-        """The internal view that stands for a view of the lake as it is bound here."""
+        """The internal view that stands for a view of the lake as it is bound here, or its text."""
         text = self._text()
+        if self._searches:
+            return f"({text})"
         # A view that DuckDB keeps has to be made anew when a table in it gets other columns.
         tables = "".join(f"{table.uuid}/{table.schema_id} " for table in self._seen)
         name = f"v_{view.uuid}_{sha256((tables + text).encode()).hexdigest()[:24]}"
@@ -874,12 +959,7 @@ class _Binding:
 
     def _rewrite(self, reference: TableReference, view: str, name: TableName | None = None) -> None:
         """Put a view in place of a reference; columns written with the table's schema then lose that."""
-        if reference.span is None:
-            raise NotSupported(
-                f"{'.'.join(reference.path)} cannot be read in this kind of statement here",
-                "write SELECT … FROM it",
-            )
-        start, end = reference.span
+        start, end = self._place(reference)
         text = self._analysis.sql.encode()[start:end].decode()
         self._edits.append(
             (start, end, rewrite_reference(text, view, reference.path[-1], reference.has_alias))
@@ -940,4 +1020,7 @@ class _Binding:
         bindings, tables = tuple(self._bindings.values()), tuple(self._tables)
         inputs, names = tuple(self._inputs.values()), tuple(self._names)
         scans, views = tuple(self._scans), tuple(self._views)
-        return Bound(text, bindings, tables, self._fresh, self._reads_temporary, inputs, names, scans, views)
+        left = parameters_in(text) if self._searches and self._analysis.parameters else None
+        return Bound(
+            text, bindings, tables, self._fresh, self._reads_temporary, inputs, names, scans, views, left
+        )

@@ -196,7 +196,9 @@ class Changes:
         scope.watch.note_tables(bound.names)
         sql = retarget(bound.sql, f"{quote(session.temporary)}.main.{quote(path[-1])}")
         if view and bound.inputs:
-            raise NotSupported("a temporary view cannot read tables of the schema system")
+            raise NotSupported(
+                "a temporary view cannot read tables of the schema system, or search", "CREATE VIEW"
+            )
         self._run_temporary(scope, sql, _values(analysis, rows), bound.bindings, bound.inputs)
         if view:
             session.temp_views[path[-1].lower()] = self._located(analysis, session)

@@ -217,7 +217,7 @@ class TableDdl:
         with engine.cursor(scope.session.state(), owner) as cursor, engine.errors():
             statement.attach(cursor.interrupt)
             cursor.bind(bound.bindings, self._database.empty_file)
-            with cursor.supplied(bound.inputs):
+            with cursor.supplied(bound.inputs, statement.record.check_stop):
                 yield cursor.connection.sql(bound.sql, params=values)
 
     # -- definitions --------------------------------------------------------------------------------

@@ -168,7 +168,7 @@ class _Change:
             self.origin(),
         ):
             statement.attach(cursor.interrupt)
-            with self.engine.errors(), cursor.supplied(self.bound.inputs):
+            with self.engine.errors(), cursor.supplied(self.bound.inputs, statement.record.check_stop):
                 cursor.bind(self.bound.bindings, self.engine.database.empty_file)
                 try:
                     return self._run(cursor, statement)

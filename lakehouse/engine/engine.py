@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
@@ -132,7 +132,9 @@ class Engine:
         self.running = RunningStatements(clock, settings.limits, settings.session.idle_seconds)
         self.running.measure = partial(memory_used, self)
         self.system = SystemTables(catalogs.default.name)
-        self.binder = Binder(catalogs, self.database, self.system, self._evaluate, self.gate.analyse, clock)
+        self.binder = Binder(
+            catalogs, self.database, self.system, self._evaluate, self.gate.analyse, clock, self._compute
+        )
         self.changes = Changes(self)
         self._plans: OrderedDict[Any, Plan] = OrderedDict()
         self._parameter_schemas: OrderedDict[
@@ -229,6 +231,9 @@ class Engine:
             known = None if needs_every_file else _named(values)
             bound = self.binder.bind(analysis, session, transaction, values=known)
         owner = transaction if bound.temporary else None
+        if bound.parameters is not None:
+            given = _named(values)
+            values = {name: given[name] for name in bound.parameters} or None
         schema = self._schema(analysis, bound, session, owner, values, watch)
         plan = Plan(
             bound.sql,
@@ -447,6 +452,38 @@ class Engine:
         with self.cursor(session.state(), None) as cursor, self.errors():
             return cursor.connection.execute(f"SELECT {expression}").fetchall()[0][0]
 
+    def _compute(
+        self,
+        expression: str,
+        values: Mapping[str, Any],
+        session: Session,
+        transaction: Transaction | None,
+        check: Callable[[], None],
+    ) -> Any:
+        """The value of an expression for a statement that runs, which waits for it.
+
+        Args:
+            expression: It has to pass the gate.
+            values: The values of parameters, by name.
+            session: Whose statement it is.
+            transaction: In which it runs, if in any.
+            check: Raises where the statement has to stop.
+
+        Raises:
+            InvalidRequest: It gives several values.
+            LakehouseError: It is wrong, or was stopped.
+        """
+        analysis = self.gate.analyse(f"SELECT ({expression}\n) AS value")
+        watch = CallWatch(partial(_is_stopped, check), nested=True)
+        row = [values[name] for name in analysis.parameters]
+        plan = self.plan(analysis, session, transaction, row or None, watch)
+        with closing(self.open(plan, session, watch)) as stream:
+            found = [value for batch in stream for value in batch.column(0).to_pylist()]
+        check()
+        if len(found) != 1:
+            raise InvalidRequest(f"expected one value, {expression:.100} gives {len(found)}")
+        return found[0]
+
     @contextmanager
     def errors(self) -> Iterator[None]:
         """Turn what DuckDB raises into domain errors, and start it again after a fatal one.
@@ -568,7 +605,7 @@ def _parameters(analysis: Analysis, values: Sequence[Any] | None) -> tuple[Any, 
     if values is None or len(values) != len(expected):
         found = 0 if values is None else len(values)
         raise InvalidRequest(f"the statement has {len(expected)} parameters, but {found} were bound")
-    if all(name.isdigit() for name in expected):
+    if expected == tuple(str(number) for number in range(1, len(expected) + 1)):
         return tuple(values)
     return dict(zip(expected, values, strict=True))
 
@@ -586,6 +623,14 @@ def _kind(value: Any) -> Any:
     if isinstance(value, list | tuple | dict):
         return type(value), repr(value)
     return type(value)
+
+
+def _is_stopped(check: Callable[[], None]) -> bool:
+    try:
+        check()
+    except LakehouseError:
+        return True
+    return False
 
 
 def _listed(values: tuple[Any, ...] | dict[str, Any]) -> tuple[Any, ...]:

@@ -50,6 +50,7 @@ from lakehouse.engine.gate_text import (
 from lakehouse.engine.gate_tree import TableReference, TreeWalk
 from lakehouse.engine.gate_views import Rename, ViewComment, read_columns, read_naming
 from lakehouse.engine.pruning import condition_of, scan_filters
+from lakehouse.engine.search_call import VECTOR_SEARCH, numbered_marks
 from lakehouse.errors import LakehouseError, LimitExceeded, NotSupported, SqlSyntaxError, StatementForbidden
 from lakehouse.telemetry import span
 from lakehouse.types import DataFileRef
@@ -248,6 +249,8 @@ class StatementGate:
 
     def _analyse(self, sql: str) -> Analysis:
         text = _strip(plain_blanks(sql))
+        if VECTOR_SEARCH in text.lower():
+            text = numbered_marks(text)
         parsed = None if _NO_QUERY.match(text) else self._parsers.query(text)
         if parsed is not None:
             return self._query(parsed)

@@ -14,6 +14,7 @@ from lakehouse.engine.gate_functions import check_function, check_table_function
 from lakehouse.engine.gate_scope import Region, Scope, check_joins
 from lakehouse.engine.gate_text import read_reference
 from lakehouse.engine.pruning import ScanFilter
+from lakehouse.engine.search_call import VECTOR_SEARCH, SearchCall, read_search
 from lakehouse.errors import NotSupported, StatementForbidden
 
 # WITH x AS (INSERT …), WITH x AS (COPY … TO …) are query nodes too, and not on this list.
@@ -35,7 +36,8 @@ class TableReference:
 
     ``path`` is the name as written, one to three parts. ``span`` is the place of the reference in the
     UTF-8 bytes of the text, where known. ``at`` is the kind and the SQL text of a time-travel clause.
-    ``scan`` is what the statement needs of the table's rows, where that is known.
+    ``scan`` is what the statement needs of the table's rows, where that is known. ``search`` is set where it
+    is no table but a call of ``vector_search``.
     """
 
     path: tuple[str, ...]
@@ -43,6 +45,7 @@ class TableReference:
     has_alias: bool = False
     at: tuple[str, str] | None = None
     scan: ScanFilter | None = None
+    search: SearchCall | None = None
 
 
 class TreeWalk:
@@ -118,6 +121,9 @@ class TreeWalk:
                 self._query(node, scope, pending)
             elif node.get("type") == "TABLE_FUNCTION" and "class" not in node:
                 _check_visible(_path(node["function"]))
+                if _path(node["function"]) and _path(node["function"])[0].lower() == VECTOR_SEARCH:
+                    self._search(node)
+                    continue
                 check_table_function(str(node["function"]["function_name"]))
                 pending.append((list(node["function"].values()), scope))
             else:
@@ -176,6 +182,20 @@ class TreeWalk:
             self.show = str(node["table_name"] or node["show_type"])
         else:
             self.references.append(TableReference(_path(node)))
+
+    def _search(self, node: dict[str, Any]) -> None:
+        """A search, whose arguments are statements of their own: they are analysed when it is bound."""
+        start, length = int(node["query_location"]), int(node["query_location_length"])
+        self.places.append((start, length))
+        text = self._text[start : start + length].decode(errors="replace") if length else ""
+        self.references.append(
+            TableReference(
+                (VECTOR_SEARCH,),
+                (start, start + length),
+                bool(node["alias"]),
+                search=read_search(text, node),
+            )
+        )
 
     def _table(self, node: dict[str, Any], scope: Scope) -> None:
         path = _path(node)

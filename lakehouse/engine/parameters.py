@@ -26,6 +26,7 @@ from lakehouse.engine.expression_types import (
     element,
     literal,
 )
+from lakehouse.engine.search_call import PLACES, VECTOR_SEARCH
 from lakehouse.engine.signatures import (
     INTERVAL,
     TIMESTAMP,
@@ -147,7 +148,7 @@ def _numbered(sql: str, names: tuple[str, ...]) -> str:
         if match["mark"] and not name:
             name = str(highest + 1)
         if name:
-            highest = max(highest, int(name)) if name.isdigit() else highest
+            highest = max(highest, int(name)) if name.isdecimal() else highest
             place = places.get(name.strip('"').replace('""', '"').lower())
             pieces.append("NULL" if place is None else f" ${place} ")
         else:
@@ -320,6 +321,8 @@ class _Surroundings:
     def argument(self, parent: exp.Expr, node: exp.Expr) -> pa.DataType | None:
         """As the argument of a function: what its overloads take."""
         name = str(parent.this).lower()
+        if name == VECTOR_SEARCH:
+            return _search_argument(_place(parent.expressions, node))
         if takes_alike(name):
             return self.common(parent, lambda: parent.expressions) or self.wanted(parent)
         if name in ("row", "tuple"):
@@ -333,6 +336,12 @@ class _Surroundings:
         if found is None and name in ("lag", "lead", "list_append", "array_append") and place:
             return element(kinds[0]) if is_list(kinds[0] or _STRING) else kinds[0]
         return found or (self.wanted(parent) if name in _KEEPING else None)
+
+    def named_argument(self, parent: exp.Expr, node: exp.Expr) -> pa.DataType | None:
+        """As the argument of a function, with its name."""
+        function, name = parent.parent, parent.this.name.lower()
+        is_search = isinstance(function, exp.Anonymous) and str(function.this).lower() == VECTOR_SEARCH
+        return _search_argument(PLACES.index(name)) if is_search and name in PLACES else None
 
     def distinct(self, parent: exp.Expr, node: exp.Expr) -> pa.DataType | None:
         """After DISTINCT in an aggregate: an argument of it."""
@@ -496,6 +505,10 @@ def _other(parent: exp.Expr, node: exp.Expr) -> exp.Expr | None:
     return other if isinstance(other, exp.Expr) else None
 
 
+def _search_argument(place: int) -> pa.DataType:
+    return pa.int64() if place < len(PLACES) and PLACES[place] in ("k", "ef") else _STRING
+
+
 def _place(items: list[exp.Expr], node: exp.Expr) -> int:
     return next((i for i, item in enumerate(items) if item is node), len(items))
 
@@ -556,6 +569,8 @@ _RULES: dict[type, _Rule] = {
     exp.Cast: _Surroundings.cast,
     exp.DPipe: _Surroundings.joined_text,
     exp.Anonymous: _Surroundings.argument,
+    exp.PropertyEQ: _Surroundings.named_argument,
+    exp.Kwarg: _Surroundings.named_argument,
     exp.Distinct: _Surroundings.distinct,
     exp.Bracket: _Surroundings.subscript,
     exp.Array: _Surroundings.item,

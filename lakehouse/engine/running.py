@@ -112,11 +112,15 @@ class StatementRecord:
 
 @dataclass(frozen=True, slots=True)
 class CallWatch:
-    """How a statement learns that it should stop, and where it is recorded."""
+    """How a statement learns that it should stop, and where it is recorded.
+
+    ``nested`` is one that another, which has a place already, needs to go on: it does not wait for one.
+    """
 
     cancelled: Callable[[], bool] = _never
     timeout_s: float | None = None
     record: StatementRecord | None = None
+    nested: bool = False
 
     def note_tables(self, names: Iterable[object]) -> None:
         """Record which lake tables the statement reads or writes."""
@@ -359,7 +363,9 @@ class RunningStatements:
         statement = self._register(watch, session_id)
         record, admission = statement.record, self.admission
         try:
-            if not admission.try_enter():
+            if watch.nested:
+                admission.enter_again()
+            elif not admission.try_enter():
                 record.state = StatementState.QUEUED
                 with telemetry.span("queue"):
                     admission.wait(record.principal, statement.attach, record.check_stop)

@@ -146,6 +146,8 @@ class ViewDdl:
         text, temporary = analysis.sql.encode(), session.temp_objects()
         for reference in sorted(analysis.references, key=lambda r: r.span or (-1, -1), reverse=True):
             path = reference.path
+            if reference.search is not None:
+                continue
             if (len(path) == 1 and path[0].lower() in temporary) or path[0].lower() == "temp":
                 raise NotSupported(f"a view cannot read the temporary table {path[-1]}", "CREATE TEMP VIEW")
             if reference.at is not None:
@@ -174,6 +176,8 @@ class ViewDdl:
         wanted = (name.catalog, name.schema.lower(), name.table.lower())
         while pending:
             for reference in self._engine.gate.analyse(pending.pop()).references:
+                if reference.search is not None:
+                    continue
                 found = self._engine.binder.locate(reference.path, session)
                 place = (found.catalog, found.schema.lower(), found.table.lower())
                 if place == wanted:

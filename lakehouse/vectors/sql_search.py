@@ -1,0 +1,147 @@
+"""Vector indexes as statements search them: ``FROM vector_search(…)``."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from lakehouse.ai.models import Models
+from lakehouse.ai.provider import Purpose
+from lakehouse.catalog.names import fold
+from lakehouse.engine.engine import Engine
+from lakehouse.engine.running import CallWatch
+from lakehouse.engine.semantics import Search, SearchColumns
+from lakehouse.engine.session import Session
+from lakehouse.errors import InvalidRequest, LakehouseError
+from lakehouse.vectors.embeddings import identity_key
+from lakehouse.vectors.faiss_index import unchecked
+from lakehouse.vectors.generation import Generation
+from lakehouse.vectors.generation_store import IndexDamaged
+from lakehouse.vectors.guarded_indexes import GuardedIndexes
+from lakehouse.vectors.indexes import Hits, VectorIndexes
+
+_KEPT_SCHEMAS = 1000
+RANK, SCORE = pa.field("rank", pa.int32()), pa.field("score", pa.float32())
+
+
+class SqlSearch:
+    """Searches that statements make; see ``Semantics``.
+
+    Args:
+        indexes: All indexes.
+        engine: Reads the tables that they were made from.
+        models: Embed queries that are texts.
+    """
+
+    def __init__(self, indexes: VectorIndexes, engine: Engine, models: Models) -> None:
+        self._indexes = indexes
+        self._engine = engine
+        self._models = models
+        self._lock = threading.Lock()
+        self._schemas: OrderedDict[tuple[str, str], pa.Schema] = OrderedDict()
+
+    def columns(self, index: str, session: Session) -> SearchColumns:
+        """What a search in an index gives; see ``Semantics``."""
+        guarded = GuardedIndexes(self._indexes, self._engine, session)
+        generation = guarded.find(index).generation
+        assert generation is not None
+        try:
+            schema = self._schema(generation)
+        except IndexDamaged:
+            # A search finds that out as well, and has the index built again.
+            guarded.search(index, np.ones(generation.dimension, np.float32), 1)
+            generation = guarded.find(index).generation
+            assert generation is not None
+            schema = self._schema(generation)
+        return SearchColumns(schema, generation.guard.table)
+
+    def search(self, wanted: Search, session: Session, check: Callable[[], None]) -> pa.Table:
+        """The nearest of a query; see ``Semantics``."""
+        guarded = GuardedIndexes(self._indexes, self._engine, session)
+        if wanted.query is None:
+            return self.columns(wanted.index, session).schema.empty_table()
+        if isinstance(wanted.query, str):
+            generation = guarded.find(wanted.index).generation
+            assert generation is not None
+            query = embedded_queries(generation, [wanted.query], self._models, check)
+        else:
+            query = np.asarray(wanted.query, dtype=np.float64)
+        watch = CallWatch(lambda: _stops(check), nested=True)
+        hits = guarded.search(
+            wanted.index, query, wanted.k, ef=wanted.ef, where=wanted.where, watch=watch, check=check
+        )
+        return found_rows(hits)
+
+    def _schema(self, generation: Generation) -> pa.Schema:
+        key = (generation.index, generation.id)
+        known = self._schemas.get(key)
+        if known is None:
+            with self._indexes.loader.held(generation) as loaded:
+                known = result_schema(loaded.rows.schema)
+            with self._lock:
+                self._schemas[key] = known
+                if len(self._schemas) > _KEPT_SCHEMAS:
+                    self._schemas.popitem(last=False)
+        return known
+
+
+def embedded_queries(
+    generation: Generation, texts: Sequence[str], models: Models, check: Callable[[], None] = unchecked
+) -> NDArray[np.floating]:
+    """The vectors of queries, by the model that made those of an index; of shape ``(texts, dimension)``.
+
+    Raises:
+        InvalidRequest: Nobody knows that model, or it is another version of it now.
+        ModelUnavailable: The model cannot be asked.
+    """
+    made_by = generation.model
+    if not made_by.name:
+        raise InvalidRequest(
+            f"nobody said which model made the vectors of '{generation.index}'", "search it by vectors"
+        )
+    embedder = models.embedder(made_by.profile or None)
+    found = embedder.model
+    if (found.provider, found.name, found.digest) != identity_key(made_by):
+        raise InvalidRequest(
+            f"the vectors of '{generation.index}' were made with {made_by.name} {made_by.digest} of "
+            f"{made_by.provider}, the model is {found.name} {found.digest} of {found.provider} now",
+            "embed its table again and build another generation",
+        )
+    return embedder.embed(texts, purpose=Purpose.QUERY, check=check)
+
+
+def result_schema(rows: pa.Schema) -> pa.Schema:
+    """The columns of a search: rank and score, with _ before where the rows have such columns."""
+    taken = {fold(name) for name in rows.names}
+    own = []
+    for field in (RANK, SCORE):
+        name = field.name
+        while name in taken:
+            name = f"_{name}"
+        own.append(field.with_name(name))
+    return pa.schema([*own, *(field.remove_metadata() for field in rows)])
+
+
+def found_rows(hits: Hits) -> pa.Table:
+    """What a search by one query found, in the columns of ``result_schema``, the nearest first."""
+    count = hits.found.positions.shape[1] if len(hits.found.positions) else 0
+    schema = result_schema(hits.rows.schema)
+    columns = [
+        pa.array(np.arange(1, count + 1, dtype=np.int32)),
+        pa.array(hits.found.scores.ravel()),
+        *hits.rows.columns,
+    ]
+    return pa.table(columns, schema=schema)
+
+
+def _stops(check: Callable[[], None]) -> bool:
+    try:
+        check()
+    except LakehouseError:
+        return True
+    return False

@@ -1,0 +1,325 @@
+"""Indexes are searched in SQL: with parameters, joined, in views and changes, by whoever may."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import adbc_driver_flightsql.dbapi as adbc
+import numpy as np
+import pyarrow as pa
+import pyarrow.flight as flight
+import pytest
+from conftest import Server, start_server
+from wire import command, query
+
+pytest.importorskip("wordllama")
+
+REFUSED = (flight.FlightError, pa.ArrowException)
+CONFIG = """
+[vectors]
+refresh_ms = 0
+[[roles]]
+name = "even"
+grants = [
+    { on = "lake.docs.notes", row_filter = "id % 2 = 0" },
+    { on = "lake.docs.points", row_filter = "id % 2 = 0" },
+    { on = "lake.docs.bakery" },
+]
+[[roles]]
+name = "masked"
+grants = [{ on = "lake.docs.*", masks = { body = "null" } }]
+[[roles]]
+name = "outsider"
+grants = [{ on = "lake.other.*" }]
+"""
+ROLES = ("admin", "even", "masked", "outsider")
+NOTES = {
+    1: ("food", "Flour, water, salt and yeast are kneaded, left to rise and baked in a hot oven."),
+    2: ("sport", "The boat leans as wind fills the sails. A keel keeps it from drifting sideways."),
+    3: ("software", "A transaction is either committed as a whole or rolled back."),
+    4: ("food", "Tomatoes want sun, a stake to climb and water every morning."),
+    5: ("sport", "A chain carries the force of the pedals to the rear wheel of the bicycle."),
+    6: ("food", "Milk is warmed, curdled with rennet, pressed into a wheel of cheese and left to age."),
+}
+POINTS, DIMENSION = 300, 8
+
+
+def _token(role: str) -> str:
+    return f"{role}-" + "0123456789abcdef" * 3
+
+
+class Caller:
+    """A principal with a Flight and an ADBC connection of its own."""
+
+    def __init__(self, server: Server, role: str) -> None:
+        self.client = server.client()
+        self.header = f"Bearer {_token(role)}"
+        self.options = flight.FlightCallOptions(headers=[(b"authorization", self.header.encode())])
+        self._uri = server.uri
+
+    def sql(self, text: str) -> pa.Table:
+        return query(self.client, text, self.options)
+
+    def ids(self, text: str) -> list[int]:
+        return list(self.sql(text)["id"].to_pylist())
+
+    def call(self, name: str, **request: Any) -> dict[str, Any]:
+        action = flight.Action(name, json.dumps(request).encode())
+        results = [json.loads(r.body.to_pybytes()) for r in self.client.do_action(action, self.options)]
+        return dict(results[-1])
+
+    def connect(self) -> adbc.Connection:
+        options = {"adbc.flight.sql.authorization_header": self.header}
+        return adbc.connect(self._uri, db_kwargs=options, autocommit=True)
+
+
+def points() -> np.ndarray:
+    return np.random.default_rng(3).standard_normal((POINTS, DIMENSION)).astype("f4")
+
+
+def nearest(vector: np.ndarray, k: int, ids: np.ndarray | None = None) -> list[int]:
+    found = points()
+    scores = found @ vector / np.linalg.norm(found, axis=1)
+    if ids is not None:
+        scores = np.where(np.isin(np.arange(POINTS), ids), scores, -np.inf)
+    return [int(i) for i in np.argsort(-scores)[:k]]
+
+
+@pytest.fixture(scope="module")
+def callers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Caller]]:
+    lines = [CONFIG]
+    for role in ROLES:
+        lines += ["[[auth.tokens]]", f'name = "{role}"', f'roles = ["{role}"]']
+        lines += [f'token = {{ env = "T_{role}" }}']
+    environment = {f"T_{role}": _token(role) for role in ROLES}
+    server = start_server(tmp_path_factory.mktemp("sql"), "\n".join(lines), **environment)
+    try:
+        found = {role: Caller(server, role) for role in ROLES}
+        admin = found["admin"]
+        admin.sql("CREATE SCHEMA docs")
+        admin.sql("CREATE TABLE docs.notes (id BIGINT, topic VARCHAR, body VARCHAR)")
+        rows = ", ".join(f"({i}, '{topic}', '{body}')" for i, (topic, body) in NOTES.items())
+        admin.sql(f"INSERT INTO docs.notes VALUES {rows}")
+        admin.call("vectors.embed", table="notes", db_schema="docs", columns=["body"], keys=["id"])
+        admin.call("vectors.build", index="notes", table="notes_embeddings", db_schema="docs")
+        _fill_points(admin)
+        admin.call("vectors.build", index="points", table="points", db_schema="docs", keys=["id"])
+        yield found
+    finally:
+        server.stop()
+
+
+def _fill_points(admin: Caller) -> None:
+    rows = pa.table(
+        {
+            "id": pa.array(range(POINTS), pa.int64()),
+            "rank": [f"r{i}" for i in range(POINTS)],
+            "vector": pa.array(list(points()), pa.list_(pa.float32())),
+        }
+    )
+    how = {"if_not_exist": 1, "if_exists": 3}
+    descriptor = command(
+        "CommandStatementIngest", table="points", schema="docs", table_definition_options=how
+    )
+    writer, reader = admin.client.do_put(descriptor, rows.schema, admin.options)
+    with writer:
+        writer.write_table(rows)
+        writer.done_writing()
+        reader.read()
+
+
+@pytest.fixture
+def admin(callers: dict[str, Caller]) -> Caller:
+    return callers["admin"]
+
+
+def vector(number: int = 0) -> np.ndarray:
+    return np.asarray(np.random.default_rng(100 + number).standard_normal(DIMENSION), "f4")
+
+
+def written(values: np.ndarray) -> str:
+    return "[" + ", ".join(repr(float(value)) for value in values) + "]"
+
+
+def test_a_text_finds_what_means_the_same(admin: Caller) -> None:
+    found = admin.sql("SELECT * FROM vector_search('notes', 'how to bake a loaf', 2)")
+    assert found.column_names[:4] == ["rank", "score", "id", "chunk_id"]
+    assert found["rank"].to_pylist() == [1, 2]
+    assert found["id"][0].as_py() == 1
+    assert found["score"][0].as_py() > found["score"][1].as_py()
+
+
+def test_a_search_is_joined_with_its_table(admin: Caller) -> None:
+    found = admin.sql(
+        "WITH near AS (SELECT * FROM vector_search('notes', 'commit or roll back', k := 3)) "
+        "SELECT d.topic, v.rank FROM near v JOIN docs.notes d ON d.id = v.id ORDER BY v.rank"
+    )
+    assert found.to_pylist()[0] == {"topic": "software", "rank": 1}
+    assert found.num_rows == 3
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "vector_search('points', {v}, 5)",
+        "vector_search('points', {v}::FLOAT[], 5) AS v",
+        "VECTOR_SEARCH('POINTS', query => {v}, k => 2 + 3) v(r, s, id, rank)",
+        "LATERAL vector_search(k := 5, index := 'points', query := {v}, ef := 100) v",
+        "vector_search('points', {v}, 5, NULL, 'id >= 0')",
+        "(SELECT * FROM vector_search('points', {v}, 5)) s",
+    ],
+)
+def test_a_vector_finds_the_nearest_however_it_is_written(admin: Caller, call: str) -> None:
+    sought = vector()
+    assert admin.ids(f"SELECT id FROM {call.format(v=written(sought))}") == nearest(sought, 5)
+
+
+def test_names_that_the_index_has_itself_are_told_apart(admin: Caller) -> None:
+    found = admin.sql(f"FROM vector_search('points', {written(vector())}, 1)")
+    assert found.column_names == ["_rank", "score", "id", "rank"]
+    assert found["rank"][0].as_py() == f"r{found['id'][0].as_py()}"
+
+
+def test_a_filter_leaves_as_many_as_there_are(admin: Caller) -> None:
+    sought, even = vector(1), np.arange(0, POINTS, 2)
+    call = f"SELECT id FROM vector_search('points', {written(sought)}, 20, filter := 'id % 2 = 0')"
+    assert admin.ids(call) == nearest(sought, 20, even)
+    assert admin.ids(call.replace("id % 2 = 0", "id IN (7, 8)")) == nearest(sought, 2, np.array([7, 8]))
+    with pytest.raises(REFUSED, match=r"SQL_SYNTAX|FORBIDDEN|SYNTAX"):
+        admin.sql(call.replace("id % 2 = 0", "true) UNION (SELECT 1"))
+
+
+def test_what_is_like_a_row_is_found_by_a_subquery(admin: Caller) -> None:
+    found = admin.ids(
+        "SELECT id FROM vector_search('points', (SELECT vector FROM docs.points WHERE id = 17), 3)"
+    )
+    assert found == nearest(points()[17], 3)
+    assert found[0] == 17
+    nothing = "SELECT id FROM vector_search('points', (SELECT vector FROM docs.points WHERE id < 0), 3)"
+    assert admin.ids(nothing) == []
+
+
+def test_parameters_are_bound_by_adbc(admin: Caller) -> None:
+    sought = vector(2)
+    sql = "SELECT ? AS a, id, ? AS b FROM vector_search('points', ?, ?) v WHERE id >= ? ORDER BY v._rank"
+    row = pa.record_batch(
+        {
+            "1": ["x"],
+            "2": pa.array([7], pa.int64()),
+            "3": pa.array([list(sought)], pa.list_(pa.float32())),
+            "4": pa.array([6], pa.int64()),
+            "5": pa.array([0], pa.int64()),
+        }
+    )
+    with admin.connect() as connection, connection.cursor() as cursor:
+        for k in (6, 3):
+            row = row.set_column(3, "4", pa.array([k], pa.int64()))
+            cursor.execute(sql, row)
+            found = cursor.fetch_arrow_table()
+            assert found["id"].to_pylist() == nearest(sought, k)
+            assert set(zip(found["a"].to_pylist(), found["b"].to_pylist(), strict=True)) == {("x", 7)}
+        cursor.execute("SELECT id FROM vector_search('notes', ?, 1)", ("a loaf of bread",))
+        assert cursor.fetchall() == [(1,)]
+
+
+def test_columns_are_known_before_anything_is_asked(admin: Caller) -> None:
+    with admin.connect() as connection, connection.cursor() as cursor:
+        sql = "SELECT * FROM vector_search('notes', ?, ?, filter := ?)"
+        wanted = cursor.adbc_prepare(sql)
+        assert wanted is not None
+        assert [str(kind) for kind in wanted.types] == ["string", "int64", "string"]
+        schema = cursor.adbc_execute_schema(sql.replace("?", "'bread'", 1).replace("?, filter := ?", "5"))
+        assert schema.names == ["rank", "score", "id", "chunk_id", "chunk_text", "content_hash"]
+        assert [str(kind) for kind in schema.types][:3] == ["int32", "float", "int64"]
+
+
+def test_views_search_for_whoever_reads_them(callers: dict[str, Caller]) -> None:
+    admin = callers["admin"]
+    admin.sql(
+        "CREATE OR REPLACE VIEW docs.bakery AS SELECT v.rank, d.id, d.topic "
+        "FROM vector_search('notes', 'to bake bread', 3) v JOIN docs.notes d ON d.id = v.id"
+    )
+    twice = "SELECT a.id FROM docs.bakery a JOIN docs.bakery b ON a.id = b.id ORDER BY a.rank"
+    assert admin.ids(twice)[0] == 1
+    assert len(admin.ids(twice)) == 3
+    assert all(i % 2 == 0 for i in callers["even"].ids("SELECT id FROM docs.bakery"))
+    assert len(callers["even"].ids("SELECT id FROM docs.bakery")) == 3
+    with pytest.raises(REFUSED, match="NOT_FOUND"):
+        callers["outsider"].sql("SELECT * FROM docs.bakery")
+    admin.sql("DROP VIEW docs.bakery")
+
+
+def test_what_was_found_can_be_kept(admin: Caller) -> None:
+    search = f"SELECT id FROM vector_search('points', {written(vector(3))}, 4)"
+    expected = sorted(nearest(vector(3), 4))
+    admin.sql(f"CREATE TABLE docs.kept AS {search}")
+    assert sorted(admin.ids("FROM docs.kept")) == expected
+    admin.sql(f"INSERT INTO docs.kept {search}")
+    assert sorted(admin.ids("FROM docs.kept")) == sorted(expected * 2)
+    admin.sql(f"DELETE FROM docs.kept WHERE id IN ({search})")
+    assert admin.ids("FROM docs.kept") == []
+    admin.sql("DROP TABLE docs.kept")
+
+
+def test_searches_stand_in_transactions_beside_temporary_tables(admin: Caller) -> None:
+    sought = vector(4)
+    with admin.connect() as connection, connection.cursor() as cursor:
+        connection.adbc_connection.set_autocommit(False)
+        cursor.execute(f"CREATE TEMP TABLE near AS FROM vector_search('points', {written(sought)}, 5)")
+        cursor.execute("SELECT id FROM near ORDER BY _rank")
+        assert [i for (i,) in cursor.fetchall()] == nearest(sought, 5)
+        again = "(SELECT vector FROM docs.points WHERE id = (SELECT id FROM near WHERE _rank = 1))"
+        cursor.execute(f"SELECT v.id FROM vector_search('points', {again}, 2) v JOIN near n ON n.id = v.id")
+        assert nearest(sought, 1)[0] in [i for (i,) in cursor.fetchall()]
+        connection.rollback()
+
+
+def test_a_plan_is_shown(admin: Caller) -> None:
+    shown = admin.sql("EXPLAIN ANALYZE SELECT * FROM vector_search('notes', 'bread', 1)")
+    assert "~" not in shown["explain_value"][0].as_py().replace("~1", "")
+
+
+def test_who_may_not_read_the_source_finds_no_index(callers: dict[str, Caller]) -> None:
+    said = []
+    for name in ("notes", "absent"):
+        with pytest.raises(REFUSED) as refused:
+            callers["outsider"].sql(f"SELECT * FROM vector_search('{name}', 'bread', 1)")
+        said.append(str(refused.value).replace(name, "…"))
+    assert said[0] == said[1]
+    assert "VECTOR_INDEX_NOT_FOUND" in said[0]
+    with pytest.raises(REFUSED, match="masked"):
+        callers["masked"].sql("SELECT * FROM vector_search('notes', 'bread', 1)")
+
+
+def test_behind_a_row_filter_are_the_nearest_of_what_is_left(callers: dict[str, Caller]) -> None:
+    sought, even = vector(5), np.arange(0, POINTS, 2)
+    call = f"SELECT id FROM vector_search('points', {written(sought)}, 10)"
+    assert callers["even"].ids(call) == nearest(sought, 10, even)
+    assert callers["admin"].ids(call) == nearest(sought, 10)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        ("vector_search('points', [1, 2], 1)", "2 dimensions, the index has 8"),
+        ("vector_search('points', 'text', 1)", "search it by vectors"),
+        ("vector_search('notes', 'text', 0)", "k = 0"),
+        ("vector_search('notes', 'text', 1.5)", "whole number"),
+        ("vector_search('notes', DATE '2020-01-01', 1)", "a text or a list of numbers"),
+        ("vector_search('notes')", "needs the argument query"),
+        ("vector_search('notes', 'x', k := 1, k := 2)", "twice"),
+        ("vector_search('notes', 'x', fast := true)", "no argument fast"),
+        ("vector_search(lower('NOTES'), 'x')", "single quotes"),
+        ("vector_search('notes', 'x') WITH ORDINALITY", "ordinality"),
+        ("vector_search('notes', (SELECT body FROM docs.absent))", "absent does not exist"),
+        ("vector_search('notes', getenv('HOME'))", "not allowed"),
+        ("vector_search('notes', unnest(['a', 'b']))", "one value"),
+        ("docs.notes d, vector_search('notes', d.body)", r"\bd\b"),
+    ],
+)
+def test_what_cannot_be_searched_is_said(admin: Caller, call: str, said: str) -> None:
+    with pytest.raises(REFUSED, match=said):
+        admin.sql(f"SELECT * FROM {call}")
+    assert admin.ids("SELECT id FROM vector_search('notes', 'a loaf of bread', 1)") == [1]
