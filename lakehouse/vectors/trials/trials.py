@@ -9,8 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from lakehouse.ai.models import Models
@@ -22,7 +24,6 @@ from lakehouse.storage import Bucket
 from lakehouse.vectors.faiss_index import VectorIndex, Vectors, build_threads
 from lakehouse.vectors.generation import Generation, VectorColumn
 from lakehouse.vectors.indexes import Progress, VectorIndexes, split
-from lakehouse.vectors.lake_source import LakeSource
 from lakehouse.vectors.loader import LoaderStatistics
 from lakehouse.vectors.trials.evaluation import (
     Evaluation,
@@ -48,6 +49,29 @@ from lakehouse.vectors.trials.sweep import SweepRequest, cost, newest, next_buil
 from lakehouse.vectors.trials.vector_cache import BoundedCache, CacheStatistics
 
 _EXACT_SECONDS = 0.3
+
+
+class SnapshotSource(Protocol):
+    """Reads tables as they were in a snapshot."""
+
+    def snapshot_of(self, source: VectorColumn) -> int | None:
+        """The snapshot that a table shows now; None where it has none.
+
+        Raises:
+            TableNotFound: There is no such table any more, or another one of that name.
+        """
+        ...
+
+    def read_at(
+        self, source: VectorColumn, snapshot_id: int | None, check: Callable[[], None]
+    ) -> tuple[VectorColumn, pa.Table]:
+        """All rows of a table as it was in a snapshot; with None as it is.
+
+        Raises:
+            SnapshotNotFound: The snapshot has been expired.
+            LakehouseError: It cannot be read.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,7 +136,7 @@ class Trials:
     def __init__(
         self,
         indexes: VectorIndexes,
-        source: LakeSource,
+        source: SnapshotSource,
         models: Models,
         bucket: Bucket,
         clock: Clock,
