@@ -36,6 +36,7 @@ from lakehouse.storage import Bucket, Buckets, LinkedObjects, ObjectCache, Scrat
 from lakehouse.vectors.embeddings import Embeddings
 from lakehouse.vectors.indexes import VectorIndexes
 from lakehouse.vectors.lake_source import LakeSource
+from lakehouse.vectors.manifests import IndexManifests
 from lakehouse.vectors.sql_search import SqlSearch
 from lakehouse.vectors.trials import Trials, trials_table
 
@@ -150,8 +151,6 @@ class Lakehouse:
         self.datasets = DatasetTracker(
             self.manifests, self.catalogs, self.clock, settings.datasets, TableReader(self.engine)
         )
-        if settings.datasets.enabled:
-            self.datasets.start()
         reader = TableReader(self.engine)
         self.registrations = Registrations(
             self.manifests,
@@ -186,6 +185,14 @@ class Lakehouse:
         self.embeddings = Embeddings(self.engine, self.bucket)
         self.trials = Trials(self.vectors, source, self.ai, self.bucket, self.clock, settings.vectors)
         self.engine.binder.semantics = SqlSearch(self.vectors, self.engine, self.ai)
+        enabled = settings.datasets.enabled
+        self.vector_manifests = IndexManifests(
+            self.manifests, self.vectors.store, self.catalogs, self.clock, enabled=enabled
+        )
+        self.vectors.observer = self.resync.indexes = self.vector_manifests
+        if enabled:
+            self.datasets.also = self.vector_manifests.look
+            self.datasets.start()
 
     def _show_system_tables(self) -> None:
         self.engine.add_system_tables(
@@ -197,7 +204,7 @@ class Lakehouse:
                 statements_table(self.engine.running),
                 sessions_table(self.sessions, self.engine, self.clock),
                 *history_tables(),
-                *datasets_tables(self.manifests, self.clock),
+                *datasets_tables(self.manifests, self.clock, self.vector_manifests),
                 trials_table(self.trials.journal, self.vectors),
             )
         )

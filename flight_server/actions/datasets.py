@@ -13,17 +13,30 @@ from typing import Literal
 from pydantic import Field
 
 from flight_server.actions.registry import ActionSpec, Permission, Request, Response
-from flight_server.actions.table_request import OfTable, located
+from flight_server.actions.table_request import (
+    OfTable,
+    check_dataset_change,
+    guarded_indexes,
+    located_dataset,
+)
 from flight_server.context import CallContext
 from flight_server.execution import Recording
 from lakehouse.access.guarded_datasets import DatasetSearch, GuardedDatasets, SeenDataset, place_of
 from lakehouse.catalog.names import fold
 from lakehouse.catalog.observer import caller
-from lakehouse.datasets import ColumnManifest, DatasetKind, DatasetManifest, LineageEdge, Sensitivity
+from lakehouse.datasets import (
+    VECTORS,
+    ColumnManifest,
+    DatasetKind,
+    DatasetManifest,
+    LineageEdge,
+    Sensitivity,
+    VectorFacts,
+)
 from lakehouse.datasets.edit import ColumnEdit, DatasetEdit, Words, changes_between
 from lakehouse.datasets.observed import declared_of, sensitivity_of
 from lakehouse.engine.changes import Scope
-from lakehouse.errors import InvalidRequest, SchemaNotFound, TableNotFound
+from lakehouse.errors import InvalidRequest, SchemaNotFound, TableNotFound, VectorIndexNotFound
 from lakehouse.journal.change_event import ChangeEvent
 from lakehouse.types import TableName
 
@@ -31,7 +44,7 @@ _MOST_OBJECTS = 1000
 
 
 class DescribeDatasetRequest(OfTable):
-    """A dataset by the name of its table."""
+    """A dataset by the name of its table; an index by its own in the catalog vectors."""
 
 
 class ColumnSensitivity(Response):
@@ -89,6 +102,33 @@ class DatasetForeignKey(Response):
     ref_columns: list[str]
 
 
+class DatasetVectors(Response):
+    """What is known of the live generation of a vector index."""
+
+    index: str = Field(description="as searches name it")
+    generation: str
+    live_since: datetime
+    why: str = Field(description="what made it live: build, rollback or repair")
+    model: str = Field(description="what the configuration calls the model; empty where nobody knows it")
+    model_provider: str
+    model_name: str
+    model_digest: str
+    dimension: int
+    metric: str
+    algorithm: str
+    storage: str
+    m: int
+    ef_construction: int
+    ef_search: int
+    table: str | None = Field(description="where the vectors are; none where the caller may not read it")
+    column: str
+    snapshot_id: int | None = Field(description="the snapshot of it that was read")
+    source: str = Field(description="what they were made from: who may read that may search the index")
+    source_snapshot_id: int | None
+    keys: list[str]
+    build_seconds: float
+
+
 class DatasetDescription(Response):
     """What is known of a dataset. Counts are those of the current snapshot.
 
@@ -124,6 +164,7 @@ class DatasetDescription(Response):
     updated_at: datetime
     updated_by: str
     version: int = Field(description="counts the changes of what is known of it; 0 where nothing is kept yet")
+    vectors: DatasetVectors | None = Field(description="of a vector index what else is known of it")
 
 
 class SearchDatasetsRequest(Request):
@@ -253,10 +294,18 @@ class LineageResponse(Response):
 
 def _datasets(ctx: CallContext) -> GuardedDatasets:
     lakehouse = ctx.lakehouse
-    return GuardedDatasets(lakehouse.manifests, ctx.lakes, lakehouse.clock.now(), lakehouse.datasets.look_at)
+    return GuardedDatasets(
+        lakehouse.manifests,
+        ctx.lakes,
+        lakehouse.clock.now(),
+        lakehouse.datasets.look_at,
+        lakehouse.vector_manifests,
+    )
 
 
 def _found(ctx: CallContext, name: TableName) -> SeenDataset:
+    if name.catalog == VECTORS:
+        return _datasets(ctx).find(name)
     try:
         ctx.lakehouse.catalogs.of(name.catalog).refresh(name.schema, name.table)
         return _datasets(ctx).find(name)
@@ -265,7 +314,7 @@ def _found(ctx: CallContext, name: TableName) -> SeenDataset:
 
 
 def _describe(ctx: CallContext, request: DescribeDatasetRequest) -> Iterator[Response]:
-    yield _described(ctx, _found(ctx, located(ctx, request)))
+    yield _described(ctx, _found(ctx, located_dataset(ctx, request)))
 
 
 def _described(ctx: CallContext, seen: SeenDataset) -> DatasetDescription:
@@ -304,6 +353,35 @@ def _described(ctx: CallContext, seen: SeenDataset) -> DatasetDescription:
         updated_at=manifest.updated_at,
         updated_by=manifest.updated_by,
         version=manifest.version if ctx.lakehouse.manifests.get(manifest.dataset_id) else 0,
+        vectors=None if manifest.vectors is None else _vectors(manifest.vectors),
+    )
+
+
+def _vectors(facts: VectorFacts) -> DatasetVectors:
+    table = facts.source_table
+    return DatasetVectors(
+        index=facts.index,
+        generation=facts.generation,
+        live_since=facts.live_since,
+        why=facts.why,
+        model=facts.model,
+        model_provider=facts.model_provider,
+        model_name=facts.model_name,
+        model_digest=facts.model_digest,
+        dimension=facts.dimension,
+        metric=facts.metric,
+        algorithm=facts.algorithm,
+        storage=facts.storage,
+        m=facts.m,
+        ef_construction=facts.ef_construction,
+        ef_search=facts.ef_search,
+        table=str(table) if table.table else None,
+        column=facts.source_column,
+        snapshot_id=facts.source_snapshot_id,
+        source=str(facts.guard_table),
+        source_snapshot_id=facts.guard_snapshot_id,
+        keys=list(facts.guard_keys),
+        build_seconds=facts.build_seconds,
     )
 
 
@@ -417,9 +495,8 @@ def _place(page: str) -> tuple[str, ...]:
 
 def _update(ctx: CallContext, request: UpdateDatasetRequest) -> Iterator[Response]:
     """Field by field on the newest manifest, so that what others change meanwhile stays."""
-    name = located(ctx, request)
-    lake, lakehouse = ctx.lake(name), ctx.lakehouse
-    lake.check_change(name.schema, name.table)
+    name, lakehouse = located_dataset(ctx, request), ctx.lakehouse
+    check_dataset_change(ctx, name)
     before = _found(ctx, name).manifest
     edit, now, by = _edit(request), lakehouse.clock.now(), caller()
     edit.on(before, by, now)  # refuses what cannot be, before anything is changed
@@ -428,7 +505,7 @@ def _update(ctx: CallContext, request: UpdateDatasetRequest) -> Iterator[Respons
         words, edit = edit.parted()
         docs = {column: each.description for column, each in words.by_column(before).items()}
         if words.description is not None or docs:
-            lake.describe_table(
+            ctx.lake(name).describe_table(
                 name.schema, name.table, words.description, {c: d for c, d in docs.items() if d is not None}
             )
     made: list[DatasetManifest] = []
@@ -467,12 +544,11 @@ def _words(request: UpdateDatasetRequest | ColumnUpdate) -> Words:
 
 def _drop(ctx: CallContext, request: DropDatasetRequest) -> Iterator[Response]:
     """A table goes as by DROP TABLE; of what was registered only that it is, never an object."""
-    name = located(ctx, request)
-    lake, lakehouse = ctx.lake(name), ctx.lakehouse
+    name, lakehouse = located_dataset(ctx, request), ctx.lakehouse
     try:
-        lake.check_change(name.schema, name.table)
+        check_dataset_change(ctx, name)
         manifest = _found(ctx, name).manifest
-    except (TableNotFound, SchemaNotFound):
+    except (TableNotFound, SchemaNotFound, VectorIndexNotFound):
         if not request.if_exists:
             raise
         yield DropDatasetResponse(dropped=False, dataset_id="", kind="")
@@ -483,6 +559,8 @@ def _drop(ctx: CallContext, request: DropDatasetRequest) -> Iterator[Response]:
             analysis = lakehouse.engine.gate.analyse(sql)
             recording.analysed(analysis, ctx.session)
             lakehouse.engine.changes.run(analysis, Scope(ctx.session, None, recording.watch()))
+    elif manifest.vectors is not None:
+        guarded_indexes(ctx).drop(manifest.vectors.index)
     else:
         _forget(ctx, manifest)
     yield DropDatasetResponse(dropped=True, dataset_id=manifest.dataset_id, kind=manifest.kind.value)
@@ -502,7 +580,7 @@ def _forget(ctx: CallContext, manifest: DatasetManifest) -> None:
 
 
 def _lineage(ctx: CallContext, request: LineageRequest) -> Iterator[Response]:
-    start = _found(ctx, located(ctx, request)).manifest
+    start = _found(ctx, located_dataset(ctx, request)).manifest
     datasets = _datasets(ctx)
     graph = datasets.lineage(
         start.dataset_id,
@@ -565,7 +643,7 @@ ACTIONS: tuple[ActionSpec, ...] = (
     ),
     ActionSpec(
         "catalog.drop",
-        "Drop a table, or forget what was registered",
+        "Drop a table or a vector index, or forget what was registered",
         DropDatasetRequest,
         DropDatasetResponse,
         _drop,

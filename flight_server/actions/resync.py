@@ -15,8 +15,10 @@ from flight_server.actions.registry import (
     in_a_thread,
     sparingly,
 )
-from flight_server.actions.table_request import OfTable, located
+from flight_server.actions.table_request import OfTable, check_dataset_change, located_dataset
 from flight_server.context import CallContext
+from lakehouse.access.guarded_datasets import may_search
+from lakehouse.datasets import VECTORS
 from lakehouse.datasets.footers import Finding
 from lakehouse.datasets.resync import MOST_FINDINGS, Resynced, Verified
 from lakehouse.errors import InvalidRequest
@@ -122,9 +124,8 @@ class VerifyResponse(Response):
 
 
 def _resync(ctx: CallContext, request: ResyncRequest) -> Iterator[Progress | Response]:
-    name = located(ctx, request)
-    lake = ctx.lake(name)
-    lake.check_change(name.schema, name.table)
+    name = located_dataset(ctx, request)
+    check_dataset_change(ctx, name)
 
     def work(report: Report) -> Response:
         done = ctx.lakehouse.resync.resync(
@@ -167,8 +168,8 @@ def _verify(ctx: CallContext, request: VerifyRequest) -> Iterator[Progress | Res
     names = None
     if request.table is not None:
         wanted = OfTable(table=request.table, db_schema=request.db_schema, catalog=request.catalog)
-        name = located(ctx, wanted)
-        ctx.lake(name).check_change(name.schema, name.table)
+        name = located_dataset(ctx, wanted)
+        check_dataset_change(ctx, name)
         names = [name]
     elif request.db_schema is not None or request.catalog is not None:
         raise InvalidRequest("db_schema and catalog say where a table is: expected table as well")
@@ -192,6 +193,11 @@ def _visible(ctx: CallContext) -> Callable[[TableName], bool]:
     lakes = ctx.lakes
 
     def visible(name: TableName) -> bool:
+        if name.catalog == VECTORS:
+            known = ctx.lakehouse.vector_manifests.find(name) or ctx.lakehouse.manifests.find(name)
+            if known is None or known.vectors is None or not may_search(lakes, known.vectors):
+                return False
+            return not lakes.access.table(known.vectors.guard_table).restrictions
         access = lakes.access.table(name)
         return lakes.find(name.catalog) is not None and access.read and not access.restrictions
 

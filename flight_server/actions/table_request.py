@@ -6,7 +6,11 @@ from pydantic import Field
 
 from flight_server.actions.registry import Request
 from flight_server.context import CallContext
+from lakehouse.catalog.names import fold
+from lakehouse.datasets import VECTORS
 from lakehouse.types import TableName
+from lakehouse.vectors.guarded_indexes import GuardedIndexes
+from lakehouse.vectors.manifests import NO_PROFILE, index_of
 
 
 class OfTable(Request):
@@ -27,3 +31,33 @@ def located(ctx: CallContext, request: OfTable) -> TableName:
     catalog = ctx.lakes.of(request.catalog or session.catalog).name
     home = session.schema if catalog == session.catalog else ctx.lakehouse.catalogs.home_schema(catalog)
     return TableName(catalog, request.db_schema or home, request.table)
+
+
+def located_dataset(ctx: CallContext, request: OfTable) -> TableName:
+    """The full name of the dataset that a request is about, which may be a vector index.
+
+    Raises:
+        CatalogNotFound: There is no such catalog for the caller.
+    """
+    if request.catalog is not None and fold(request.catalog) == VECTORS:
+        return TableName(VECTORS, request.db_schema or NO_PROFILE, request.table)
+    return located(ctx, request)
+
+
+def check_dataset_change(ctx: CallContext, name: TableName) -> None:
+    """Refuse to change a dataset where that is not granted; an index is changed by who may build it.
+
+    Raises:
+        SchemaNotFound, TableNotFound, VectorIndexNotFound: There is none for the caller.
+        PermissionDenied: The caller may not change it.
+    """
+    if name.catalog == VECTORS:
+        guarded_indexes(ctx).check_change(index_of(name))
+    else:
+        ctx.lake(name).check_change(name.schema, name.table)
+
+
+def guarded_indexes(ctx: CallContext) -> GuardedIndexes:
+    """The vector indexes that are there for the caller."""
+    lakehouse = ctx.lakehouse
+    return GuardedIndexes(lakehouse.vectors, lakehouse.engine, ctx.session)

@@ -24,7 +24,7 @@ from flight_server.actions.registry import (
     in_a_thread,
     sparingly,
 )
-from flight_server.actions.table_request import OfTable, located
+from flight_server.actions.table_request import OfTable, guarded_indexes, located
 from flight_server.context import CallContext
 from flight_server.execution import Recording
 from flight_server.protocol.codec import encode_statement_ticket
@@ -202,8 +202,7 @@ class SearchVectorsResponse(ReadingResponse):
 
 
 def _guarded(ctx: CallContext) -> GuardedIndexes:
-    lakehouse = ctx.lakehouse
-    return GuardedIndexes(lakehouse.vectors, lakehouse.engine, ctx.session)
+    return guarded_indexes(ctx)
 
 
 def _build(ctx: CallContext, request: BuildVectorsRequest) -> Iterator[Progress | Response]:

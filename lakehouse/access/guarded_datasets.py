@@ -7,18 +7,41 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Protocol
 
 from lakehouse.access.guarded_catalogs import GuardedCatalogs
 from lakehouse.catalog import Table
 from lakehouse.catalog.names import fold
-from lakehouse.datasets.manifest import ColumnManifest, DatasetKind, DatasetManifest, LineageEdge
+from lakehouse.datasets.manifest import (
+    VECTORS,
+    ColumnManifest,
+    DatasetKind,
+    DatasetManifest,
+    LineageEdge,
+    VectorFacts,
+)
 from lakehouse.datasets.manifest_store import ManifestStore
 from lakehouse.datasets.observed import is_current, merged, observed, sensitivity_of
-from lakehouse.errors import LakehouseError, NotSupported, SchemaNotFound, TableNotFound
+from lakehouse.errors import (
+    CatalogNotFound,
+    LakehouseError,
+    NotSupported,
+    SchemaNotFound,
+    TableNotFound,
+    VectorIndexNotFound,
+)
 from lakehouse.types import TableName
 
 MOST_NODES = 1000
 """So many datasets are told of in a graph of lineage."""
+
+
+class IndexDatasets(Protocol):
+    """Knows the vector indexes as datasets."""
+
+    def find(self, name: TableName) -> DatasetManifest | None:
+        """What is known of an index as it is now; None where there is none of that name."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +151,7 @@ class GuardedDatasets:
         lakes: The catalogs as the principal sees them.
         now: The time.
         missed: Told of names whose manifest turned out to be out of date.
+        indexes: The vector indexes; without it there are none.
     """
 
     def __init__(
@@ -136,21 +160,44 @@ class GuardedDatasets:
         lakes: GuardedCatalogs,
         now: datetime,
         missed: Callable[[TableName], None] = lambda _: None,
+        indexes: IndexDatasets | None = None,
     ) -> None:
         self._store = store
         self._lakes = lakes
         self._now = now
         self._missed = missed
+        self._indexes = indexes
 
     def find(self, name: TableName) -> SeenDataset:
         """The dataset of a name.
 
         Raises:
-            CatalogNotFound, SchemaNotFound, TableNotFound: There is none for the principal.
+            CatalogNotFound, SchemaNotFound, TableNotFound, VectorIndexNotFound: There is none for the
+                principal.
         """
+        if fold(name.catalog) == VECTORS:
+            return self.index(name)
         lake = self._lakes.of(name.catalog)
         lake.check_read(name.schema, name.table)
         return self.of(lake.load(name.schema, name.table))
+
+    def index(self, name: TableName) -> SeenDataset:
+        """The vector index of a name.
+
+        Raises:
+            VectorIndexNotFound: There is none for the principal.
+        """
+        found = None if self._indexes is None else self._indexes.find(name)
+        if found is None or not self._searches(found):
+            raise VectorIndexNotFound(
+                f"vector index '{name}' does not exist",
+                'catalog.search with the kind "vector_index" lists them',
+            )
+        return self._seen(found, None)
+
+    def indexes(self) -> Iterator[SeenDataset]:
+        """The vector indexes that the principal may search, by name."""
+        return self.search(DatasetSearch(kind=DatasetKind.VECTOR_INDEX.value))
 
     def of(self, table: Table) -> SeenDataset:
         """The dataset that a table is, which the principal may read."""
@@ -169,12 +216,12 @@ class GuardedDatasets:
     def readable(self, dataset_id: str) -> DatasetManifest | None:
         """The manifest of a dataset, dropped or not, whose name the principal may read."""
         found = self._store.get(dataset_id)
-        return found if found is not None and self._reads(found.name) else None
+        return found if found is not None and self._reads(found) else None
 
     def search(self, wanted: DatasetSearch, after: tuple[str, ...] = ()) -> Iterator[SeenDataset]:
         """Datasets that fit, sorted by name, behind a place in that order; see ``place_of``."""
         for manifest in self._store.all():
-            if place_of(manifest) <= after or not wanted.may_fit(manifest) or not self._reads(manifest.name):
+            if place_of(manifest) <= after or not wanted.may_fit(manifest) or not self._reads(manifest):
                 continue
             try:
                 seen = self._current(manifest)
@@ -213,6 +260,11 @@ class GuardedDatasets:
     def _current(self, manifest: DatasetManifest) -> SeenDataset | None:
         """A dataset as it is now; None where its name belongs to another one."""
         name = manifest.name
+        if manifest.kind is DatasetKind.VECTOR_INDEX:
+            try:
+                return self.index(name)
+            except VectorIndexNotFound:
+                return None
         lake = self._lakes.find(name.catalog)
         if lake is None:
             return None
@@ -223,8 +275,14 @@ class GuardedDatasets:
         return seen
 
     def _seen(self, manifest: DatasetManifest, table: Table | None) -> SeenDataset:
-        is_whole = not self._lakes.access.table(manifest.name).restrictions
+        vectors = manifest.vectors
+        guard = manifest.name if vectors is None else vectors.guard_table
+        is_whole = not self._lakes.access.table(guard).restrictions
         lineage = tuple(self._visible(edge) for edge in manifest.lineage)
+        if vectors is not None:
+            # An edge names the table that it begins at.
+            both = zip(lineage, manifest.lineage, strict=True)
+            lineage = tuple(edge for edge, whole in both if edge.inputs or not whole.inputs)
         manifest = replace(manifest, lineage=lineage)
         if not is_whole:
             manifest = replace(
@@ -235,13 +293,27 @@ class GuardedDatasets:
                 objects=(),
                 columns=tuple(map(_bare, manifest.columns)),
             )
+        if vectors is not None and not self._reads_name(vectors.source_table):
+            # Of a table that is not there for the principal the index does not tell either.
+            manifest = replace(manifest, vectors=replace(vectors, source=("", "", ""), source_id=""))
+
         return SeenDataset(manifest, is_whole, table)
 
     def _visible(self, edge: LineageEdge) -> LineageEdge:
         inputs = tuple(each for each in edge.inputs if self.readable(each) is not None)
         return edge if inputs == edge.inputs else replace(edge, inputs=inputs)
 
-    def _reads(self, name: TableName) -> bool:
+    def _reads(self, manifest: DatasetManifest) -> bool:
+        if manifest.kind is DatasetKind.VECTOR_INDEX:
+            return self._searches(manifest)
+        return self._reads_name(manifest.name)
+
+    def _searches(self, manifest: DatasetManifest) -> bool:
+        """Whether the principal may search an index: it reads what the vectors were made from."""
+        vectors = manifest.vectors
+        return vectors is not None and may_search(self._lakes, vectors)
+
+    def _reads_name(self, name: TableName) -> bool:
         return self._lakes.find(name.catalog) is not None and self._lakes.access.table(name).read
 
     # -- lineage --------------------------------------------------------------------------------------
@@ -292,6 +364,25 @@ class GuardedDatasets:
                 for each in shown.inputs:
                     found.setdefault(each, []).append(LineageLink(each, manifest.dataset_id, shown))
         return found
+
+
+def may_search(lakes: GuardedCatalogs, vectors: VectorFacts) -> bool:
+    """Whether a principal may search an index.
+
+    Args:
+        lakes: The catalogs as the principal sees them.
+        vectors: The index.
+    """
+    guard = vectors.guard_table
+    try:
+        table = lakes.of(guard.catalog).load(guard.schema, guard.table)
+    except (CatalogNotFound, SchemaNotFound, TableNotFound):
+        return False
+    if table.uuid != vectors.guard_id:
+        return False
+    told = {column.lower() for column in (*vectors.guard_columns, *vectors.guard_keys)}
+    restrictions = lakes.access.table(guard).restrictions
+    return not any(column in told for each in restrictions for column, _ in each.masks)
 
 
 def place_of(manifest: DatasetManifest) -> tuple[str, ...]:

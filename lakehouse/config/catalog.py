@@ -13,7 +13,7 @@ from lakehouse.config.section import Anchored, Section
 from lakehouse.config.values import BucketName, Identifier, KeyPrefix, matching, not_reserved
 from lakehouse.errors import ConfigError
 
-_RESERVED_CATALOGS = ("memory", "system", "temp")
+_RESERVED_CATALOGS = ("memory", "system", "temp", "vectors")
 RESERVED_SCHEMAS = ("information_schema", "pg_catalog", "system", "temp")
 
 # What a catalog of a type is reached by: the form, and how messages show it.

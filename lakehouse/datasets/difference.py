@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 
-from lakehouse.datasets.manifest import ColumnManifest, DatasetManifest, DatasetObject
+from lakehouse.datasets.manifest import ColumnManifest, DatasetManifest, DatasetObject, VectorFacts
 
 _MOST_ITEMS = 20
 # What every change of a manifest changes.
@@ -42,6 +42,8 @@ def differences(old: DatasetManifest | None, new: DatasetManifest) -> list[Diffe
             found += _of_columns(was, now)
         elif field.name == "objects":
             found += _of_objects(was, now)
+        elif field.name == "vectors" and was is not None and now is not None:
+            found += _of_vectors(was, now)
         else:
             found.append(Difference(field.name, _text(was), _text(now)))
     return found
@@ -82,6 +84,13 @@ def _of_objects(old: Sequence[DatasetObject], new: Sequence[DatasetObject]) -> I
         yield Difference("objects", f"{len(changed) - _MOST_ITEMS} others differ as well", None)
     if not (gone or come or changed) and len(before) == len(old):
         yield Difference("objects", "another order", None)
+
+
+def _of_vectors(old: VectorFacts, new: VectorFacts) -> Iterator[Difference]:
+    for field in fields(VectorFacts):
+        was, now = getattr(old, field.name), getattr(new, field.name)
+        if was != now:
+            yield Difference(f"vectors.{field.name}", _text(was), _text(now))
 
 
 def _by_key(objects: Sequence[DatasetObject]) -> Mapping[str, DatasetObject]:

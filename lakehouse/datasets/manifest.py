@@ -8,6 +8,9 @@ from enum import StrEnum
 
 from lakehouse.types import TableName
 
+VECTORS = "vectors"
+"""The catalog in whose name the manifests of vector indexes are; no catalog of tables is called so."""
+
 
 class DatasetKind(StrEnum):
     """What a dataset is made of."""
@@ -17,6 +20,7 @@ class DatasetKind(StrEnum):
     PARQUET = "parquet"
     """Parquet objects of somebody else, registered in place and never changed."""
     VECTOR_INDEX = "vector_index"
+    """An index of vectors: its live generation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,77 @@ class LineageEdge:
 
 
 @dataclass(frozen=True, slots=True)
+class VectorFacts:
+    """What is known of the live generation of a vector index.
+
+    Attributes:
+        index: The index, as searches name it.
+        generation: Its id.
+        slot: Counts the generations that were made live; of two manifests the one with the greater is newer.
+        live_since: When it was made live.
+        why: ``build``, ``rollback`` or ``repair``.
+        model: What the configuration calls the model of the vectors; empty where nobody knows.
+        model_provider: Who runs it.
+        model_name: What its provider calls it.
+        model_digest: Tells its version from others.
+        dimension: Of the vectors.
+        metric: How they are compared.
+        algorithm: ``hnsw`` or ``exact``.
+        storage: How their numbers are kept.
+        m: Neighbours in the graph.
+        ef_construction: Effort of building.
+        ef_search: Effort of a search that says nothing.
+        source: Where the vectors are: catalog, schema, table.
+        source_id: The id of that table.
+        source_column: The column of the vectors.
+        source_snapshot_id: The snapshot that was read.
+        guard: What they were made from, whose readers may search: catalog, schema, table.
+        guard_id: The id of that table.
+        guard_columns: Its columns that the index tells of.
+        guard_keys: What tells its rows apart.
+        guard_snapshot_id: The snapshot that they were made from.
+        build_seconds: How long building took.
+    """
+
+    index: str
+    generation: str
+    slot: int
+    live_since: datetime
+    why: str
+    model: str
+    model_provider: str
+    model_name: str
+    model_digest: str
+    dimension: int
+    metric: str
+    algorithm: str
+    storage: str
+    m: int
+    ef_construction: int
+    ef_search: int
+    source: tuple[str, ...]
+    source_id: str
+    source_column: str
+    source_snapshot_id: int | None
+    guard: tuple[str, ...]
+    guard_id: str
+    guard_columns: tuple[str, ...]
+    guard_keys: tuple[str, ...]
+    guard_snapshot_id: int | None
+    build_seconds: float
+
+    @property
+    def source_table(self) -> TableName:
+        """Where the vectors are."""
+        return TableName(*self.source)
+
+    @property
+    def guard_table(self) -> TableName:
+        """What they were made from."""
+        return TableName(*self.guard)
+
+
+@dataclass(frozen=True, slots=True)
 class DatasetManifest:
     """What is known of one dataset. Times are in UTC.
 
@@ -118,6 +193,7 @@ class DatasetManifest:
         updated_at: When this version of the manifest was made.
         updated_by: Whose call that was.
         dropped: Whether the dataset is gone; such a manifest keeps its place for the record.
+        vectors: Of a vector index what else is known of it.
     """
 
     dataset_id: str
@@ -144,6 +220,7 @@ class DatasetManifest:
     updated_at: datetime
     updated_by: str
     dropped: bool = False
+    vectors: VectorFacts | None = None
 
     def freshness(self, now: datetime) -> str:
         """``fresh``, ``late``, or ``unknown`` where there is no agreed age or no known change."""

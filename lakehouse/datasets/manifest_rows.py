@@ -21,6 +21,7 @@ from lakehouse.datasets.manifest import (
     DatasetObject,
     LineageEdge,
     Sensitivity,
+    VectorFacts,
 )
 from lakehouse.types import TableName
 
@@ -57,6 +58,36 @@ _EDGE = pa.struct(
         ("by", pa.string()),
     ]
 )
+_VECTORS = pa.struct(
+    [
+        ("index", pa.string()),
+        ("generation", pa.string()),
+        ("slot", pa.int64()),
+        ("live_since", _TIME),
+        ("why", pa.string()),
+        ("model", pa.string()),
+        ("model_provider", pa.string()),
+        ("model_name", pa.string()),
+        ("model_digest", pa.string()),
+        ("dimension", pa.int64()),
+        ("metric", pa.string()),
+        ("algorithm", pa.string()),
+        ("storage", pa.string()),
+        ("m", pa.int64()),
+        ("ef_construction", pa.int64()),
+        ("ef_search", pa.int64()),
+        ("source", _TEXTS),
+        ("source_id", pa.string()),
+        ("source_column", pa.string()),
+        ("source_snapshot_id", pa.int64()),
+        ("guard", _TEXTS),
+        ("guard_id", pa.string()),
+        ("guard_columns", _TEXTS),
+        ("guard_keys", _TEXTS),
+        ("guard_snapshot_id", pa.int64()),
+        ("build_seconds", pa.float64()),
+    ]
+)
 SCHEMA = pa.schema(
     [
         ("dataset_id", pa.string()),
@@ -85,6 +116,7 @@ SCHEMA = pa.schema(
         ("updated_at", _TIME),
         ("updated_by", pa.string()),
         ("dropped", pa.bool_()),
+        ("vectors", pa.list_(_VECTORS)),
     ]
 )
 """The columns of the objects that hold manifests; a name is kept in its three parts."""
@@ -96,13 +128,15 @@ _CLASSES: Mapping[str, type] = {
     "columns": ColumnManifest,
     "sensitivity": Sensitivity,
     "lineage": LineageEdge,
+    "vectors": VectorFacts,
 }
-_TIMES = {"at", "changed_at", "created_at", "updated_at"}
+_TIMES = {"at", "changed_at", "created_at", "updated_at", "live_since"}
 
 
 def to_rows(manifests: Sequence[DatasetManifest]) -> pa.Table:
     """A row for each manifest, with the columns of ``SCHEMA``."""
     values = {f"{part}_name": [getattr(m.name, part) for m in manifests] for part in _NAME_PARTS}
+    values["vectors"] = [() if m.vectors is None else (m.vectors,) for m in manifests]
     for column in SCHEMA.names:
         if column not in values:
             values[column] = list(map(attrgetter(column), manifests))
@@ -116,6 +150,7 @@ def from_rows(rows: pa.Table) -> list[DatasetManifest]:
     names = map(TableName, *(values.pop(f"{part}_name") for part in _NAME_PARTS))
     values["name"] = list(names)
     values["kind"] = list(map(DatasetKind, values["kind"]))
+    values["vectors"] = [each[0] if each else None for each in values["vectors"]]
     found = [field.name for field in fields(DatasetManifest)]
     return [DatasetManifest(*parts) for parts in zip(*(values[name] for name in found), strict=True)]
 
@@ -219,7 +254,10 @@ def _cut(flat: Sequence[Any], lengths: Iterable[int | None]) -> list[tuple[Any, 
 
 
 # None stands for what is not known in these only.
-_OPTIONAL = {"snapshot_id", "freshness_seconds", "values", "nulls", "minimum", "maximum"}
+_OPTIONAL = {
+    "snapshot_id", "source_snapshot_id", "guard_snapshot_id", "freshness_seconds",
+    "values", "nulls", "minimum", "maximum",
+}  # fmt: skip
 
 
 def _default(name: str, kind: pa.DataType) -> Any:

@@ -19,7 +19,7 @@ from lakehouse.catalog.names import fold
 from lakehouse.clock import Clock
 from lakehouse.datasets.difference import Difference, differences
 from lakehouse.datasets.footers import Finding, Footer, read_footers
-from lakehouse.datasets.manifest import DatasetKind, DatasetManifest, Sensitivity
+from lakehouse.datasets.manifest import VECTORS, DatasetKind, DatasetManifest, Sensitivity
 from lakehouse.datasets.manifest_store import Build, ManifestStore
 from lakehouse.datasets.observed import merged, observed
 from lakehouse.datasets.registered_catalog import (
@@ -79,6 +79,32 @@ class RowReader(Protocol):
         Raises:
             LakehouseError: It cannot be read.
         """
+        ...
+
+
+class IndexSource(Protocol):
+    """Knows what is in storage of vector indexes."""
+
+    def truth(self, name: TableName) -> DatasetManifest:
+        """What the bucket says of an index.
+
+        Raises:
+            TableNotFound: There is no such index.
+        """
+        ...
+
+    def names(self) -> list[TableName]:
+        """The names of all indexes that are there."""
+        ...
+
+    def together(self, old: DatasetManifest | None, seen: DatasetManifest) -> DatasetManifest:
+        """What the bucket says, with what somebody said."""
+        ...
+
+    def findings(
+        self, manifest: DatasetManifest, check: Callable[[], None], *, deep: bool = False
+    ) -> Iterator[Finding]:
+        """What is wrong with the objects of an index."""
         ...
 
 
@@ -146,7 +172,12 @@ class Resync:
         clock: Source of time.
         recorder: Told of manifests that were made anew.
         rows: Reads data files as a whole.
+
+    Attributes:
+        indexes: What is in storage of vector indexes; without it there are none.
     """
+
+    indexes: IndexSource | None = None
 
     def __init__(
         self,
@@ -345,6 +376,11 @@ class Resync:
         check: Callable[[], None],
     ) -> Iterator[Finding]:
         """What cannot be read of files whose footers are whole."""
+        if new.kind is DatasetKind.VECTOR_INDEX:
+            if self.indexes is not None:
+                found = self.indexes.findings(new, check, deep=True)
+                yield from (each for each in found if each.key not in damaged)
+            return
         table = self._registered.table(new) if new.kind is DatasetKind.PARQUET else self._catalogs.load(name)
 
         def cancelled() -> bool:
@@ -371,6 +407,8 @@ class Resync:
     def _truth(
         self, name: TableName, check: Callable[[], None], report: Report, *, skip_damaged: bool
     ) -> _Truth:
+        if name.catalog == VECTORS:
+            return self._truth_of_index(name, check)
         if name.catalog == REGISTERED:
             return self._truth_of_objects(name, check, report, skip_damaged=skip_damaged)
         return self._truth_of_table(name, check, report)
@@ -390,6 +428,12 @@ class Resync:
             report(number / len(files), footer.key)
             findings += _compared(footer, files[footer.key])
         return _Truth(seen, tuple(findings), len(files), self._detected(table))
+
+    def _truth_of_index(self, name: TableName, check: Callable[[], None]) -> _Truth:
+        if self.indexes is None:
+            raise TableNotFound(f"vector index '{name}' does not exist")
+        found = self.indexes.truth(name)
+        return _Truth(found, tuple(self.indexes.findings(found, check)), 0)
 
     def _detected(self, table: Table) -> Mapping[str, tuple[Sensitivity, ...]] | None:
         """The kinds of data in a table of which nothing is known; None where that is not so."""
@@ -468,6 +512,8 @@ class Resync:
         if new.kind is DatasetKind.TABLE:
             found = truth.detected if known is None else None
             return merged(known, replace(new, version=old.version if old else 1), found=found)
+        if new.kind is DatasetKind.VECTOR_INDEX:
+            return new if self.indexes is None else self.indexes.together(old, new)
         if old is not None and old.dropped:
             raise TableNotFound(f"table '{new.name}' does not exist")
         return new if known is None else with_said(new, known)
@@ -517,6 +563,10 @@ class Resync:
                 self._registrations.forget_record(record.dataset_id)
             elif known is None or known.name != record.name:
                 yield record.name
+        for name in () if self.indexes is None else self.indexes.names():
+            known = self._store.find(name)
+            if known is None or known.dropped:
+                yield name
 
     def _keep_records(self) -> None:
         """Write down what is registered where that was not done yet: who did may have been killed before."""

@@ -129,6 +129,8 @@ class DatasetTracker:
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
+        self.also: Callable[[], Iterator[bool]] | None = None
+        """Looks through datasets that are no tables, one at each step, after all tables."""
 
     def start(self) -> None:
         """Watch the catalogs, and look after manifests in the background."""
@@ -257,6 +259,8 @@ class DatasetTracker:
         for dataset_id, found, kind in self.store.names():
             if kind is DatasetKind.TABLE and dataset_id not in there:
                 self.look_at(found)
+        if self.also is not None:
+            yield from self.also()
 
     def _check(self, catalog: IcebergCatalog, schema: str, name: str) -> str:
         try:

@@ -7,9 +7,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from lakehouse.access.guarded_datasets import GuardedDatasets
+from lakehouse.access.guarded_datasets import GuardedDatasets, IndexDatasets, SeenDataset
 from lakehouse.catalog import Table
 from lakehouse.clock import Clock
+from lakehouse.datasets.manifest import VECTORS
 from lakehouse.datasets.manifest_store import ManifestStore
 from lakehouse.datasets.observed import sensitivity_of
 from lakehouse.engine.system_history import scan_tables
@@ -77,21 +78,31 @@ LINEAGE_SCHEMA = pa.schema(
         ("actor", pa.string()),
     ]
 )
-Rows = Callable[[GuardedDatasets, Table], Iterator[Mapping[str, Any]]]
+Rows = Callable[[GuardedDatasets, SeenDataset], Iterator[Mapping[str, Any]]]
 
 
-def datasets_tables(store: ManifestStore, clock: Clock) -> tuple[SystemTable, ...]:
+def datasets_tables(
+    store: ManifestStore, clock: Clock, indexes: IndexDatasets | None = None
+) -> tuple[SystemTable, ...]:
     """The tables over the manifests of the datasets that a principal may read."""
 
     def table(name: str, summary: str, schema: pa.Schema, rows: Rows) -> SystemTable:
         def scan(reading: Reading) -> pa.Table:
-            datasets = GuardedDatasets(store, reading.lakes, clock.now())
-            return scan_tables(reading, name, schema, lambda found, _: rows(datasets, found))
+            datasets = GuardedDatasets(store, reading.lakes, clock.now(), indexes=indexes)
+
+            def of(found: Table, _: bool) -> Iterator[Mapping[str, Any]]:
+                return rows(datasets, datasets.of(found))
+
+            tables = scan_tables(reading, name, schema, of)
+            vectors = [
+                {**_named(seen), **row} for seen in _wanted(datasets, reading) for row in rows(datasets, seen)
+            ]
+            return pa.concat_tables([tables, pa.Table.from_pylist(vectors, schema)]) if vectors else tables
 
         return SystemTable(name, summary, schema, scan=scan)
 
-    def datasets(found: GuardedDatasets, of: Table) -> Iterator[Mapping[str, Any]]:
-        return _datasets(found, of, clock)
+    def datasets(_: GuardedDatasets, seen: SeenDataset) -> Iterator[Mapping[str, Any]]:
+        return _datasets(seen, clock)
 
     return (
         table("datasets", "The datasets, with owner, tags, counts and freshness", DATASETS_SCHEMA, datasets),
@@ -105,8 +116,23 @@ def datasets_tables(store: ManifestStore, clock: Clock) -> tuple[SystemTable, ..
     )
 
 
-def _datasets(datasets: GuardedDatasets, table: Table, clock: Clock) -> Iterator[Mapping[str, Any]]:
-    seen = datasets.of(table)
+def _named(seen: SeenDataset) -> Mapping[str, Any]:
+    name = seen.manifest.name
+    return {"catalog_name": name.catalog, "schema_name": name.schema, "table_name": name.table}
+
+
+def _wanted(datasets: GuardedDatasets, reading: Reading) -> Iterator[SeenDataset]:
+    """The vector indexes that a statement wants."""
+    catalogs = reading.wanted.get("catalog_name")
+    if catalogs is not None and VECTORS not in catalogs:
+        return
+    for seen in datasets.indexes():
+        reading.check()
+        if all(value in reading.wanted.get(key, (value,)) for key, value in _named(seen).items()):
+            yield seen
+
+
+def _datasets(seen: SeenDataset, clock: Clock) -> Iterator[Mapping[str, Any]]:
     manifest, whole = seen.manifest, seen.is_whole
     yield {
         "dataset_id": manifest.dataset_id,
@@ -133,8 +159,7 @@ def _datasets(datasets: GuardedDatasets, table: Table, clock: Clock) -> Iterator
     }
 
 
-def _columns(datasets: GuardedDatasets, table: Table) -> Iterator[Mapping[str, Any]]:
-    seen = datasets.of(table)
+def _columns(_: GuardedDatasets, seen: SeenDataset) -> Iterator[Mapping[str, Any]]:
     for position, column in enumerate(seen.manifest.columns, start=1):
         held = sensitivity_of(column)
         yield {
@@ -155,8 +180,8 @@ def _columns(datasets: GuardedDatasets, table: Table) -> Iterator[Mapping[str, A
         }
 
 
-def _lineage(datasets: GuardedDatasets, table: Table) -> Iterator[Mapping[str, Any]]:
-    manifest = datasets.of(table).manifest
+def _lineage(datasets: GuardedDatasets, seen: SeenDataset) -> Iterator[Mapping[str, Any]]:
+    manifest = seen.manifest
     for edge in manifest.lineage:
         row = {
             "dataset_id": manifest.dataset_id,

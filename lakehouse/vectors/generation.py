@@ -12,11 +12,11 @@ from lakehouse.types import TableName
 from lakehouse.vectors.parameters import IndexParameters
 
 FORMAT = 1
-_NAME = re.compile(r"[a-z0-9_][a-z0-9_-]{0,99}")
+_NAME = re.compile(r"([a-z0-9][a-z0-9_-]{0,62}:)?[a-z0-9_][a-z0-9_-]{0,99}")
 
 
 def checked_name(name: str) -> str:
-    """The name of an index as it is kept: in lower case.
+    """The name of an index as it is kept: in lower case, and with that of its profile if it is of one.
 
     Raises:
         InvalidRequest: It is no such name.
@@ -28,6 +28,12 @@ def checked_name(name: str) -> str:
             "expected 1 to 100 letters from a to z, digits, _ and -, not beginning with -",
         )
     return folded
+
+
+def parted_name(name: str) -> tuple[str, str]:
+    """The profile of an index, empty where it is of none, and its name within that."""
+    profile, _, index = name.rpartition(":")
+    return profile, index
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@
 generation without one is not whole, and nobody reads it. ``{PREFIX}/{index}/live/{n}.json`` are slots of
 which each is created once and never changed: the highest says which generation is the live one, with all that
 is known of it. Promotion puts the next slot, create-only: of two at once one wins, and no server ever sees
-anything between the old and the new generation.
+anything between the old and the new generation. The indexes of a profile are below
+``{PROFILES}/{profile}/indexes/`` instead of ``{PREFIX}/``, in its own bucket where it has one.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import structlog
@@ -31,9 +34,10 @@ from lakehouse.errors import (
     StorageError,
 )
 from lakehouse.storage import Bucket
-from lakehouse.vectors.generation import Generation, IndexFile
+from lakehouse.vectors.generation import Generation, IndexFile, parted_name
 
 PREFIX = "_vectors/indexes"
+PROFILES = "_vectors/profiles"
 VECTORS, ROWS, MANIFEST = "vectors.faiss", "rows.arrow", "manifest.json"
 _SLOT = re.compile(r"(\d{12})\.json")
 _ID = re.compile(r"[0-9a-f]{14}-[0-9a-f]{8}")
@@ -78,11 +82,23 @@ class GenerationStore:
     Args:
         bucket: Where they are kept.
         clock: Source of time and ids.
+        profiles: Where those of profiles are kept, by the names of the profiles.
     """
 
-    def __init__(self, bucket: Bucket, clock: Clock) -> None:
+    def __init__(
+        self, bucket: Bucket, clock: Clock, profiles: Mapping[str, Bucket] = MappingProxyType({})
+    ) -> None:
         self.bucket = bucket
         self._clock = clock
+        self._profiles = profiles
+
+    def bucket_of(self, index: str) -> Bucket:
+        """Where an index is kept."""
+        return self._profiles.get(parted_name(index)[0], self.bucket)
+
+    def location(self, index: str) -> str:
+        """What the keys of its objects begin with."""
+        return f"{_base(index)}/"
 
     def new_id(self) -> str:
         """The id of a generation that is made now."""
@@ -90,7 +106,10 @@ class GenerationStore:
 
     def indexes(self) -> list[str]:
         """The names of all indexes, dropped ones of which something is left among them."""
-        return self.bucket.directories(PREFIX)
+        found = self.bucket.directories(PREFIX)
+        for profile, bucket in self._profiles.items():
+            found += [f"{profile}:{name}" for name in bucket.directories(f"{PROFILES}/{profile}/indexes")]
+        return found
 
     def upload(self, index: str, generation: str, name: str, path: Path) -> IndexFile:
         """Put a file of a generation into the bucket.
@@ -100,7 +119,7 @@ class GenerationStore:
         """
         key = _key(index, generation, name)
         digest = hashlib.sha256()
-        with path.open("rb") as file, self.bucket.open_writer(key) as writer:
+        with path.open("rb") as file, self.bucket_of(index).open_writer(key) as writer:
             while block := file.read(_BLOCK_BYTES):
                 digest.update(block)
                 writer.write(block)
@@ -113,7 +132,7 @@ class GenerationStore:
             StorageError: It could not be written.
         """
         key = _key(generation.index, generation.id, MANIFEST)
-        self.bucket.put(key, _sealed(generation.to_json()))
+        self.bucket_of(generation.index).put(key, _sealed(generation.to_json()))
 
     def generations(self, index: str) -> list[Generation]:
         """Those that are whole, the oldest first; what cannot be read is left out.
@@ -124,7 +143,7 @@ class GenerationStore:
         found = []
         for name in sorted(self._files(index)):
             with suppress(ObjectNotFound, IndexDamaged):
-                told = _unsealed(self.bucket.get(_key(index, name, MANIFEST)), f"{index}/{name}")
+                told = _unsealed(self.bucket_of(index).get(_key(index, name, MANIFEST)), f"{index}/{name}")
                 found.append(_generation(told, f"{index}/{name}"))
         return found
 
@@ -177,17 +196,17 @@ class GenerationStore:
         wanted = Live(number, generation, self._clock.now(), by, why, self._clock.token())
         key, content = _slot_key(index, number), wanted.content()
         try:
-            self.bucket.put_new(key, content)
+            self.bucket_of(index).put_new(key, content)
         except ObjectAlreadyExists:
-            if self.bucket.get(key) != content:  # a request that was repeated finds its own
+            if self.bucket_of(index).get(key) != content:  # a request that was repeated finds its own
                 raise _conflict(index) from None
         except StorageError:
-            if not self._holds(key, content):
+            if not self._holds(index, key, content):
                 raise
         numbers = self._slots(index)
         if number != numbers[-1] and (before is None or before.number not in numbers):
             # The slot was given free long ago, and what others put above it holds.
-            self._delete(key)
+            self._delete(index, key)
             raise _conflict(index)
         return wanted
 
@@ -221,33 +240,33 @@ class GenerationStore:
             if each not in stay and (each in replaced or now - _made_at(each) >= abandoned):
                 # Its manifest first: without it it is not whole, so nothing that fails leaves a half one.
                 for key in sorted(files[each], key=lambda key: not key.endswith(MANIFEST)):
-                    self._delete(key)
+                    self._delete(index, key)
                 deleted.append(each)
-        for torn in list(self.bucket.unfinished(f"{PREFIX}/{index}")):
+        for torn in list(self.bucket_of(index).unfinished(_base(index))):
             if now - torn.modified_at >= abandoned:
-                self._delete(torn.key)
+                self._delete(index, torn.key)
         for slot in slots[:-1]:
             if now - slot.at >= grace and (slot.generation is None or slot.generation.id not in stay):
-                self._delete(_slot_key(index, slot.number))
+                self._delete(index, _slot_key(index, slot.number))
         return deleted
 
     def _files(self, index: str) -> dict[str, list[str]]:
         """The keys of all that there is of generations, by their ids."""
         found: dict[str, list[str]] = {}
-        prefix = f"{PREFIX}/{index}/generations"
-        for each in self.bucket.objects(prefix):
+        prefix = f"{_base(index)}/generations"
+        for each in self.bucket_of(index).objects(prefix):
             generation = each.key[len(prefix) + 1 :].partition("/")[0]
             if _ID.fullmatch(generation):
                 found.setdefault(generation, []).append(each.key)
         return found
 
     def _slots(self, index: str) -> list[int]:
-        names = map(_SLOT.fullmatch, self.bucket.names(f"{PREFIX}/{index}/live"))
+        names = map(_SLOT.fullmatch, self.bucket_of(index).names(f"{_base(index)}/live"))
         return [int(match[1]) for match in names if match]
 
     def _slot(self, index: str, number: int) -> Live:
         what = f"{index}/live/{number}"
-        told = _unsealed(self.bucket.get(_slot_key(index, number)), what)
+        told = _unsealed(self.bucket_of(index).get(_slot_key(index, number)), what)
         try:
             generation = None if told["generation"] is None else _generation(told["generation"], what)
             at = datetime.fromisoformat(told["at"])
@@ -255,27 +274,32 @@ class GenerationStore:
         except (ValueError, TypeError, KeyError) as error:
             raise _damaged(what) from error
 
-    def _holds(self, key: str, content: bytes) -> bool:
+    def _holds(self, index: str, key: str, content: bytes) -> bool:
         try:
-            return self.bucket.get(key) == content
+            return self.bucket_of(index).get(key) == content
         except StorageError:
             return False
 
-    def _delete(self, key: str) -> None:
+    def _delete(self, index: str, key: str) -> None:
         try:
-            self.bucket.delete(key)
+            self.bucket_of(index).delete(key)
         except ObjectNotFound:
             pass
         except LakehouseError as error:
             _log.warning("vector_index_file_not_deleted", key=key, reason=error.message)
 
 
+def _base(index: str) -> str:
+    profile, name = parted_name(index)
+    return f"{PROFILES}/{profile}/indexes/{name}" if profile else f"{PREFIX}/{name}"
+
+
 def _key(index: str, generation: str, name: str) -> str:
-    return f"{PREFIX}/{index}/generations/{generation}/{name}"
+    return f"{_base(index)}/generations/{generation}/{name}"
 
 
 def _slot_key(index: str, number: int) -> str:
-    return f"{PREFIX}/{index}/live/{number:012d}.json"
+    return f"{_base(index)}/live/{number:012d}.json"
 
 
 def _made_at(generation: str) -> datetime:

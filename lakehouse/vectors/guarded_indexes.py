@@ -72,6 +72,15 @@ class GuardedIndexes:
         self.check_search(live.generation)
         return live
 
+    def check_change(self, index: str) -> None:
+        """Refuse to change an index where that is not granted.
+
+        Raises:
+            VectorIndexNotFound: There is none for the principal.
+            PermissionDenied: The principal may not change the tables that it is made of.
+        """
+        self._check_owner(self.find(index))
+
     def check_search(self, generation: Generation) -> None:
         """Say that an index is not there, if the principal may not search it.
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 import pyarrow as pa
@@ -54,6 +55,22 @@ class VectorSource(Protocol):
         Raises:
             LakehouseError: There is no such table any more, or it cannot be read.
         """
+        ...
+
+
+class IndexObserver(Protocol):
+    """Told of what becomes of indexes."""
+
+    def promoting(self, index: str, generation: Generation | None, before: Live | None) -> None:
+        """Another generation is about to become live, or none; where this raises, it does not."""
+        ...
+
+    def promoted(self, index: str, live: Live) -> None:
+        """It did."""
+        ...
+
+    def failed(self, index: str) -> None:
+        """It did not."""
         ...
 
 
@@ -110,7 +127,13 @@ class VectorIndexes:
         source: Reads the tables that they are made of.
         recorder: Told when another generation becomes live.
         directory: Where files are made before they are uploaded; the system's own one where left out.
+        profiles: Where the indexes of profiles are kept, by the names of the profiles.
+
+    Attributes:
+        observer: Told of what becomes of indexes.
     """
+
+    observer: IndexObserver | None = None
 
     def __init__(
         self,
@@ -120,9 +143,10 @@ class VectorIndexes:
         source: VectorSource,
         recorder: ChangeRecorder,
         directory: str = "",
+        profiles: Mapping[str, Bucket] = MappingProxyType({}),
     ) -> None:
-        self.store = GenerationStore(bucket, clock)
-        self.loader = IndexLoader(bucket, settings.memory_bytes)
+        self.store = GenerationStore(bucket, clock, profiles)
+        self.loader = IndexLoader(self.store.bucket_of, settings.memory_bytes)
         self.settings = settings
         self._clock = clock
         self._source = source
@@ -325,7 +349,15 @@ class VectorIndexes:
         return made
 
     def _promote(self, name: str, generation: Generation | None, before: Live | None, why: str) -> Live:
-        made = self.store.put_live(name, generation, before, by=current_origin().actor, why=why)
+        observer = self.observer
+        if observer is not None:
+            observer.promoting(name, generation, before)
+        try:
+            made = self.store.put_live(name, generation, before, by=current_origin().actor, why=why)
+        except LakehouseError:
+            if observer is not None:
+                observer.failed(name)
+            raise
         self._learn(name, made, time.monotonic())
         former = None if before is None or before.generation is None else before.generation.id
         self._recorder.record(
@@ -338,6 +370,8 @@ class VectorIndexes:
                 detail=why,
             )
         )
+        if observer is not None:
+            observer.promoted(name, made)
         try:
             self.clean(name)
         except LakehouseError as error:

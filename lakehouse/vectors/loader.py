@@ -72,13 +72,13 @@ class IndexLoader:
     local copy. A file that is deleted meanwhile stays readable to whoever has it.
 
     Args:
-        bucket: Where the generations are.
+        bucket: Where the generations are, or what tells it of an index.
         max_bytes: What is not in use is let go of above that, least recently used first. What is in use
             stays, even if it is more.
     """
 
-    def __init__(self, bucket: Bucket, max_bytes: int) -> None:
-        self._bucket = bucket
+    def __init__(self, bucket: Bucket | Callable[[str], Bucket], max_bytes: int) -> None:
+        self._bucket_of = bucket if callable(bucket) else lambda _: bucket
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
@@ -160,7 +160,7 @@ class IndexLoader:
 
     def _load(self, key: str, entry: _Entry, generation: Generation) -> None:
         try:
-            entry.loading.set_result(_loaded(self._bucket, generation))
+            entry.loading.set_result(_loaded(self._bucket_of(generation.index), generation))
         except BaseException as error:
             with self._lock:
                 self._damaged += isinstance(error, IndexDamaged)

@@ -441,7 +441,7 @@ class DeclareKeysResponse:
 
 @dataclass(frozen=True, slots=True)
 class DescribeDatasetRequest:
-    """A dataset by the name of its table."""
+    """A dataset by the name of its table; an index by its own in the catalog vectors."""
 
     table: str
     db_schema: str | None = None
@@ -509,6 +509,34 @@ class DatasetObjectItem:
 
 
 @dataclass(frozen=True, slots=True)
+class DatasetVectors:
+    """What is known of the live generation of a vector index."""
+
+    index: str
+    generation: str
+    live_since: datetime
+    why: str
+    model: str
+    model_provider: str
+    model_name: str
+    model_digest: str
+    dimension: int
+    metric: str
+    algorithm: str
+    storage: str
+    m: int
+    ef_construction: int
+    ef_search: int
+    table: str | None
+    column: str
+    snapshot_id: int | None
+    source: str
+    source_snapshot_id: int | None
+    keys: list[str]
+    build_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class DatasetDescription:
     """What is known of a dataset. Counts are those of the current snapshot."""
 
@@ -541,6 +569,7 @@ class DatasetDescription:
     updated_at: datetime
     updated_by: str
     version: int
+    vectors: DatasetVectors | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -2551,7 +2580,7 @@ class CatalogActions:
     def drop(
         self, *, table: str, db_schema: str | None = None, catalog: str | None = None, if_exists: bool = False
     ) -> DropDatasetResponse:
-        """Drop a table, or forget what was registered.
+        """Drop a table or a vector index, or forget what was registered.
 
         Needs the permission ``write``.
 
