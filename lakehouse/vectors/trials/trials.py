@@ -23,7 +23,7 @@ from lakehouse.journal.change_event import current_origin
 from lakehouse.storage import Bucket
 from lakehouse.vectors.faiss_index import VectorIndex, Vectors, build_threads
 from lakehouse.vectors.generation import Generation, VectorColumn
-from lakehouse.vectors.indexes import Progress, VectorIndexes, split
+from lakehouse.vectors.indexes import Progress, VectorIndexes
 from lakehouse.vectors.loader import LoaderStatistics
 from lakehouse.vectors.trials.evaluation import (
     Evaluation,
@@ -47,6 +47,7 @@ from lakehouse.vectors.trials.making import (
 from lakehouse.vectors.trials.measuring import Latency, Measured, Measuring
 from lakehouse.vectors.trials.sweep import SweepRequest, cost, newest, next_build
 from lakehouse.vectors.trials.vector_cache import BoundedCache, CacheStatistics
+from lakehouse.vectors.vector_rows import split
 
 _EXACT_SECONDS = 0.3
 
