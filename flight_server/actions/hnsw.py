@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
@@ -338,9 +338,7 @@ def _promote(ctx: CallContext, request: PromoteRequest) -> Iterator[Progress | R
             f"the trial '{chosen.trial}' is of {chosen.metric}, the index of {generation.parameters.metric}",
             "make another evaluation set and try again",
         )
-    wanted = BuildRequest(
-        generation.index, generation.source, chosen.parameters, generation.guard, generation.model
-    )
+    wanted = replace(BuildRequest.again(generation), parameters=chosen.parameters)
 
     def work(report: Callable[[float, str], None]) -> Response:
         with Recording(ctx, f"HNSW PROMOTE {generation.index}", "hnsw") as recording:

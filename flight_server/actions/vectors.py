@@ -35,18 +35,22 @@ from lakehouse.engine.session import StatementHandle
 from lakehouse.errors import InvalidRequest
 from lakehouse.types import TableName
 from lakehouse.vectors.chunking import ChunkBy, Chunking
-from lakehouse.vectors.embeddings import EmbedRequest, identity_key
+from lakehouse.vectors.embeddings import CHUNK_TEXT, EmbedRequest, identity_key
 from lakehouse.vectors.faiss_index import MOST_RESULTS, Way
-from lakehouse.vectors.generation import Guard, Model, VectorColumn
+from lakehouse.vectors.generation import Generation, Guard, Model, VectorColumn
 from lakehouse.vectors.generation_store import Live
 from lakehouse.vectors.guarded_indexes import GuardedIndexes
+from lakehouse.vectors.hybrid import CANDIDATES, RRF_K, Ask, Mode, told
 from lakehouse.vectors.indexes import BuildRequest, Hits
+from lakehouse.vectors.lexical import is_text
 from lakehouse.vectors.parameters import Algorithm, IndexParameters, Metric, Storage
 
 _DEFAULT = IndexParameters()
 _CHUNKING = Chunking()
 _MOST_QUERIES = 10_000
 _MOST_TEXTS = 1000
+_MOST_CANDIDATES = 10_000
+_MOST_RERANKED = 10_000
 
 
 class VectorModel(Response):
@@ -82,6 +86,9 @@ class VectorIndexDescription(Response):
     ef_construction: int
     ef_search: int
     model: VectorModel
+    lexical: str | None = Field(
+        description="the column whose words can be searched; none where there is none"
+    )
     size_bytes: int | None
     build_seconds: float
 
@@ -96,6 +103,11 @@ class BuildVectorsRequest(OfTable):
     )
     columns: list[str] | None = Field(
         default=None, description="what a search gives beside the score; all but the vectors when left out"
+    )
+    lexical: str | None = Field(
+        default=None,
+        description="column of texts to be searched by their words, too; chunk_text, if there is such a "
+        "column, when left out, none when empty",
     )
     metric: Metric = Field(default=_DEFAULT.metric, description="cosine, inner_product or l2")
     algorithm: Algorithm = Field(default=_DEFAULT.algorithm, description="hnsw or exact")
@@ -172,29 +184,64 @@ class SearchVectorsRequest(OfIndex):
     )
     texts: list[str] = Field(
         default_factory=list,
-        description="one or several queries instead, for the model that the vectors were made with",
+        description="one or several queries instead, for the model that the vectors were made with, for the "
+        "words in them, and for a reranker; beside as many vectors in a search that needs both",
         max_length=_MOST_TEXTS,
+    )
+    mode: Mode = Field(
+        default=Mode.VECTOR,
+        description="by what rows are found: vector, lexical (their words, by BM25) or hybrid (both, their "
+        "ranks fused)",
     )
     k: int = Field(default=10, ge=1, le=MOST_RESULTS, description="how many to find of each")
     ef: int | None = Field(default=None, description="effort of the search; the index's own when left out")
     filter: str = Field(default="", description="SQL predicate over the columns of the source table")
 
+    candidates: int = Field(
+        default=CANDIDATES,
+        ge=1,
+        le=_MOST_CANDIDATES,
+        description="how many each side of a hybrid search gives, and how many are reranked; k if that is "
+        "more",
+    )
+    rrf_k: int = Field(
+        default=RRF_K, ge=0, le=1_000_000, description="what is added to ranks before they are fused"
+    )
+    rerank: str | None = Field(
+        default=None,
+        description="one of ai.models that orders the candidates anew; the default one for that when empty",
+    )
+
     @model_validator(mode="after")
-    def _one_of_both(self) -> Self:
-        if bool(self.vectors) == bool(self.texts):
+    def _queries_that_mode_needs(self) -> Self:
+        by_text = self.mode is not Mode.VECTOR or self.rerank is not None
+        if by_text and not self.texts:
+            raise ValueError("expected texts: there is something to be found or reranked by them")
+        if by_text and self.mode is not Mode.LEXICAL and self.vectors:
+            if len(self.vectors) != len(self.texts):
+                raise ValueError(
+                    f"{len(self.vectors)} vectors came with {len(self.texts)} texts, expected as many"
+                )
+        elif bool(self.vectors) == bool(self.texts):
             raise ValueError("expected either vectors or texts")
+        if self.rerank is not None and len(self.texts) * max(self.k, self.candidates) > _MOST_RERANKED:
+            raise ValueError(
+                f"expected at most {_MOST_RERANKED} rows to be reranked: texts times candidates (or k)"
+            )
         return self
 
 
 class SearchVectorsResponse(ReadingResponse):
     """How the search was made, and the ticket of a DoGet that gives what it found.
 
-    The rows have ``query`` (from 0), ``rank`` (from 1) and ``score``, and then the index's own columns.
+    The rows have ``query`` (from 0), ``rank`` (from 1) and ``score``, then ``vector_rank`` and
+    ``lexical_rank`` in a hybrid search and ``rerank_score`` where they were reranked, and then the columns of
+    the index.
     """
 
     index: str
     generation: str
-    way: Way = Field(description="exact, hnsw, hnsw_filtered or hnsw_then_exact")
+    way: Way = Field(description="exact, hnsw, hnsw_filtered, hnsw_then_exact or lexical")
     ef: int = Field(description="the effort that was made in the graph; 0 where none was")
     rows: int
     ticket: str = Field(description="a ticket for DoGet, in base64")
@@ -238,6 +285,7 @@ def _requested(ctx: CallContext, request: BuildVectorsRequest) -> BuildRequest:
     if column in rows:
         raise InvalidRequest(f"columns names '{column}', which is the column of the vectors")
     rows = tuple(dict.fromkeys((*keys, *rows)))
+    lexical = _lexical(table, request, rows)
     source = VectorColumn(table.name, table.uuid, column, rows, table.snapshot_id)
     embedded = ctx.lakehouse.embeddings.known(table)
     if embedded is not None:
@@ -245,10 +293,32 @@ def _requested(ctx: CallContext, request: BuildVectorsRequest) -> BuildRequest:
             raise InvalidRequest(f"'{table.name}' is not filled to its end", "run vectors.embed once more")
         rows = tuple(dict.fromkeys((*embedded.guard.keys, *rows)))
         return BuildRequest(
-            request.index, replace(source, rows=rows), parameters, embedded.guard, embedded.model
+            request.index, replace(source, rows=rows), parameters, embedded.guard, embedded.model, lexical
         )
     guard = Guard(table.name, table.uuid, (column, *rows), keys, table.snapshot_id)
-    return BuildRequest(request.index, source, parameters, guard)
+    return BuildRequest(request.index, source, parameters, guard, lexical=lexical)
+
+
+def _lexical(table: Table, request: BuildVectorsRequest, rows: tuple[str, ...]) -> str:
+    """The column whose words are to be found; empty where none are.
+
+    Raises:
+        InvalidRequest: It is none of those that the index keeps, or holds no texts.
+    """
+    schema = table.arrow_schema()
+    if request.lexical is None:
+        there = CHUNK_TEXT in rows and is_text(schema.field(CHUNK_TEXT).type)
+        return CHUNK_TEXT if there else ""
+    if not request.lexical:
+        return ""
+    column = _columns(table, [request.lexical])[0]
+    if column not in rows:
+        raise InvalidRequest(f"columns does not name '{column}', whose words are to be searched")
+    if not is_text(schema.field(column).type):
+        raise InvalidRequest(
+            f"lexical names '{table.name}.{column}' of type {schema.field(column).type}, expected texts"
+        )
+    return column
 
 
 def _columns(table: Table, names: list[str]) -> tuple[str, ...]:
@@ -271,26 +341,48 @@ def _search(ctx: CallContext, request: SearchVectorsRequest) -> Iterator[Respons
             f"the queries have {lengths[0]} and {lengths[1]} dimensions, expected one length"
         )
     with Recording(ctx, f"VECTORS SEARCH {request.index}", "vectors") as recording:
-        hits = _guarded(ctx).search(
-            request.index,
-            _queries(ctx, request),
-            request.k,
-            ef=request.ef,
-            where=request.filter,
-            watch=recording.watch(),
-            check=ctx.check_cancelled,
-        )
-        result = _result(hits)
+        watch = recording.watch()
+        if request.mode is Mode.VECTOR and request.rerank is None:
+            hits = _guarded(ctx).search(
+                request.index,
+                _queries(ctx, request),
+                request.k,
+                ef=request.ef,
+                where=request.filter,
+                watch=watch,
+                check=ctx.check_cancelled,
+            )
+            generation, way, ef, result = hits.generation, hits.found.way, hits.found.ef, _result(hits)
+        else:
+            ask = _asked(ctx, request)
+            found = _guarded(ctx).ask(
+                request.index, ask, where=request.filter, watch=watch, check=ctx.check_cancelled
+            )
+            generation, way, ef = found.generation, found.way, found.ef
+            result = _told(told(ask, found), found.rows, generation, way)
         recording.record.rows = result.num_rows
     ticket, expires_at = _announced(ctx, result)
     yield SearchVectorsResponse(
-        index=hits.generation.index,
-        generation=hits.generation.id,
-        way=hits.found.way,
-        ef=hits.found.ef,
+        index=generation.index,
+        generation=generation.id,
+        way=way,
+        ef=ef,
         rows=result.num_rows,
         ticket=base64.b64encode(ticket).decode("ascii"),
         expires_at=expires_at,
+    )
+
+
+def _asked(ctx: CallContext, request: SearchVectorsRequest) -> Ask:
+    return Ask(
+        request.mode,
+        request.k,
+        None if request.mode is Mode.LEXICAL else _queries(ctx, request),
+        request.texts,
+        request.ef,
+        request.candidates,
+        request.rrf_k,
+        None if request.rerank is None else ctx.lakehouse.ai.reranker(request.rerank or None),
     )
 
 
@@ -373,20 +465,25 @@ def _model(model: Model) -> VectorModel:
 
 def _result(hits: Hits) -> pa.Table:
     queries, k = hits.found.positions.shape
-    taken = {fold(name) for name in hits.rows.column_names}
-    own = {
+    columns = {
         "query": pa.array(np.repeat(np.arange(queries, dtype=np.int32), k)),
         "rank": pa.array(np.tile(np.arange(1, k + 1, dtype=np.int32), queries)),
         "score": pa.array(hits.found.scores.ravel()),
     }
+    return _told(columns, hits.rows, hits.generation, hits.found.way)
+
+
+def _told(own: dict[str, pa.Array], rows: pa.Table, generation: Generation, way: Way) -> pa.Table:
+    """What was found, after columns that tell how; these are named otherwise where the index has such."""
+    taken = {fold(name) for name in rows.column_names}
     columns: dict[str, pa.Array] = {}
     for wanted, column in own.items():
         name = wanted
         while name in taken:
             name = f"_{name}"
         columns[name] = column
-    columns.update(zip(hits.rows.column_names, hits.rows.columns, strict=True))
-    told = {"vectors.way": str(hits.found.way), "vectors.generation": hits.generation.id}
+    columns.update(zip(rows.column_names, rows.columns, strict=True))
+    told = {"vectors.way": str(way), "vectors.generation": generation.id}
     return pa.table(columns).replace_schema_metadata(told)
 
 
@@ -448,6 +545,7 @@ def _described(ctx: CallContext, live: Live) -> VectorIndexDescription:
         ef_construction=parameters.ef_construction,
         ef_search=parameters.ef_search,
         model=_model(model),
+        lexical=None if generation.lexical is None else generation.lexical.column,
         size_bytes=generation.size_bytes if is_whole else None,
         build_seconds=generation.build_seconds,
     )

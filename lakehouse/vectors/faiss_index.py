@@ -53,6 +53,8 @@ class Way(StrEnum):
     """By the graph, of which only some vectors may be found."""
     HNSW_THEN_EXACT = "hnsw_then_exact"
     """By the graph, and of the queries that it gave too little for, exactly."""
+    LEXICAL = "lexical"
+    """By words only; no vector was compared."""
 
 
 class Found(NamedTuple):

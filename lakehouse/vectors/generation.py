@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Self
 
@@ -102,6 +102,21 @@ class IndexFile:
 
 
 @dataclass(frozen=True, slots=True)
+class LexicalPart:
+    """The index of words of a generation.
+
+    Attributes:
+        column: The column of its rows that the words were taken from.
+        words: Which way of taking them; see ``lakehouse.vectors.words``.
+        file: The file of it.
+    """
+
+    column: str
+    words: int
+    file: IndexFile
+
+
+@dataclass(frozen=True, slots=True)
 class Generation:
     """One generation of an index. It never changes.
 
@@ -119,6 +134,7 @@ class Generation:
         build_seconds: How long building took, without reading and writing.
         vectors: The file of the index.
         rows: The file of its rows: for each position what ``source`` has beside the vector, as Arrow IPC.
+        lexical: The index of the words of its rows, where there is one.
     """
 
     index: str
@@ -134,11 +150,17 @@ class Generation:
     build_seconds: float
     vectors: IndexFile
     rows: IndexFile
+    lexical: LexicalPart | None = None
 
     @property
     def size_bytes(self) -> int:
         """What it takes in the bucket, and in memory when all of it is read."""
-        return self.vectors.size_bytes + self.rows.size_bytes
+        return sum(file.size_bytes for file in self.files)
+
+    @property
+    def files(self) -> tuple[IndexFile, ...]:
+        """All files of it."""
+        return (self.vectors, self.rows, *(() if self.lexical is None else (self.lexical.file,)))
 
     def to_json(self) -> dict[str, Any]:
         """As an object of JSON."""
@@ -168,8 +190,9 @@ class Generation:
                 "snapshot_id": guard.snapshot_id,
             },
             "build_seconds": self.build_seconds,
-            "vectors": {key: getattr(self.vectors, key) for key in IndexFile.__slots__},
-            "rows": {key: getattr(self.rows, key) for key in IndexFile.__slots__},
+            "vectors": asdict(self.vectors),
+            "rows": asdict(self.rows),
+            "lexical": None if self.lexical is None else asdict(self.lexical),
         }
 
     @classmethod
@@ -181,7 +204,7 @@ class Generation:
         """
         if told["format"] != FORMAT:
             raise ValueError(f"format {told['format']!r}, expected {FORMAT}")
-        source, guard = told["source"], told["guard"]
+        source, guard, lexical = told["source"], told["guard"], told.get("lexical")
         return cls(
             index=told["index"],
             id=told["id"],
@@ -208,6 +231,9 @@ class Generation:
             build_seconds=told["build_seconds"],
             vectors=IndexFile(**told["vectors"]),
             rows=IndexFile(**told["rows"]),
+            lexical=None
+            if lexical is None
+            else LexicalPart(lexical["column"], lexical["words"], IndexFile(**lexical["file"])),
         )
 
 

@@ -38,7 +38,7 @@ from lakehouse.vectors.generation import Generation, IndexFile, parted_name
 
 PREFIX = "_vectors/indexes"
 PROFILES = "_vectors/profiles"
-VECTORS, ROWS, MANIFEST = "vectors.faiss", "rows.arrow", "manifest.json"
+VECTORS, ROWS, LEXICAL, MANIFEST = "vectors.faiss", "rows.arrow", "lexical.arrow", "manifest.json"
 _SLOT = re.compile(r"(\d{12})\.json")
 _ID = re.compile(r"[0-9a-f]{14}-[0-9a-f]{8}")
 _BLOCK_BYTES = 8 * 1024 * 1024

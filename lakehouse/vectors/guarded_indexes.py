@@ -31,7 +31,8 @@ from lakehouse.types import TableName, quote
 from lakehouse.vectors.faiss_index import unchecked
 from lakehouse.vectors.generation import Generation, Guard
 from lakehouse.vectors.generation_store import Live
-from lakehouse.vectors.indexes import BuildRequest, Hits, Progress, VectorIndexes
+from lakehouse.vectors.hybrid import Ask, Matches
+from lakehouse.vectors.indexes import BuildRequest, Hits, Progress, Select, VectorIndexes
 from lakehouse.vectors.loader import LoadedIndex
 from lakehouse.vectors.selection import Selection
 
@@ -187,6 +188,35 @@ class GuardedIndexes:
                 left out.
             LakehouseError: The predicate is wrong.
         """
+        select = self._selecting(index, where, watch)
+        return self._indexes.search(index, queries, k, ef=ef, select=select, check=check)
+
+    def ask(
+        self,
+        index: str,
+        ask: Ask,
+        *,
+        where: str = "",
+        watch: CallWatch | None = None,
+        check: Callable[[], None] = unchecked,
+    ) -> Matches:
+        """The rows that answer queries best, by vectors, words or both, of those that the principal may see.
+
+        Args:
+            index: The name of the index.
+            ask: What is sought.
+            where: As for ``search``.
+            watch: How the query for it learns to stop.
+            check: Raises where the search shall stop.
+
+        Raises:
+            InvalidRequest: As for ``search``, or the index has no words or texts that are asked for.
+            LakehouseError: As for ``search``, or the model that is to rerank does not.
+        """
+        return self._indexes.ask(index, ask, select=self._selecting(index, where, watch), check=check)
+
+    def _selecting(self, index: str, where: str, watch: CallWatch | None) -> Select:
+        """What tells the rows of a generation that the principal may find."""
         self.find(index)
         if where:
             self._engine.gate.check_expression(where)
@@ -199,7 +229,7 @@ class GuardedIndexes:
             keys = self._keys(generation, where, watch or CallWatch())
             return matching(loaded.rows, keys)
 
-        return self._indexes.search(index, queries, k, ef=ef, select=select, check=check)
+        return select
 
     def _keys(self, generation: Generation, where: str, watch: CallWatch) -> pa.Table:
         """The keys of the rows that may be found, as the table was when the vectors were made from it."""

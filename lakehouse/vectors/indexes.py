@@ -10,12 +10,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
-from typing import Protocol
+from typing import Protocol, Self, TypeVar
 
 import pyarrow as pa
 import structlog
@@ -33,13 +33,17 @@ from lakehouse.errors import (
 from lakehouse.journal.change_event import ChangeEvent, ChangeRecorder, current_origin
 from lakehouse.storage import Bucket
 from lakehouse.vectors.faiss_index import Found, VectorIndex, build_threads, unchecked
-from lakehouse.vectors.generation import Generation, Guard, Model, VectorColumn, checked_name
-from lakehouse.vectors.generation_store import ROWS, VECTORS, GenerationStore, IndexDamaged, Live
+from lakehouse.vectors.generation import Generation, Guard, LexicalPart, Model, VectorColumn, checked_name
+from lakehouse.vectors.generation_store import LEXICAL, ROWS, VECTORS, GenerationStore, IndexDamaged, Live
+from lakehouse.vectors.hybrid import Ask, Matches, Mode, lexical_part, matches, reranked, text_column
+from lakehouse.vectors.lexical import LexicalIndex
 from lakehouse.vectors.loader import IndexLoader, LoadedIndex
 from lakehouse.vectors.parameters import IndexParameters
 from lakehouse.vectors.selection import Selection
 from lakehouse.vectors.vector_rows import split
+from lakehouse.vectors.words import WORDS
 
+T = TypeVar("T")
 Progress = Callable[[float, str], None]
 Select = Callable[[LoadedIndex], Selection | None]
 _ATTEMPTS = 4
@@ -88,6 +92,7 @@ class BuildRequest:
         parameters: How it is to be built.
         model: What made the vectors.
         guard: What they were made from: the same table, or one of which they are the embeddings.
+        lexical: The column of the rows whose words are to be found, too; empty where none are.
     """
 
     index: str
@@ -95,6 +100,13 @@ class BuildRequest:
     parameters: IndexParameters
     guard: Guard
     model: Model = NO_MODEL
+    lexical: str = ""
+
+    @classmethod
+    def again(cls, made: Generation) -> Self:
+        """What makes another generation like that one, of the table as it is then."""
+        lexical = "" if made.lexical is None else made.lexical.column
+        return cls(made.index, made.source, made.parameters, made.guard, made.model, lexical)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -310,8 +322,15 @@ class VectorIndexes:
                     progress=lambda share: progress(0.1 + 0.8 * share, f"building: {share:.0%}"),
                 )
             build_s = time.perf_counter() - began_s
-            progress(0.9, "uploading")
-            return self._stored(name, request, source, index, rows, build_s)
+            words = None
+            if request.lexical:
+                words = LexicalIndex.build(
+                    rows[request.lexical],
+                    check=check,
+                    progress=lambda share: progress(0.9 + 0.05 * share, f"taking words: {share:.0%}"),
+                )
+            progress(0.95, "uploading")
+            return self._stored(name, request, source, index, rows, words, build_s)
 
     def _stored(
         self,
@@ -320,6 +339,7 @@ class VectorIndexes:
         source: VectorColumn,
         index: VectorIndex,
         rows: pa.Table,
+        words: LexicalIndex | None,
         build_s: float,
     ) -> Generation:
         generation_id, guard = self.store.new_id(), request.guard
@@ -330,6 +350,11 @@ class VectorIndexes:
             index.save(vectors_path)
             with pa.OSFile(str(rows_path), "wb") as sink, pa.ipc.new_file(sink, rows.schema) as writer:
                 writer.write_table(rows)
+            part = None
+            if words is not None:
+                words.save(Path(directory, LEXICAL))
+                file = self.store.upload(name, generation_id, LEXICAL, Path(directory, LEXICAL))
+                part = LexicalPart(request.lexical, WORDS, file)
             made = Generation(
                 index=name,
                 id=generation_id,
@@ -344,6 +369,7 @@ class VectorIndexes:
                 build_seconds=round(build_s, 3),
                 vectors=self.store.upload(name, generation_id, VECTORS, vectors_path),
                 rows=self.store.upload(name, generation_id, ROWS, rows_path),
+                lexical=part,
             )
         self.store.complete(made)
         return made
@@ -411,16 +437,58 @@ class VectorIndexes:
             InvalidRequest: A query does not fit.
             LakehouseError: The index is damaged and cannot be built again from its table.
         """
-        name = checked_name(index)
+
+        def use(loaded: LoadedIndex) -> Hits:
+            selection = None if select is None else select(loaded)
+            found = loaded.index.search(queries, k, ef=ef, selection=selection)
+            return Hits(loaded.generation, found, loaded.rows.take(pa.array(found.positions.ravel())))
+
+        return self._used(checked_name(index), use, check)
+
+    def ask(
+        self,
+        index: str,
+        ask: Ask,
+        *,
+        select: Select | None = None,
+        check: Callable[[], None] = unchecked,
+    ) -> Matches:
+        """The rows that answer one or many queries best, by vectors, words or both.
+
+        Args:
+            index: The name of the index.
+            ask: What is sought.
+            select: Gives what may be found, of the generation that is searched; all where left out.
+            check: Raises where the search shall stop; asked while others load or build.
+
+        Raises:
+            VectorIndexNotFound: There is no such index.
+            InvalidRequest: A query does not fit, or the index has no words or texts that are asked for.
+            LakehouseError: The index is damaged and cannot be built again from its table, or the model that
+                is to rerank does not.
+        """
+
+        def use(loaded: LoadedIndex) -> Matches:
+            column = "" if ask.reranker is None else text_column(loaded.generation)
+            part = None if ask.mode is Mode.VECTOR else lexical_part(loaded.generation)
+            selection = None if select is None else select(loaded)
+            with ExitStack() as held:
+                words = None
+                if part is not None:
+                    words = held.enter_context(self.loader.held_words(loaded.generation, part, check))
+                return matches(ask, loaded, words, selection, column, check)
+
+        found = self._used(checked_name(index), use, check)
+        return found if ask.reranker is None else reranked(ask, found, check)
+
+    def _used(self, name: str, use: Callable[[LoadedIndex], T], check: Callable[[], None]) -> T:
+        """What is made of the live generation; again of the one that is live then, if it was damaged."""
         live = self.live(name)
         for attempt in range(_ATTEMPTS):
             assert live.generation is not None
             try:
                 with self.loader.held(live.generation, check) as loaded:
-                    found = loaded.index.search(
-                        queries, k, ef=ef, selection=None if select is None else select(loaded)
-                    )
-                    return Hits(loaded.generation, found, loaded.rows.take(pa.array(found.positions.ravel())))
+                    return use(loaded)
             except IndexDamaged:
                 # Deleted since it is live no more, or really damaged.
                 newer = self.live(name, fresh=True)
@@ -444,9 +512,7 @@ class VectorIndexes:
             generation = damaged.generation
             assert generation is not None
             _log.warning("vector_index_damaged", index=name, generation=generation.id)
-            request = BuildRequest(
-                name, generation.source, generation.parameters, generation.guard, generation.model
-            )
+            request = BuildRequest.again(generation)
             made = self._made(name, request, check, _untold)
             try:
                 return self._promote(name, made, live, "repair")

@@ -9,17 +9,22 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
 from lakehouse.errors import LimitExceeded, ObjectNotFound, StorageError
 from lakehouse.storage import Bucket
 from lakehouse.vectors.faiss_index import VectorIndex, unchecked
-from lakehouse.vectors.generation import Generation, IndexFile
+from lakehouse.vectors.generation import Generation, IndexFile, LexicalPart
 from lakehouse.vectors.generation_store import IndexDamaged
+from lakehouse.vectors.lexical import LexicalIndex
 
 _POLL_S = 0.05
+_Load = Callable[[], tuple[Any, ExitStack]]
+"""Gives what is held, and what keeps its files where they are."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,7 +67,7 @@ class _Entry:
         self.size_bytes = size_bytes
         self.users = 0
         self.is_dropped = False
-        self.loading: Future[tuple[LoadedIndex, ExitStack]] = Future()
+        self.loading: Future[tuple[Any, ExitStack]] = Future()
 
 
 class IndexLoader:
@@ -99,10 +104,28 @@ class IndexLoader:
             StorageError: A file of it cannot be read.
         """
         key = f"{generation.index}/{generation.id}"
-        entry, is_first = self._enter(key, generation)
+        size_bytes = generation.vectors.size_bytes + generation.rows.size_bytes
+        with self._held(
+            key, size_bytes, lambda: _loaded(self._bucket_of(generation.index), generation), check
+        ) as loaded:
+            yield loaded
+
+    @contextmanager
+    def held_words(
+        self, generation: Generation, part: LexicalPart, check: Callable[[], None] = unchecked
+    ) -> Iterator[LexicalIndex]:
+        """The index of words of a generation, for the length of a ``with``; raises like ``held``."""
+        key = f"{generation.index}/{generation.id}/words"
+        loaded = partial(_loaded_words, self._bucket_of(generation.index), generation, part)
+        with self._held(key, part.file.size_bytes, loaded, check) as words:
+            yield words
+
+    @contextmanager
+    def _held(self, key: str, size_bytes: int, load: _Load, check: Callable[[], None]) -> Iterator[Any]:
+        entry, is_first = self._enter(key, size_bytes)
         try:
             if is_first:
-                self._load(key, entry, generation)
+                self._load(key, entry, load)
             yield self._awaited(entry, check)
         finally:
             self._leave(entry)
@@ -135,7 +158,7 @@ class IndexLoader:
             for key in list(self._entries):
                 self._drop(key)
 
-    def _enter(self, key: str, generation: Generation) -> tuple[_Entry, bool]:
+    def _enter(self, key: str, size_bytes: int) -> tuple[_Entry, bool]:
         with self._lock:
             entry = self._entries.get(key)
             if entry is not None:
@@ -146,21 +169,21 @@ class IndexLoader:
                 else:
                     self._shared += 1
                 return entry, False
-            if generation.size_bytes > self._max_bytes:
+            if size_bytes > self._max_bytes:
                 raise LimitExceeded(
-                    f"the vector index '{generation.index}' takes {generation.size_bytes} bytes of memory, "
+                    f"the vector index '{key.partition('/')[0]}' takes {size_bytes} bytes of memory, "
                     f"which is more than vectors.memory_bytes = {self._max_bytes}"
                 )
-            entry = self._entries[key] = _Entry(generation.size_bytes)
+            entry = self._entries[key] = _Entry(size_bytes)
             entry.users = 1
             self._bytes += entry.size_bytes
             self._loads += 1
             self._make_room()
             return entry, True
 
-    def _load(self, key: str, entry: _Entry, generation: Generation) -> None:
+    def _load(self, key: str, entry: _Entry, load: _Load) -> None:
         try:
-            entry.loading.set_result(_loaded(self._bucket_of(generation.index), generation))
+            entry.loading.set_result(load())
         except BaseException as error:
             with self._lock:
                 self._damaged += isinstance(error, IndexDamaged)
@@ -171,7 +194,7 @@ class IndexLoader:
             raise
 
     @staticmethod
-    def _awaited(entry: _Entry, check: Callable[[], None]) -> LoadedIndex:
+    def _awaited(entry: _Entry, check: Callable[[], None]) -> Any:
         while True:
             try:
                 return entry.loading.result(_POLL_S)[0]
@@ -219,6 +242,21 @@ def _loaded(bucket: Bucket, generation: Generation) -> tuple[LoadedIndex, ExitSt
         if not index.count == len(table) == generation.count or index.dimension != generation.dimension:
             raise _damaged(generation.vectors.key)
         return LoadedIndex(generation, index, table), files.pop_all()
+
+
+def _loaded_words(
+    bucket: Bucket, generation: Generation, part: LexicalPart
+) -> tuple[LexicalIndex, ExitStack]:
+    """The index of words of a generation in memory, and what keeps its file where it is."""
+    with ExitStack() as files:
+        path = _file(bucket, part.file, files)
+        try:
+            index = LexicalIndex.load(path)
+        except StorageError as error:
+            raise _damaged(part.file.key) from error
+        if index.count != generation.count:
+            raise _damaged(part.file.key)
+        return index, files.pop_all()
 
 
 def _file(bucket: Bucket, file: IndexFile, files: ExitStack) -> Path:

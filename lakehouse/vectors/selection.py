@@ -46,6 +46,11 @@ class Selection:
         return len(self._mask)
 
     @property
+    def mask(self) -> NDArray[np.bool_]:
+        """Of shape ``(size,)``; true where a vector may be found."""
+        return self._mask
+
+    @property
     def share(self) -> float:
         """The part of the index that is selected, from 0 to 1."""
         return self.count / self.size if self.size else 0.0

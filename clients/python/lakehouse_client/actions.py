@@ -2031,6 +2031,7 @@ class BuildVectorsRequest:
     column: str = "vector"
     keys: Sequence[str] = ()
     columns: Sequence[str] | None = None
+    lexical: str | None = None
     metric: Literal["cosine", "inner_product", "l2"] = "cosine"
     algorithm: Literal["hnsw", "exact"] = "hnsw"
     storage: Literal["fp32", "fp16", "int8"] = "fp32"
@@ -2075,6 +2076,7 @@ class VectorIndexDescription:
     ef_construction: int
     ef_search: int
     model: VectorModel
+    lexical: str | None
     size_bytes: int | None
     build_seconds: float
 
@@ -2141,9 +2143,13 @@ class SearchVectorsRequest:
     index: str
     vectors: Sequence[Sequence[float]] = ()
     texts: Sequence[str] = ()
+    mode: Literal["vector", "lexical", "hybrid"] = "vector"
     k: int = 10
     ef: int | None = None
     filter: str = ""
+    candidates: int = 100
+    rrf_k: int = 60
+    rerank: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -2152,7 +2158,7 @@ class SearchVectorsResponse:
 
     index: str
     generation: str
-    way: Literal["exact", "hnsw", "hnsw_filtered", "hnsw_then_exact"]
+    way: Literal["exact", "hnsw", "hnsw_filtered", "hnsw_then_exact", "lexical"]
     ef: int
     rows: int
     ticket: str
@@ -4437,6 +4443,7 @@ class VectorsActions:
         column: str = "vector",
         keys: Sequence[str] = (),
         columns: Sequence[str] | None = None,
+        lexical: str | None = None,
         metric: Literal["cosine", "inner_product", "l2"] = "cosine",
         algorithm: Literal["hnsw", "exact"] = "hnsw",
         storage: Literal["fp32", "fp16", "int8"] = "fp32",
@@ -4458,6 +4465,8 @@ class VectorsActions:
             column: column of the vectors: lists of numbers of one length.
             keys: what tells rows apart; the table's primary key when left out.
             columns: what a search gives beside the score; all but the vectors when left out.
+            lexical: column of texts to be searched by their words, too; chunk_text, if there is such a
+                column, when left out, none when empty.
             metric: cosine, inner_product or l2.
             algorithm: hnsw or exact.
             storage: fp32, fp16 or int8.
@@ -4480,6 +4489,7 @@ class VectorsActions:
                 column=column,
                 keys=keys,
                 columns=columns,
+                lexical=lexical,
                 metric=metric,
                 algorithm=algorithm,
                 storage=storage,
@@ -4588,9 +4598,13 @@ class VectorsActions:
         index: str,
         vectors: Sequence[Sequence[float]] = (),
         texts: Sequence[str] = (),
+        mode: Literal["vector", "lexical", "hybrid"] = "vector",
         k: int = 10,
         ef: int | None = None,
         filter: str = "",
+        candidates: int = 100,
+        rrf_k: int = 60,
+        rerank: str | None = None,
     ) -> SearchVectorsResponse:
         """The nearest vectors of one or many queries, with their rows, as a ticket for DoGet.
 
@@ -4599,17 +4613,35 @@ class VectorsActions:
         Args:
             index: its name.
             vectors: one or several queries, each of the index's dimension.
-            texts: one or several queries instead, for the model that the vectors were made with.
+            texts: one or several queries instead, for the model that the vectors were made with, for the
+                words in them, and for a reranker; beside as many vectors in a search that needs both.
+            mode: by what rows are found: vector, lexical (their words, by BM25) or hybrid (both, their ranks
+                fused).
             k: how many to find of each.
             ef: effort of the search; the index's own when left out.
             filter: SQL predicate over the columns of the source table.
+            candidates: how many each side of a hybrid search gives, and how many are reranked; k if that is
+                more.
+            rrf_k: what is added to ranks before they are fused.
+            rerank: one of ai.models that orders the candidates anew; the default one for that when empty.
 
         Raises:
             LakehouseClientError: The action failed.
         """
         return self._call(
             "vectors.search",
-            SearchVectorsRequest(index=index, vectors=vectors, texts=texts, k=k, ef=ef, filter=filter),
+            SearchVectorsRequest(
+                index=index,
+                vectors=vectors,
+                texts=texts,
+                mode=mode,
+                k=k,
+                ef=ef,
+                filter=filter,
+                candidates=candidates,
+                rrf_k=rrf_k,
+                rerank=rerank,
+            ),
             SearchVectorsResponse,
         )
 

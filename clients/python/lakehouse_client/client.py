@@ -466,10 +466,14 @@ class Client:
         *,
         ef: int | None = None,
         where: str = "",
+        mode: Literal["vector", "lexical", "hybrid"] = "vector",
+        rerank: str | None = None,
+        candidates: int | None = None,
     ) -> pa.Table:
-        """The nearest rows of a vector index to one or many queries; see ``vectors.search``.
+        """The rows of a vector index that answer one or many queries best; see ``vectors.search``.
 
-        Its columns are ``query`` (from 0), ``rank`` (from 1), ``score`` and those of the index.
+        Its columns are ``query`` (from 0), ``rank`` (from 1), ``score``, those of the index, and in between
+        ``vector_rank`` and ``lexical_rank`` of a hybrid search and ``rerank_score`` of a reranked one.
 
         Args:
             index: The name of the index.
@@ -477,14 +481,20 @@ class Client:
             k: How many rows to find for each.
             ef: Effort of the search; the index's own when left out.
             where: SQL predicate over the table that the vectors were made from.
+            mode: By what rows are found: their vectors, their words (``lexical``) or both.
+            rerank: One of ``ai.models`` that orders what was found anew; the server's default one when empty.
+            candidates: How many each side of a hybrid search gives, and how many are reranked; 100 when left
+                out.
 
         Raises:
             LakehouseClientError: There is no such index, or a query does not fit.
         """
         listed = [queries] if isinstance(queries, str) else list(queries)
         kind = "texts" if listed and isinstance(listed[0], str) else "vectors"
-        request: dict[str, Any] = {"index": index, kind: listed, "k": k, "filter": where}
-        told = self.call("vectors.search", request | ({} if ef is None else {"ef": ef}))
+        request: dict[str, Any] = {"index": index, kind: listed, "k": k, "filter": where, "mode": mode}
+        others = {"ef": ef, "rerank": rerank, "candidates": candidates}
+        request |= {name: value for name, value in others.items() if value is not None}
+        told = self.call("vectors.search", request)
         with client_errors():
             return self._read_all([base64.b64decode(told["ticket"])])
 
