@@ -188,7 +188,9 @@ def fused(near: Ranked, alike: Ranked, *, rrf_k: int = RRF_K) -> Ranked:
     ranks = np.zeros((2, len(positions)), np.int32)
     ranks[0, where[: len(near)]] = near.vector_ranks
     ranks[1, where[len(near) :]] = alike.lexical_ranks
-    scores = np.where(ranks == ABSENT, 0.0, 1.0 / (rrf_k + ranks)).sum(axis=0)
+    shares = np.zeros(ranks.shape)
+    np.divide(1.0, rrf_k + ranks, out=shares, where=ranks != ABSENT)
+    scores = shares.sum(axis=0)
     last = np.where(ranks[0] == ABSENT, np.iinfo(np.int32).max, ranks[0])
     order = np.lexsort((positions, last, -scores))
     return Ranked(positions, scores.astype(np.float32), ranks[0], ranks[1]).taken(order)
