@@ -184,7 +184,9 @@ class Lakehouse:
         )
         self.embeddings = Embeddings(self.engine, self.bucket)
         self.trials = Trials(self.vectors, source, self.ai, self.bucket, self.clock, settings.vectors)
-        self.engine.binder.semantics = SqlSearch(self.vectors, self.engine, self.ai)
+        self.engine.database.model_calls.semantics = SqlSearch(
+            self.vectors, self.engine, self.ai, self.ai_calls
+        )
         enabled = settings.datasets.enabled
         self.vector_manifests = IndexManifests(
             self.manifests, self.vectors.store, self.catalogs, self.clock, enabled=enabled

@@ -36,10 +36,11 @@ from lakehouse.engine.database import (
 from lakehouse.engine.errors import duckdb_errors
 from lakehouse.engine.gate import Analysis, StatementKind, TableReference, rewrite_reference
 from lakehouse.engine.gate_text import qualifiers
+from lakehouse.engine.model_calls import EMBED, ModelUse
 from lakehouse.engine.position_files import PositionFiles
 from lakehouse.engine.pruning import ScanFilter
 from lakehouse.engine.search_call import VECTOR_SEARCH, Argument, SearchCall, parameters_in
-from lakehouse.engine.semantics import Semantics, fitting, wanted_search
+from lakehouse.engine.semantics import fitting, wanted_search
 from lakehouse.engine.session import Session
 from lakehouse.engine.system_filter import wanted_since, wanted_values
 from lakehouse.engine.system_tables import Reading, SystemTables
@@ -69,6 +70,7 @@ _MAX_DEPTH = 16
 _SYSTEM_SCHEMAS = frozenset({"information_schema", "pg_catalog"})
 _FILE, _POSITION = "~file", "file_row_number"
 DELETED = ":deleted"
+_EMBEDS = re.compile(rf"\b{EMBED}\b", re.IGNORECASE)
 _ASKS_WHO = re.compile(r"\b(current_|session_)?user\b", re.IGNORECASE)
 
 
@@ -87,7 +89,7 @@ class Bound:
     tables: tuple[tuple[TableName, Table], ...]
     fresh: bool
     temporary: bool
-    inputs: tuple[Input, ...] = ()
+    inputs: tuple[Input | ModelUse, ...] = ()
     names: tuple[TableName, ...] = ()
     scans: tuple[Scan, ...] = ()
     views: tuple[SqlView, ...] = ()
@@ -123,9 +125,6 @@ class Binder:
         clock: Tells how long ago deleted rows were asked for.
         compute: Gives the value of any SQL expression, by the values of its parameters, for a statement that
             runs.
-
-    Attributes:
-        semantics: Answers searches in vector indexes; None where there is nobody who does.
     """
 
     def __init__(
@@ -140,7 +139,6 @@ class Binder:
     ) -> None:
         self.analyse = analyse
         self.compute = compute
-        self.semantics: Semantics | None = None
         self.catalogs = catalogs
         self._marks = {name: f"{number}_" if number else "" for number, name in enumerate(catalogs.names)}
         self.database = database
@@ -539,7 +537,7 @@ class _Binding:
         self._tables: list[tuple[TableName, Table]] = []
         self._fresh = True
         self._reads_temporary = False
-        self._inputs: dict[str, Input] = {}
+        self._inputs: dict[str, Input | ModelUse] = {}
         self._names: dict[TableName, None] = {}
         self._renamed: dict[TableName, str] = {}
         self._nested = [0]
@@ -627,7 +625,7 @@ class _Binding:
 
     def _search(self, reference: TableReference, call: SearchCall) -> None:
         """Read what a search in a vector index finds, which is made when the statement runs."""
-        semantics, session = self._binder.semantics, self._session
+        semantics, session = self._binder.database.model_calls.semantics, self._session
         if semantics is None:
             raise NotSupported(f"{VECTOR_SEARCH} is not offered here")
         self._check_arguments(call)
@@ -774,6 +772,8 @@ class _Binding:
         self._fresh = self._fresh and inner.is_fresh
         if _ASKS_WHO.search(view.sql):
             self._tell_principal()
+        if _EMBEDS.search(view.sql):
+            self._use_models()
         self._views.append(view)
         self._rewrite(reference, found, view.name)
 
@@ -796,7 +796,8 @@ class _Binding:
     def defined(self, view: SqlView) -> str:
         """The internal view that stands for a view of the lake as it is bound here, or its text."""
         text = self._text()
-        if self._searches:
+        if self._searches or _EMBEDS.search(text):
+            # Nobody but this statement has the rows, or finds the function.
             return f"({text})"
         # A view that DuckDB keeps has to be made anew when a table in it gets other columns.
         tables = "".join(f"{table.uuid}/{table.schema_id} " for table in self._seen)
@@ -996,6 +997,11 @@ class _Binding:
         self._fresh = False
         self._bindings[PRINCIPAL] = Binding(PRINCIPAL, (name,), (name,))
 
+    def _use_models(self) -> None:
+        """Let the statement call ``embed``."""
+        session, calls = self._session, self._binder.database.model_calls
+        self._inputs[EMBED] = ModelUse(calls, session.principal.name)
+
     def _text(self) -> str:
         text = self._analysis.sql
         self._unqualify(text)
@@ -1016,6 +1022,8 @@ class _Binding:
                 self._show_visible()
         if _ASKS_WHO.search(self._analysis.sql) or self._session.temp_views:
             self._tell_principal()
+        if _EMBEDS.search(self._analysis.sql):
+            self._use_models()
         text = self._text()
         bindings, tables = tuple(self._bindings.values()), tuple(self._tables)
         inputs, names = tuple(self._inputs.values()), tuple(self._names)

@@ -19,6 +19,7 @@ from lakehouse.engine.database import SESSION_SETTINGS, Binding, Input
 from lakehouse.engine.ddl import TableDdl
 from lakehouse.engine.dml import LakeDml
 from lakehouse.engine.gate import Analysis, StatementKind, TableReference, retarget
+from lakehouse.engine.model_calls import ModelUse
 from lakehouse.engine.running import CallWatch
 from lakehouse.engine.session import WORKSPACE, Session, check_workspace
 from lakehouse.engine.transaction import Transaction
@@ -197,7 +198,7 @@ class Changes:
         sql = retarget(bound.sql, f"{quote(session.temporary)}.main.{quote(path[-1])}")
         if view and bound.inputs:
             raise NotSupported(
-                "a temporary view cannot read tables of the schema system, or search", "CREATE VIEW"
+                "a temporary view cannot read tables of the schema system, search or embed", "CREATE VIEW"
             )
         self._run_temporary(scope, sql, _values(analysis, rows), bound.bindings, bound.inputs)
         if view:
@@ -253,7 +254,7 @@ class Changes:
         sql: str,
         rows: Iterable[Values] | None,
         bindings: Sequence[Binding] = (),
-        inputs: Sequence[Input] = (),
+        inputs: Sequence[Input | ModelUse] = (),
         returning: bool = False,
     ) -> tuple[int, pa.Table | None]:
         session, transaction = scope.session, scope.transaction

@@ -19,6 +19,7 @@ from lakehouse.access.policy import SYSTEM_SCHEMA
 from lakehouse.config import RESERVED_CATALOGS, EngineSettings
 from lakehouse.engine.bounded_functions import macros
 from lakehouse.engine.errors import duckdb_errors
+from lakehouse.engine.model_calls import ModelCalls, ModelUse
 from lakehouse.engine.stored_types import sql_type
 from lakehouse.engine.system_tables import SystemTable
 from lakehouse.storage import Lease, ObjectCache, ScratchDirectory
@@ -111,6 +112,14 @@ class Input:
     schema: pa.Schema
     rows: Callable[[Callable[[], None]], pa.Table]
 
+    def supply(self, connection: duckdb.DuckDBPyConnection, check: Callable[[], None] | None) -> None:
+        """Make the rows readable on a cursor; without a check the columns only."""
+        connection.register(self.name, self.schema.empty_table() if check is None else self.rows(check))
+
+    def withdraw(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Forget the rows."""
+        connection.unregister(self.name)
+
 
 @dataclass
 class PooledCursor:
@@ -202,7 +211,9 @@ class PooledCursor:
                 links.check(binding.files)
 
     @contextmanager
-    def supplied(self, inputs: Sequence[Input], check: Callable[[], None] | None = None) -> Iterator[None]:
+    def supplied(
+        self, inputs: Sequence[Input | ModelUse], check: Callable[[], None] | None = None
+    ) -> Iterator[None]:
         """Make the inputs readable for the length of a ``with``; see ``supply``."""
         self.supply(inputs, check)
         try:
@@ -210,16 +221,15 @@ class PooledCursor:
         finally:
             self.withdraw(inputs)
 
-    def supply(self, inputs: Sequence[Input], check: Callable[[], None] | None = None) -> None:
+    def supply(self, inputs: Sequence[Input | ModelUse], check: Callable[[], None] | None = None) -> None:
         """Make the inputs readable on this cursor: their columns only, unless ``check`` says how to stop."""
         for each in inputs:
-            rows = each.schema.empty_table() if check is None else each.rows(check)
-            self.connection.register(each.name, rows)
+            each.supply(self.connection, check)
 
-    def withdraw(self, inputs: Sequence[Input]) -> None:
+    def withdraw(self, inputs: Sequence[Input | ModelUse]) -> None:
         """Forget the inputs."""
         for each in inputs:
-            self.connection.unregister(each.name)
+            each.withdraw(self.connection)
 
     def release_files(self) -> None:
         """Let go of the files that were bound: nothing reads them any more on this cursor."""
@@ -307,6 +317,7 @@ class DuckDatabase:
         self._has_metadata_views = False
         self._made: dict[TableName | str, int] = {}
         self.views_made = 0
+        self.model_calls = ModelCalls()
         self._settings = settings
         self._readable = [*readable, Path(self.empty_file).parent, self.positions_directory]
         self._root = self._connect(settings, self._readable)
@@ -333,6 +344,7 @@ class DuckDatabase:
             root.execute(f"CREATE MACRO {name}() AS getvariable('{PRINCIPAL}')[1]")
         for macro in macros(f"{quote(_SESSION_CATALOG)}.main"):
             root.execute(macro)
+        self.model_calls.define(root, f"{quote(_SESSION_CATALOG)}.main")
         root.execute("SET GLOBAL TimeZone = 'UTC'")
         root.execute("SET parquet_metadata_cache = true")
         root.execute("SET allowed_directories = ?", [[str(path) for path in readable]])
@@ -626,4 +638,5 @@ class DuckDatabase:
         for cursor in cursors:
             cursor.close()
         self._root.close()
+        self.model_calls.close()
         self._scratch.close()

@@ -37,6 +37,7 @@ from lakehouse.engine.database import (
 from lakehouse.engine.errors import duckdb_errors
 from lakehouse.engine.explain import shown_plans
 from lakehouse.engine.gate import Analysis, StatementGate, StatementKind
+from lakehouse.engine.model_calls import ModelUse
 from lakehouse.engine.parameters import infer_parameters
 from lakehouse.engine.profiles import Profiler
 from lakehouse.engine.result import (
@@ -90,7 +91,7 @@ class Plan:
     parameters: tuple[Any, ...] | dict[str, Any] | None = None
     transaction: Transaction | None = None
     tables: tuple[Any, ...] = ()
-    inputs: tuple[Input, ...] = ()
+    inputs: tuple[Input | ModelUse, ...] = ()
     names: tuple[TableName, ...] = ()
     scans: tuple[Scan, ...] = ()
     views: tuple[SqlView, ...] = ()

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import duckdb
 import pyarrow as pa
 
+from lakehouse.engine.model_calls import failure_in
 from lakehouse.errors import (
     EngineInvalidated,
     InternalError,
@@ -87,7 +88,7 @@ def translate(error: BaseException) -> LakehouseError:
     if isinstance(error, LakehouseError):
         return error
     text = str(error)
-    special = _special(error, text)
+    special = failure_in(text) or _special(error, text)
     if special is not None:
         return special
     message = clean(text)

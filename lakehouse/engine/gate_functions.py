@@ -169,6 +169,9 @@ _QUERY_WORDS = frozenset("SELECT FROM WITH VALUES TABLE DESCRIBE DESC SUMMARIZE 
 FUNCTIONS = frozenset(name for group in _VALUE_GROUPS for name in group.split())
 """Functions, operators and macros that give a value, by lower-case name."""
 
+OWN_FUNCTIONS = frozenset({"embed"})
+"""Functions of the server's own that give a value."""
+
 GRAMMAR_FUNCTIONS = frozenset(_GRAMMAR.split())
 """Those of ``FUNCTIONS`` that are words of the grammar, and not in ``duckdb_functions()``."""
 
@@ -183,7 +186,7 @@ def check_function(name: str) -> None:
         StatementForbidden: The function is not on the list of allowed ones.
         SqlBindError: There is none of that name.
     """
-    if name not in FUNCTIONS and name.lower() not in FUNCTIONS:
+    if name not in FUNCTIONS and name.lower() not in FUNCTIONS and name.lower() not in OWN_FUNCTIONS:
         raise _refusal("function", name.lower(), FUNCTIONS)
 
 

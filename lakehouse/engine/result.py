@@ -34,6 +34,7 @@ _SIMPLE_TYPES: dict[str, pa.DataType] = {
     "DATE": pa.date32(),
     "TIME": pa.time64("us"),
     "TIMESTAMP": pa.timestamp("us"),
+    "FLOAT[]": pa.list_(pa.field("l", pa.float32())),
 }
 
 

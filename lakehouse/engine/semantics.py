@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from lakehouse.engine.search_call import VECTOR_SEARCH, Argument, SearchCall
 from lakehouse.errors import CommitConflict, InvalidRequest
@@ -52,7 +54,7 @@ class Search:
 
 
 class Semantics(Protocol):
-    """Answers what statements ask of vector indexes, as far as a session may see them."""
+    """Answers what statements ask of models, and of vector indexes as far as a session may see them."""
 
     def columns(self, index: str, session: Session) -> SearchColumns:
         """What a search in an index gives; no model is asked.
@@ -73,6 +75,30 @@ class Semantics(Protocol):
 
         Raises:
             LakehouseError: There is no such index, or the search does not fit it.
+        """
+        ...
+
+    def admit(self, principal: str) -> None:
+        """Count a statement that asks models.
+
+        Raises:
+            LimitExceeded: The principal has had too many within a minute.
+        """
+        ...
+
+    def vectors(
+        self, texts: Sequence[str], model: str, purpose: str, check: Callable[[], None]
+    ) -> NDArray[np.float32]:
+        """The vectors of texts, of shape ``(len(texts), dimension)``; of texts that have none, zero.
+
+        Args:
+            texts: Of any length.
+            model: What the configuration calls the model; empty for the default one.
+            purpose: ``document`` or ``query``.
+            check: Raises where the work shall stop.
+
+        Raises:
+            LakehouseError: There is no such model, it cannot be asked, or a text is too long.
         """
         ...
 

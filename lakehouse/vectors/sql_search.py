@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from math import ceil
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from lakehouse.access.throttle import Throttle
 from lakehouse.ai.models import Models
 from lakehouse.ai.provider import Purpose
 from lakehouse.catalog.names import fold
@@ -17,7 +19,7 @@ from lakehouse.engine.engine import Engine
 from lakehouse.engine.running import CallWatch
 from lakehouse.engine.semantics import Search, SearchColumns
 from lakehouse.engine.session import Session
-from lakehouse.errors import InvalidRequest, LakehouseError
+from lakehouse.errors import InvalidRequest, LakehouseError, LimitExceeded
 from lakehouse.vectors.embeddings import identity_key
 from lakehouse.vectors.faiss_index import unchecked
 from lakehouse.vectors.generation import Generation
@@ -26,6 +28,7 @@ from lakehouse.vectors.guarded_indexes import GuardedIndexes
 from lakehouse.vectors.indexes import Hits, VectorIndexes
 
 _KEPT_SCHEMAS = 1000
+_EMBEDDED_AT_ONCE = 256
 RANK, SCORE = pa.field("rank", pa.int32()), pa.field("score", pa.float32())
 
 
@@ -36,9 +39,11 @@ class SqlSearch:
         indexes: All indexes.
         engine: Reads the tables that they were made from.
         models: Embed queries that are texts.
+        calls: How many statements of a principal may ask models.
     """
 
-    def __init__(self, indexes: VectorIndexes, engine: Engine, models: Models) -> None:
+    def __init__(self, indexes: VectorIndexes, engine: Engine, models: Models, calls: Throttle) -> None:
+        self._calls = calls
         self._indexes = indexes
         self._engine = engine
         self._models = models
@@ -76,6 +81,31 @@ class SqlSearch:
             wanted.index, query, wanted.k, ef=wanted.ef, where=wanted.where, watch=watch, check=check
         )
         return found_rows(hits)
+
+    def admit(self, principal: str) -> None:
+        """Count a statement that asks models; see ``Semantics``."""
+        seconds = self._calls.take(principal)
+        if seconds:
+            raise LimitExceeded(
+                f"{principal} has made {self._models.settings.calls_per_minute} calls within a minute",
+                f"try again in {ceil(seconds)} s, or raise ai.calls_per_minute",
+            )
+
+    def vectors(
+        self, texts: Sequence[str], model: str, purpose: str, check: Callable[[], None]
+    ) -> NDArray[np.float32]:
+        """The vectors of texts; see ``Semantics``."""
+        most = self._models.settings.max_text_bytes
+        size = max((len(text.encode()) for text in texts if len(text) * 4 > most), default=0)
+        if size > most:
+            raise LimitExceeded(f"a text has {size} bytes, at most {most} are embedded", "ai.max_text_bytes")
+        embedder = self._models.embedder(model or None)
+        parts = []
+        for start in range(0, len(texts), _EMBEDDED_AT_ONCE):
+            check()
+            some = texts[start : start + _EMBEDDED_AT_ONCE]
+            parts.append(embedder.embed(some, purpose=Purpose(purpose), check=check))
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _schema(self, generation: Generation) -> pa.Schema:
         key = (generation.index, generation.id)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -323,3 +325,112 @@ def test_what_cannot_be_searched_is_said(admin: Caller, call: str, said: str) ->
     with pytest.raises(REFUSED, match=said):
         admin.sql(f"SELECT * FROM {call}")
     assert admin.ids("SELECT id FROM vector_search('notes', 'a loaf of bread', 1)") == [1]
+
+
+# -- embed() ------------------------------------------------------------------------------------------------
+
+
+def cosine(a: list[float], b: list[float]) -> float:
+    return float(np.dot(a, b) / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+def test_a_whole_column_is_embedded(admin: Caller) -> None:
+    found = admin.sql(
+        "SELECT n.id, embed(body) AS here, e.vector AS there FROM docs.notes n "
+        "JOIN docs.notes_embeddings e ON e.id = n.id ORDER BY n.id"
+    )
+    assert str(found.schema.field("here").type) == "list<l: float>"
+    for row in found.to_pylist():
+        assert cosine(row["here"], row["there"]) > 0.9999
+    many = admin.sql(
+        "WITH n AS MATERIALIZED (SELECT id, embed(body) AS once FROM docs.notes), "
+        "r AS (SELECT embed(d.body) AS often, n.once FROM range(9000) r(i) "
+        "JOIN docs.notes d ON d.id = i % 6 + 1 JOIN n ON n.id = d.id) "
+        "SELECT count(*) AS n, max(list_distance(often, once)) AS far FROM r"
+    )
+    assert many.to_pylist() == [{"n": 9000, "far": pytest.approx(0, abs=1e-5)}]
+
+
+def test_rows_are_ordered_by_how_near_they_are(admin: Caller) -> None:
+    found = admin.ids(
+        "SELECT id FROM docs.notes ORDER BY "
+        "list_cosine_similarity(embed(body), embed('baking a loaf', purpose := 'query')) DESC LIMIT 1"
+    )
+    assert found == [1]
+    same = admin.sql(
+        "SELECT array_inner_product(embed('a')::FLOAT[256], embed('a')::FLOAT[256]) AS a, "
+        "list_distance(embed('a'), embed('a')) AS b"
+    )
+    assert same.to_pylist() == [{"a": pytest.approx(1, abs=1e-5), "b": 0}]
+
+
+def test_null_and_empty_texts_have_no_vector(admin: Caller) -> None:
+    found = admin.sql("SELECT t, embed(t) IS NULL AS none FROM (VALUES (NULL), (''), (' '), ('a')) v(t)")
+    assert [row["none"] for row in found.to_pylist()] == [True, True, True, False]
+
+
+def test_models_and_purposes_may_differ_from_row_to_row(admin: Caller) -> None:
+    found = admin.sql(
+        "SELECT embed('x' || (i % 3), purpose := if(i % 2 = 0, 'query', 'document')) AS a, "
+        "embed('x' || (i % 3)) AS b FROM range(9) r(i)"
+    )
+    for row in found.to_pylist():  # the built-in model has no prefixes
+        assert cosine(row["a"], row["b"]) > 0.9999
+
+
+def test_vectors_of_a_statement_are_kept(admin: Caller) -> None:
+    admin.sql("CREATE TABLE docs.made AS SELECT id, embed(body) AS vector FROM docs.notes")
+    admin.sql("INSERT INTO docs.made SELECT id + 100, embed(body) FROM docs.notes")
+    admin.sql("UPDATE docs.made SET vector = embed('a boat') WHERE id = 106")
+    found = admin.sql("SELECT count(*) AS n, count(vector) AS v, min(len(vector)) AS d FROM docs.made")
+    assert found.to_pylist() == [{"n": 12, "v": 12, "d": 256}]
+    assert admin.ids("SELECT id FROM docs.made ORDER BY list_distance(vector, embed('a boat')) LIMIT 1") == [
+        106
+    ]
+    admin.call("vectors.build", index="made", table="made", db_schema="docs", keys=["id"])
+    sql = "SELECT id FROM vector_search('made', embed(?, purpose := 'query'), 1)"
+    with admin.connect() as connection, connection.cursor() as cursor:
+        cursor.execute(sql, ("a boat",))
+        assert cursor.fetchall() == [(106,)]
+        cursor.execute("CREATE TEMP TABLE t AS SELECT embed('a') AS v")
+        cursor.execute("INSERT INTO t SELECT embed('b')")
+        cursor.execute("SELECT count(v) FROM t")
+        assert cursor.fetchall() == [(2,)]
+    admin.sql("CREATE VIEW docs.seen AS SELECT id, embed(body) AS vector FROM docs.notes")
+    assert admin.sql("SELECT count(vector) AS n FROM docs.seen")["n"].to_pylist() == [6]
+    admin.call("vectors.drop", index="made")
+    for name in ("VIEW docs.seen", "TABLE docs.made"):
+        admin.sql(f"DROP {name}")
+
+
+@pytest.mark.parametrize(
+    ("sql", "said"),
+    [
+        ("SELECT embed('a', model := 'absent')", "MODEL_NOT_FOUND.*absent"),
+        ("SELECT embed('a', purpose := 'fun')", "purpose"),
+        ("SELECT embed(repeat('a', 20000000))", "max_text_bytes"),
+        ("SELECT embed(body, model := 'absent') FROM docs.notes", "MODEL_NOT_FOUND"),
+        ("SELECT \"~embed\"('a', '', '', '')", "not allowed|internal|does not exist"),
+        ("CREATE TABLE docs.defaulted (a FLOAT[] DEFAULT embed('x'))", "."),
+    ],
+)
+def test_what_cannot_be_embedded_is_said(admin: Caller, sql: str, said: str) -> None:
+    with pytest.raises(REFUSED, match=said):
+        admin.sql(sql)
+
+
+def test_embedding_stops_with_its_statement(admin: Caller) -> None:
+    sql = "SELECT sum(list_sum(embed(repeat('many words ', 500) || range))) FROM range(1000000)"
+    with admin.connect() as connection, connection.cursor() as cursor:
+        timer = threading.Timer(0.5, cursor.adbc_cancel)
+        timer.start()
+        began = time.monotonic()
+
+        def run() -> None:
+            cursor.execute(sql)
+            cursor.fetchall()
+
+        with pytest.raises(adbc.Error, match="(?i)cancel"):
+            run()
+        assert time.monotonic() - began < 60
+        timer.join()
