@@ -114,7 +114,7 @@ $(RUNTIME): $(PROJECTS)
 $(DEVELOPMENT): $(PROJECTS)
 	$(create_venv)
 	@echo 'Installing the server and the development tools into $(VENV)'
-	@$(PIP) -e clients/python -e '.[samples,local-ai,dev]'
+	@$(PIP) -e clients/python -e '.[samples,local-ai,local-ai-onnx,dev]'
 	@touch $(RUNTIME) $@
 
 # flightsql-dbapi requires SQLAlchemy 1, everything else here 2.

@@ -24,10 +24,10 @@ _PART_BYTES = 1_000_000
 class ModelOf(Response):
     """Which model did it: vectors of two models cannot be compared unless all of this is equal."""
 
-    provider: str = Field(description="local or ollama")
+    provider: str = Field(description="local, onnx or ollama")
     name: str = Field(description="what the provider calls it")
     digest: str = Field(description="what it is known by when the name stays and the weights change")
-    dimension: int = Field(description="length of its vectors; 0 for one that generates")
+    dimension: int = Field(description="length of its vectors; 0 for one that gives none")
 
 
 class EmbedRequest(Request):
@@ -119,7 +119,8 @@ class RerankResponse(Response):
     order: list[int] = Field(description="numbers of texts, from 0")
     scores: list[float | None] = Field(description="of the texts in this order; none where there is none")
     method: str = Field(
-        description="generate (a model was asked for a score from 0 to 1) or cosine (of vectors)"
+        description="cross_encoder (a model read both, the score is log-odds), generate (one was asked for "
+        "a score from 0 to 1) or cosine (of vectors)"
     )
     model: ModelOf
 
@@ -132,13 +133,13 @@ class ConfiguredModel(Response):
     """A model of the configuration."""
 
     name: str = Field(description="what actions call it")
-    task: str = Field(description="embed or generate")
-    provider: str = Field(description="local or ollama")
+    task: str = Field(description="embed, generate or rerank")
+    provider: str = Field(description="local, onnx or ollama")
     model: str = Field(description="what the provider calls it")
     default_for: list[str] = Field(description="embed, generate, rerank: where it is taken if none is named")
     available: bool = Field(description="whether it answers now")
     digest: str | None
-    dimension: int | None = Field(description="length of its vectors; none for one that generates")
+    dimension: int | None = Field(description="length of its vectors; none for one that gives none")
     code: str | None = Field(description="of the error where it is not available")
     reason: str | None = Field(description="why it is not available, and what to do")
 

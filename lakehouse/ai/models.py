@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from lakehouse.ai.embedding import EmbeddingModel, ProfileEmbedder
+from lakehouse.ai.embedding import EmbeddingModel, ProfileEmbedder, Turns
 from lakehouse.ai.ollama_models import OllamaEmbedding, OllamaGenerator
 from lakehouse.ai.ollama_service import OllamaService
-from lakehouse.ai.provider import Check, Embedder, ModelIdentity, Reranker, unchecked
+from lakehouse.ai.onnx_model import OnnxEmbedding, OnnxReranker
+from lakehouse.ai.provider import Check, Embedder, ModelIdentity, Reranker, TextGenerator, unchecked
 from lakehouse.ai.reranking import GeneratedReranker, VectorReranker
-from lakehouse.ai.static_model import StaticModel
+from lakehouse.ai.static_model import STATIC_MODELS, StaticModel
 from lakehouse.config import AiSettings, ModelSettings
 from lakehouse.errors import LakehouseError, ModelNotFound
 
@@ -46,6 +47,8 @@ class Models:
         self._lock = threading.Lock()
         self._embedders: dict[str, ProfileEmbedder] = {}
         self._generators: dict[str, OllamaGenerator] = {}
+        self._cross_encoders: dict[str, OnnxReranker] = {}
+        self._in_process: list[OnnxEmbedding | OnnxReranker] = []
         self._services: dict[str, OllamaService] = {}
 
     def embedder(self, name: str | None = None) -> Embedder:
@@ -58,12 +61,7 @@ class Models:
         with self._lock:
             found = self._embedders.get(profile.name)
             if found is None:
-                model: EmbeddingModel
-                if profile.provider == "local":
-                    model = StaticModel(profile.model, profile.dimension)
-                else:
-                    model = OllamaEmbedding(profile, self._service(profile))
-                found = self._embedders[profile.name] = ProfileEmbedder(profile, model)
+                found = self._embedders[profile.name] = ProfileEmbedder(profile, self._encoder(profile))
             return found
 
     def generator(self, name: str | None = None) -> OllamaGenerator:
@@ -80,13 +78,15 @@ class Models:
             return found
 
     def reranker(self, name: str | None = None) -> Reranker:
-        """What orders texts by a query: a model that generates or one that embeds, each in its way.
+        """What orders texts by a query: a cross-encoder, or a model that generates or embeds, in its way.
 
         Raises:
             ModelNotFound: There is none of that name.
         """
         wanted = name or self._default_reranker()
         profile = self._profiles.get(wanted or "")
+        if profile is not None and profile.task == "rerank":
+            return self._cross_encoder(profile)
         if profile is not None and profile.task == "generate":
             return GeneratedReranker(self.generator(profile.name))
         return VectorReranker(self.embedder(wanted))
@@ -100,8 +100,11 @@ class Models:
         """Stop what is under way and release connections."""
         with self._lock:
             services, self._services = list(self._services.values()), {}
+            in_process, self._in_process = self._in_process, []
         for service in services:
             service.close()
+        for model in in_process:
+            model.close()
 
     def _state(self, profile: ModelSettings, check: Check) -> ModelState:
         check()
@@ -111,9 +114,13 @@ class Models:
             "rerank": self._default_reranker(),
         }
         default_for = tuple(task for task, name in defaults.items() if name == profile.name)
-        embeds = profile.task == "embed"
+        of_task: Mapping[str, Callable[[str], Embedder | TextGenerator | Reranker]] = {
+            "embed": self.embedder,
+            "generate": self.generator,
+            "rerank": self.reranker,
+        }
         try:
-            model = (self.embedder if embeds else self.generator)(profile.name).model
+            model = of_task[profile.task](profile.name).model
         except LakehouseError as error:
             return ModelState(profile, default_for, None, error)
         return ModelState(profile, default_for, model, None)
@@ -136,10 +143,31 @@ class Models:
         return self.settings.generator or self._first("generate")
 
     def _default_reranker(self) -> str | None:
-        return self.settings.reranker or self._default_embedder() or self._default_generator()
+        named = self.settings.reranker or self._first("rerank")
+        return named or self._default_embedder() or self._default_generator()
 
     def _first(self, task: str) -> str | None:
         return next((each.name for each in self.settings.models if each.task == task), None)
+
+    def _encoder(self, profile: ModelSettings) -> EmbeddingModel:
+        """What gives the vectors of a profile."""
+        if profile.provider == "ollama":
+            return OllamaEmbedding(profile, self._service(profile))
+        if profile.provider == "local" and profile.model in STATIC_MODELS:
+            return StaticModel(profile.model, profile.dimension)
+        found = OnnxEmbedding(profile)
+        self._in_process.append(found)
+        return found
+
+    def _cross_encoder(self, profile: ModelSettings) -> OnnxReranker:
+        with self._lock:
+            found = self._cross_encoders.get(profile.name)
+            if found is None:
+                found = self._cross_encoders[profile.name] = OnnxReranker(
+                    profile, Turns(profile.requests_in_flight)
+                )
+                self._in_process.append(found)
+            return found
 
     def _service(self, profile: ModelSettings) -> OllamaService:
         """The connection of a profile, with its own bounds."""

@@ -35,7 +35,7 @@ class ModelIdentity:
     """Which model it is: vectors of two models cannot be compared unless all of this is equal.
 
     Attributes:
-        provider: Who runs it: ``local`` or ``ollama``.
+        provider: Who runs it: ``local``, ``onnx`` or ``ollama``.
         name: What the provider calls it.
         digest: What the provider knows it by when the name stays and the weights change.
         dimension: Length of its vectors; 0 for models that give none.
@@ -154,7 +154,7 @@ class Reranker(Protocol):
 
     @property
     def method(self) -> str:
-        """How: ``generate`` (a model is asked for a score) or ``cosine`` (of vectors)."""
+        """How: ``cross_encoder``, ``generate`` (a model is asked for a score) or ``cosine`` (of vectors)."""
         ...
 
     @property

@@ -34,7 +34,8 @@ _FILES = {
         "tokenizers/l2_supercat_tokenizer_config.json",
     )
 }
-
+STATIC_MODELS = frozenset(_FILES)
+"""The models that are of this kind."""
 
 _loading = threading.Lock()
 

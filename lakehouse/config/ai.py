@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from pathlib import PurePath
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
 from lakehouse.config.hosts import check_host, is_loopback
 from lakehouse.config.secret_ref import SecretRef
-from lakehouse.config.section import Section
+from lakehouse.config.section import Anchored, Section
 from lakehouse.config.values import BucketName, matching
 
-LOCAL_DIMENSIONS = {"wordllama": (256, 128, 64)}
-"""The built-in models, and how long their vectors can be; the first where nothing is said."""
+LOCAL_DIMENSIONS = {"wordllama": (256, 128, 64), "minilm": (384,)}
+"""The models of packages, and how long their vectors can be; the first where nothing is said."""
 
 Duration = Annotated[
     str,
@@ -22,19 +23,37 @@ Duration = Annotated[
 
 
 class ModelSettings(Section):
-    """A model that turns texts into vectors or generates text (docs/ai.md). Repeat [[ai.models]] for more."""
+    """A model that embeds, generates or judges texts (docs/ai.md). Repeat [[ai.models]] for more."""
 
     name: BucketName = Field("local", description="What actions and indexes call it.")
-    task: Literal["embed", "generate"] = Field("embed", description="What it does.")
-    provider: Literal["local", "ollama"] = Field(
-        "local", description="Who runs it: this process, or an Ollama service."
+    task: Literal["embed", "generate", "rerank"] = Field("embed", description="What it does.")
+    provider: Literal["local", "onnx", "ollama"] = Field(
+        "local",
+        description="Who runs it: this process, with a model of a package or of a directory, or an Ollama "
+        "service.",
     )
     model: str = Field(
         "wordllama",
         min_length=1,
         max_length=200,
-        description='What the provider calls it: "wordllama" for the built-in one, or a model of the service '
-        'such as "nomic-embed-text".',
+        description='What the provider calls it: "wordllama" or "minilm" for those of packages, or a model '
+        'of the service such as "nomic-embed-text". One of a directory has its name if nothing is said.',
+    )
+    path: Annotated[str, Anchored()] = Field(
+        "",
+        description='For provider = "onnx": a directory with model.onnx and tokenizer.json, as '
+        "sentence-transformers exports them, or the .onnx file itself; relative to this file.",
+    )
+    pooling: Literal["auto", "mean", "cls"] = Field(
+        "auto",
+        description='For provider = "onnx": how one vector is made of those of tokens. "auto" is what the '
+        "directory says, or else their mean.",
+    )
+    threads: int = Field(
+        0,
+        ge=0,
+        le=256,
+        description="Threads of a model that onnxruntime runs. 0 takes all processors, at most 8.",
     )
     host: str = Field("http://localhost:11434", description="URL of the Ollama service.")
     token: SecretRef | None = Field(
@@ -65,25 +84,37 @@ class ModelSettings(Section):
         description="How long the service keeps the model in memory after a request, such as 5m, or -1 for "
         "ever. Empty leaves it to the service.",
     )
-    batch_size: int = Field(64, ge=1, le=4096, description="Most texts in one request.")
+    batch_size: int = Field(64, ge=1, le=4096, description="Most texts in one request or batch.")
     requests_in_flight: int = Field(2, ge=1, le=256, description="Most requests to it at once.")
     context_tokens: int = Field(
         0,
         ge=0,
-        description="Context that the service is asked to give the model. 0 leaves it to the service.",
+        description="Most tokens of a text that the model reads; an Ollama service is asked for that "
+        "context. 0 leaves it to the model or the service.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_by_its_directory(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("provider") == "onnx" and "model" not in given:
+            parts = PurePath(str(given.get("path") or "").removesuffix(".onnx")).parts
+            named = [part for part in parts if part not in ("model", "onnx", "..", "/")]
+            return {**given, "model": named[-1] if named else "model"}
+        return given
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
+        if (self.provider == "onnx") != bool(self.path):
+            raise ValueError('provider = "onnx" and path belong together')
+        if self.task == "rerank" and self.provider != "onnx":
+            raise ValueError('task = "rerank" needs provider = "onnx"; for others see reranker of [ai]')
+        if self.task == "generate" and self.provider != "ollama":
+            raise ValueError('task = "generate" needs provider = "ollama", the others cannot')
         if self.provider == "local":
-            if self.task == "generate":
-                raise ValueError(
-                    'task = "generate" needs provider = "ollama", the built-in model only embeds'
-                )
             lengths = LOCAL_DIMENSIONS.get(self.model)
             if lengths is None:
                 known = ", ".join(LOCAL_DIMENSIONS)
-                raise ValueError(f"model = {self.model!r} is no built-in model, expected {known}")
+                raise ValueError(f"model = {self.model!r} is in no package, expected {known}")
             if self.dimension and self.dimension not in lengths:
                 known = ", ".join(map(str, lengths))
                 raise ValueError(f"dimension = {self.dimension}, expected one of {known} or 0")
@@ -118,7 +149,8 @@ class AiSettings(Section):
     reranker: str = Field(
         "",
         description="The one of [[ai.models]] that orders texts by how well they answer a query: one that "
-        "generates is asked for scores, of one that embeds vectors are compared. Empty takes the embedder.",
+        "generates is asked for scores, of one that embeds vectors are compared. Empty takes the first that "
+        "does nothing else, or else the embedder.",
     )
     max_texts: int = Field(1000, ge=1, description="Most texts of one ai.embed or ai.rerank.")
     max_text_bytes: int = Field(2_000_000, ge=1, description="Longest text or prompt, in bytes.")
