@@ -251,7 +251,13 @@ def _autogen(ctx: CallContext, request: AutogenRequest) -> Iterator[Progress | R
     def work(report: Callable[[float, str], None]) -> Response:
         with Recording(ctx, f"HNSW EVALS AUTOGEN {generation.index}", "hnsw") as recording:
             recording.record.tables = (str(generation.source.table),)
-            made = ctx.lakehouse.trials.autogen(generation, wanted, ctx.check_cancelled, sparingly(report))
+            made = ctx.lakehouse.trials.autogen(
+                generation,
+                wanted,
+                ctx.check_cancelled,
+                sparingly(report),
+                lambda: ctx.lakehouse.ai_calls.take(ctx.principal.name),
+            )
         return _evaluation(made, is_whole=True)
 
     return in_a_thread("hnsw.evals.autogen", work)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
+from broken_ollama import BrokenOllama, Exchange, broken_ollama
 from conftest import Server, start_server
 from docstrings import docstrings
 from wire import command
@@ -23,6 +26,15 @@ CONFIG = """
 [vectors]
 refresh_ms = 0
 grace_seconds = 0
+[[ai.models]]
+name = "local"
+[[ai.models]]
+name = "words"
+task = "generate"
+provider = "ollama"
+model = "smol"
+host = "URL"
+retries = 0
 [[roles]]
 name = "half"
 grants = [{ on = "lake.docs.*", row_filter = "id % 2 = 0" }]
@@ -76,8 +88,22 @@ def _caller(server: Server, role: str) -> Caller:
     return Caller(server.client(), flight.FlightCallOptions(headers=[header]))
 
 
-def _start(directory: Path) -> Server:
-    lines = [CONFIG]
+def _ask(exchange: Exchange) -> None:
+    """A model that asks for the first sentence of a text; of some texts it says nothing."""
+    if "messages" not in exchange.asked:
+        exchange.say({"models": [], "model_info": {}})
+        return
+    text = exchange.asked["messages"][-1]["content"].split("\n\n", 1)[1]
+    sentence = "" if len(text) % 5 == 0 else f'\n "What does this: {text.split(".")[0]}?"\nor else'
+    exchange.begin()
+    done = {"done": True, "done_reason": "stop", "eval_count": 1, "prompt_eval_count": 1}
+    for piece, end in ((sentence[:9], {}), (sentence[9:], {}), ("", done)):
+        exchange.line({"message": {"role": "assistant", "content": piece}, "done": False, **end})
+    exchange.end()
+
+
+def _start(directory: Path, url: str) -> Server:
+    lines = [CONFIG.replace("URL", url)]
     for role in ROLES:
         lines += ["[[auth.tokens]]", f'name = "{role}"', f'roles = ["{role}"]']
         lines += [f'token = {{ env = "T_{role}" }}']
@@ -90,8 +116,14 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def callers(directory: Path) -> Iterator[dict[str, Caller]]:
-    server = _start(directory)
+def service() -> Iterator[BrokenOllama]:
+    with broken_ollama(_ask) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def callers(directory: Path, service: BrokenOllama) -> Iterator[dict[str, Caller]]:
+    server = _start(directory, service.url)
     try:
         found = {role: _caller(server, role) for role in ROLES}
         admin = found["admin"]
@@ -253,7 +285,7 @@ def test_access(callers: dict[str, Caller], swept: dict[str, Any]) -> None:
         ("hnsw.promote", {"index": "texts", "trial": "x"}, "TRIAL_NOT_FOUND"),
         ("hnsw.evals.autogen", {"index": "texts", "queries": COUNT - 100}, "so there is nothing to try"),
         ("hnsw.evals.autogen", {"index": "texts", "k": 1000}, "k = 1000"),
-        ("hnsw.evals.autogen", {"index": "texts", "kind": "generated"}, "MODEL_NOT_FOUND"),
+        ("hnsw.evals.autogen", {"index": "texts", "kind": "generated", "model": "absent"}, "MODEL_NOT_FOUND"),
     ],
 )
 def test_errors_say_what_is_wrong(
@@ -261,3 +293,68 @@ def test_errors_say_what_is_wrong(
 ) -> None:
     with pytest.raises(REFUSED, match=error):
         callers["writer"].call(name, **request_)
+
+
+def test_questions_of_a_model_are_queries(callers: dict[str, Caller], service: BrokenOllama) -> None:
+    writer = callers["writer"]
+    _build(writer, "asked")
+    told = writer.results("hnsw.evals.autogen", index="asked", kind="generated", queries=30, k=5)
+    assert len(told) > 2
+    made = told[-1]
+    assert (made["kind"], made["model"], made["queries"], made["k"]) == ("generated", "smol", 30, 5)
+    asked = [each for path, each, _ in service.requests if path == "/api/chat"]
+    assert len(asked) > 30  # of some texts it made no question
+    told = writer.call("hnsw.trial", index="asked", ef_search=[200])
+    assert told["best"]["recall"] > 0.9
+    rows = writer.rows("hnsw.trials", index="asked").to_pylist()
+    assert [(row["vectors"], row["queries"]) for row in rows] == [(COUNT, 30)]  # nothing is left out
+    with pytest.raises(REFUSED, match=r"column '.*absent' does not exist"):
+        writer.call("hnsw.evals.autogen", index="asked", kind="generated", text_column="absent")
+    writer.call("vectors.drop", index="asked")
+    # The name is given to something else: what was measured before is not of it.
+    writer.sql("CREATE TABLE docs.others AS SELECT id, vector FROM docs.texts_embeddings")
+    writer.call("vectors.build", index="asked", table="others", db_schema="docs")
+    assert writer.rows("hnsw.trials", index="asked").num_rows == 0
+    with pytest.raises(REFUSED, match="EVALUATION_NOT_FOUND"):
+        writer.call("hnsw.best", index="asked")
+    with pytest.raises(REFUSED, match="EVALUATION_NOT_FOUND"):
+        writer.call("hnsw.trial", index="asked", max_trials=1, evaluation=made["evaluation"])
+    with pytest.raises(REFUSED, match="no text can be a query"):
+        writer.call("hnsw.evals.autogen", index="asked", kind="generated", text_column="id", queries=1)
+    writer.call("vectors.drop", index="asked")
+
+
+def test_a_killed_sweep_goes_on_where_it_was(
+    callers: dict[str, Caller], swept: dict[str, Any], directory: Path, service: BrokenOllama
+) -> None:
+    wanted = {"index": "texts", "m": [4, 6, 12], "ef_construction": [20], "ef_search": [10, 30, 60]}
+    other = _start(directory, service.url)
+    with contextlib.suppress(*REFUSED):
+        for told in _caller(other, "writer").stream("hnsw.trial", **wanted):
+            if "searching with ef 60" in told.get("message", ""):
+                other.kill()
+    writer = callers["writer"]
+    kept = writer.sql("FROM system.hnsw_trials WHERE ef_construction = 20").to_pylist()
+    assert 2 <= len(kept) < 9
+    told = writer.call("hnsw.trial", **wanted)
+    assert (told["known"], told["measured"]) == (len(kept), 9 - len(kept))
+    rows = writer.sql("FROM system.hnsw_trials WHERE ef_construction = 20").to_pylist()
+    assert len({(row["m"], row["ef_search"]) for row in rows}) == len(rows) == 9
+    assert [row for row in rows if row in kept] == kept
+
+
+def test_a_cancelled_sweep_stops(callers: dict[str, Caller], swept: dict[str, Any]) -> None:
+    writer, admin = callers["writer"], callers["admin"]
+    body = json.dumps({"index": "texts", "m": list(range(40, 60)), "ef_construction": [30]}).encode()
+    results = writer.client.do_action(flight.Action("hnsw.trial", body), writer.options)
+    assert json.loads(next(results).body.to_pybytes())["progress"] >= 0
+    running = (
+        "FROM system.statements WHERE kind = 'hnsw' AND state NOT IN ('finished', 'failed', 'cancelled')"
+    )
+    assert len(admin.sql(running)) == 1
+    del results
+    until = time.monotonic() + 20
+    while len(admin.sql(running)) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert len(admin.sql(running)) == 0
+    assert len(admin.sql("FROM system.hnsw_trials WHERE ef_construction = 30")) < 100

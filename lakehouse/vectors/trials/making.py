@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from lakehouse.vectors.trials.measuring import scores
 
 MOST_QUERIES, MOST_GENERATED, MOST_NEIGHBOURS = 10_000, 500, 100
 _BATCH = 16
+_WAIT_SECONDS = 0.2
 _TEXT_CHARACTERS = 2000
 _INSTRUCTION = (
     "Write one short question, in the language of the text, that somebody would type into a search engine "
@@ -137,8 +139,18 @@ def questions(
     count: int,
     check: Check,
     progress: Callable[[float], None],
+    turn: Callable[[], float] = lambda: 0.0,
 ) -> tuple[list[str], NDArray[np.int64]]:
     """Questions that a model made of texts, and of which; texts of which it makes none are passed over.
+
+    Args:
+        generator: The model.
+        texts: All texts.
+        positions: Those that may be taken, in the order in which they are.
+        count: How many questions.
+        check: Raises where the work shall stop.
+        progress: Told the share that is done.
+        turn: Takes a turn of asking the model; gives the seconds to wait where there is none now.
 
     Raises:
         InvalidRequest: It made too few.
@@ -151,6 +163,9 @@ def questions(
         text = (texts[position] or "").strip()
         if not text:
             continue
+        while (seconds := turn()) > 0:
+            check()
+            time.sleep(min(seconds, _WAIT_SECONDS))
         said = Message("user", f"{_INSTRUCTION}\n\n{text[:_TEXT_CHARACTERS]}")
         answer = "".join(generator.chat([said], _QUESTION, check=check))
         question = next((line.strip(" \t\"'*") for line in answer.splitlines() if line.strip(" \t\"'*")), "")

@@ -13,7 +13,6 @@ from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from lakehouse.ai.models import Models
 from lakehouse.clock import Clock
@@ -209,8 +208,16 @@ class Trials:
         request: EvaluationRequest,
         check: Callable[[], None],
         progress: Progress,
+        turn: Callable[[], float] = lambda: 0.0,
     ) -> Evaluation:
         """Make an evaluation set of the table of an index as it is now, and keep it.
+
+        Args:
+            generation: The live generation of the index.
+            request: What to make.
+            check: Raises where the work shall stop.
+            progress: Told of what is done.
+            turn: Takes a turn of asking a model; gives the seconds to wait where there is none now.
 
         Raises:
             InvalidRequest: There are too few vectors, or one cannot be compared.
@@ -221,11 +228,24 @@ class Trials:
         vectors, metric = found.vectors, generation.parameters.metric
         count = request.count(len(vectors), generation.index)
         texts: list[str] = []
+        model = ""
         if request.kind is Queries.HELD_OUT:
             positions = drawn(count, len(vectors), request.seed)
             queries, left = vectors[positions], kept(len(vectors), positions)
         else:
-            texts, positions = self._questions(generation, request, found, count, check, progress)
+            generator = self._models.generator(request.model or None)
+            model = generator.model.name
+            asked = self._texts(generation, request, found, check)
+            order = np.random.default_rng(request.seed).permutation(len(vectors))[: 2 * count + 10]
+            texts, positions = questions(
+                generator,
+                asked,
+                order.astype(np.int64),
+                count,
+                check,
+                lambda share: progress(0.1 + 0.3 * share, f"asking the model: {share:.0%}"),
+                turn,
+            )
             queries = embedded(self._models, generation, texts, check)
             left = np.arange(len(vectors), dtype=np.int64)
         progress(0.5, f"comparing {count} queries with {len(left)} vectors")
@@ -246,7 +266,7 @@ class Trials:
             created_at=self._clock.now(),
             created_by=current_origin().actor,
             kind=request.kind,
-            model=self._models.generator(request.model or None).model.name if texts else "",
+            model=model,
             table=generation.source.table,
             table_uuid=generation.source.table_uuid,
             snapshot_id=found.snapshot_id,
@@ -261,31 +281,21 @@ class Trials:
         worst = worst_of(queries, vectors, near, metric, check)
         return self._store.put(EvaluationSet(evaluation, queries, positions, near, worst, tuple(texts)))
 
-    def _questions(
+    def _texts(
         self,
         generation: Generation,
         request: EvaluationRequest,
         found: TableVectors,
-        count: int,
         check: Callable[[], None],
-        progress: Progress,
-    ) -> tuple[list[str], NDArray[np.int64]]:
+    ) -> list[str | None]:
+        """The texts beside the vectors, in their order."""
         source = generation.source
         wanted = VectorColumn(source.table, source.table_uuid, source.column, (request.text_column,))
         _, table = self._source.read_at(wanted, found.snapshot_id, check)
         rows, vectors = split(table, wanted)
         if digest_of(vectors, check) != found.sha256:
             raise InvalidRequest(f"'{source.table}' was changed meanwhile", "try again")
-        generator = self._models.generator(request.model or None)
-        order = np.random.default_rng(request.seed).permutation(len(vectors))[: 2 * count + 10]
-        return questions(
-            generator,
-            [None if text is None else str(text) for text in rows[request.text_column].to_pylist()],
-            order.astype(np.int64),
-            count,
-            check,
-            lambda share: progress(0.1 + 0.3 * share, f"asking the model: {share:.0%}"),
-        )
+        return [None if text is None else str(text) for text in rows[request.text_column].to_pylist()]
 
     def _loaded(self, index: str, evaluation_id: str) -> EvaluationSet:
         return self._sets.get(
