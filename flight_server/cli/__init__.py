@@ -3,7 +3,7 @@
 What serves and what queries is imported by the commands that need it: each is a second of starting up.
 """
 
-from flight_server.cli import access, ingest, job, objects, querying, serving
+from flight_server.cli import access, hnsw, ingest, job, objects, querying, serving
 from flight_server.cli.program import cli, main, run
 from flight_server.cli.querying import call_with_progress
 
@@ -11,6 +11,7 @@ __all__ = [
     "access",
     "call_with_progress",
     "cli",
+    "hnsw",
     "ingest",
     "job",
     "main",

@@ -498,6 +498,20 @@ class Client:
         with client_errors():
             return self._read_all([base64.b64decode(told["ticket"])])
 
+    def hnsw_trials(self, index: str = "", evaluation: str = "") -> pa.Table:
+        """What was measured of vector indexes, in the columns of ``system.hnsw_trials``.
+
+        Args:
+            index: Only of this one.
+            evaluation: Only with this evaluation set.
+
+        Raises:
+            LakehouseClientError: There is no such index.
+        """
+        told = self.call("hnsw.trials", {"index": index, "evaluation": evaluation})
+        with client_errors():
+            return self._read_all([base64.b64decode(told["ticket"])])
+
     # -- actions ------------------------------------------------------------------------------------
 
     def call(
