@@ -44,10 +44,10 @@ log = structlog.get_logger(__name__)
 
 _SWEEP_SECONDS = 5.0
 _SIGNAL_SECONDS = 0.5
-# Of <malloc.h>; how much that is free at the end of an arena glibc may keep; the size from which it is to ask the
-# system for a block, and to give it back; and how many arenas there may be.
+# Of <malloc.h>; how much that is free at the end of an arena glibc may keep; and the size from which it is to
+# ask the system for a block, and to give it back.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
-_KEPT_BYTES, _LARGE_BLOCK_BYTES, _ARENAS = 32 * 1024 * 1024, 4 * 1024 * 1024, 2
+_KEPT_BYTES, _LARGE_BLOCK_BYTES = 32 * 1024 * 1024, 4 * 1024 * 1024
 
 
 def build_dispatcher() -> Dispatcher:
@@ -196,13 +196,13 @@ def _keep_memory_warm() -> None:
     It would soon keep large ones for each of its arenas: parts of objects, of 8 and 10 MiB, made the server
     grow by hundreds of megabytes. Of all others it would keep next to nothing: what gRPC receives into was
     taken from the system and given back with every message, which took a quarter of the processor time of an
-    upload. Threads of gRPC take turns in receiving, each of them with an arena of its own, so there are few.
+    upload. Threads of gRPC take turns in receiving, each of them with an arena of its own, so there are no more than processors.
     """
     with suppress(OSError, AttributeError, TypeError):
         glibc = ctypes.CDLL(None)
         glibc.mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
         glibc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
-        glibc.mallopt(_M_ARENA_MAX, _ARENAS)
+        glibc.mallopt(_M_ARENA_MAX, max(2, os.cpu_count() or 1))
 
 
 def leave(status: int) -> NoReturn:

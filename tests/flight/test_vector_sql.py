@@ -430,7 +430,7 @@ def test_embedding_stops_with_its_statement(admin: Caller) -> None:
             cursor.execute(sql)
             cursor.fetchall()
 
-        with pytest.raises(adbc.Error, match="(?i)cancel"):
+        with pytest.raises(adbc.Error, match=r"(?i)cancel"):
             run()
         assert time.monotonic() - began < 60
         timer.join()
