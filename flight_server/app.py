@@ -196,7 +196,7 @@ def _keep_memory_warm() -> None:
     It would soon keep large ones for each of its arenas: parts of objects, of 8 and 10 MiB, made the server
     grow by hundreds of megabytes. Of all others it would keep next to nothing: what gRPC receives into was
     taken from the system and given back with every message, which took a quarter of the processor time of an
-    upload. Threads of gRPC take turns in receiving, each of them with an arena of its own, so there are no more than processors.
+    upload. Threads of gRPC take turns in receiving, each with an arena of its own: no more than processors.
     """
     with suppress(OSError, AttributeError, TypeError):
         glibc = ctypes.CDLL(None)
