@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timedelta
+from math import ceil
 from typing import Self
 
 import numpy as np
@@ -32,7 +33,7 @@ from lakehouse.ai.provider import Purpose
 from lakehouse.catalog import Table
 from lakehouse.catalog.names import fold
 from lakehouse.engine.session import StatementHandle
-from lakehouse.errors import InvalidRequest
+from lakehouse.errors import InvalidRequest, LimitExceeded
 from lakehouse.types import TableName
 from lakehouse.vectors.chunking import ChunkBy, Chunking
 from lakehouse.vectors.embeddings import CHUNK_TEXT, EmbedRequest, identity_key
@@ -354,6 +355,8 @@ def _search(ctx: CallContext, request: SearchVectorsRequest) -> Iterator[Respons
             )
             generation, way, ef, result = hits.generation, hits.found.way, hits.found.ef, _result(hits)
         else:
+            if request.rerank is not None:
+                _admit(ctx)
             ask = _asked(ctx, request)
             found = _guarded(ctx).ask(
                 request.index, ask, where=request.filter, watch=watch, check=ctx.check_cancelled
@@ -371,6 +374,16 @@ def _search(ctx: CallContext, request: SearchVectorsRequest) -> Iterator[Respons
         ticket=base64.b64encode(ticket).decode("ascii"),
         expires_at=expires_at,
     )
+
+
+def _admit(ctx: CallContext) -> None:
+    """Count a search that is reranked among the calls of models."""
+    seconds = ctx.lakehouse.ai_calls.take(ctx.principal.name)
+    if seconds:
+        raise LimitExceeded(
+            f"{ctx.principal.name} has made {ctx.lakehouse.settings.ai.calls_per_minute} calls within a minute",
+            f"try again in {ceil(seconds)} s, or raise ai.calls_per_minute",
+        )
 
 
 def _asked(ctx: CallContext, request: SearchVectorsRequest) -> Ask:

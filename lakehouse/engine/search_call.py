@@ -14,11 +14,13 @@ from lakehouse.types import quote
 VECTOR_SEARCH = "vector_search"
 """The name of the function, in lower case."""
 
-PLACES = ("index", "query", "k", "ef", "filter")
+PLACES = ("index", "query", "k", "ef", "filter", "mode", "rerank")
 """The names of its arguments, in their order."""
 
 _OPENING, _CLOSING = ("(", "[", "{"), (")", "]", "}")
-_FORM = "vector_search('index', 'text or vector', k, ef := …, filter := '…')"
+_FORM = (
+    "vector_search('index', 'text or vector', k, ef := …, filter := '…', mode := 'hybrid', rerank := 'model')"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,8 @@ class Search:
         k: How many to find.
         ef: The effort; None for the index's own.
         where: SQL predicate over the table that the index was made from; empty for all rows.
+        mode: By what rows are found: ``vector``, ``lexical`` or ``hybrid``.
+        rerank: The model that orders them anew, the default one for that where empty; None for none.
     """
 
     index: str
@@ -51,6 +53,8 @@ class Search:
     k: int
     ef: int | None
     where: str
+    mode: str = "vector"
+    rerank: str | None = None
 
 
 class Semantics(Protocol):
@@ -114,15 +118,21 @@ def wanted_search(call: SearchCall, value: Callable[[Argument], Any]) -> Search:
         InvalidRequest: A value is of the wrong kind.
     """
     values: Mapping[str, Any] = {name: value(argument) for name, argument in call.arguments.items()}
-    where = values.get("filter")
-    if where is not None and not isinstance(where, str):
-        raise InvalidRequest(f"{VECTOR_SEARCH}: filter is a condition in single quotes, found {where!r:.100}")
+    texts = {}
+    for name, what in (("filter", "a condition"), ("mode", "a word"), ("rerank", "the name of a model")):
+        texts[name] = values.get(name)
+        if texts[name] is not None and not isinstance(texts[name], str):
+            raise InvalidRequest(
+                f"{VECTOR_SEARCH}: {name} is {what} in single quotes, found {texts[name]!r:.100}"
+            )
     return Search(
         call.index,
         _query(values["query"]),
         _whole("k", values.get("k", _K)) or 0,
         _whole("ef", values.get("ef")),
-        where or "",
+        texts["filter"] or "",
+        texts["mode"] or "vector",
+        texts["rerank"],
     )
 
 

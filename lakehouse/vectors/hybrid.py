@@ -57,6 +57,9 @@ class Ask:
             that is more.
         rrf_k: What is added to ranks before they are fused: the greater, the less the first ones count.
         reranker: What orders the candidates anew; None leaves them as they are.
+
+    Raises:
+        InvalidRequest: ``k`` is out of bounds.
     """
 
     mode: Mode
@@ -67,6 +70,10 @@ class Ask:
     candidates: int = CANDIDATES
     rrf_k: int = RRF_K
     reranker: Reranker | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.k <= MOST_RESULTS:
+            raise InvalidRequest(f"k = {self.k!r}, expected a whole number from 1 to {MOST_RESULTS}")
 
     @property
     def depth(self) -> int:

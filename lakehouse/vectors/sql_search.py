@@ -25,6 +25,7 @@ from lakehouse.vectors.faiss_index import unchecked
 from lakehouse.vectors.generation import Generation
 from lakehouse.vectors.generation_store import IndexDamaged
 from lakehouse.vectors.guarded_indexes import GuardedIndexes
+from lakehouse.vectors.hybrid import Ask, Mode, told
 from lakehouse.vectors.indexes import Hits, VectorIndexes
 
 _KEPT_SCHEMAS = 1000
@@ -70,13 +71,17 @@ class SqlSearch:
         guarded = GuardedIndexes(self._indexes, self._engine, session)
         if wanted.query is None:
             return self.columns(wanted.index, session).schema.empty_table()
+        watch = CallWatch(lambda: _stops(check), nested=True)
+        if wanted.mode != Mode.VECTOR or wanted.rerank is not None:
+            if wanted.rerank is not None:
+                self.admit(session.principal.name)
+            return self._ranked(wanted, guarded, watch, check)
         if isinstance(wanted.query, str):
             generation = guarded.find(wanted.index).generation
             assert generation is not None
             query = embedded_queries(generation, [wanted.query], self._models, check)
         else:
             query = np.asarray(wanted.query, dtype=np.float64)
-        watch = CallWatch(lambda: _stops(check), nested=True)
         hits = guarded.search(
             wanted.index, query, wanted.k, ef=wanted.ef, where=wanted.where, watch=watch, check=check
         )
@@ -106,6 +111,31 @@ class SqlSearch:
             some = texts[start : start + _EMBEDDED_AT_ONCE]
             parts.append(embedder.embed(some, purpose=Purpose(purpose), check=check))
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _ranked(
+        self, wanted: Search, guarded: GuardedIndexes, watch: CallWatch, check: Callable[[], None]
+    ) -> pa.Table:
+        """What a query finds by words, or by both, and what a model orders anew."""
+        if wanted.mode not in set(Mode):
+            raise InvalidRequest(
+                f"vector_search: mode is {', '.join(map(repr, map(str, Mode)))}, found {wanted.mode!r:.100}"
+            )
+        if not isinstance(wanted.query, str):
+            raise InvalidRequest(
+                "vector_search: the query is a list of numbers, expected a text: something is to be found or "
+                "reranked by it"
+            )
+        vectors = None
+        if wanted.mode != Mode.LEXICAL:
+            generation = guarded.find(wanted.index).generation
+            assert generation is not None
+            vectors = embedded_queries(generation, [wanted.query], self._models, check)
+        reranker = None if wanted.rerank is None else self._models.reranker(wanted.rerank or None)
+        ask = Ask(Mode(wanted.mode), wanted.k, vectors, [wanted.query], wanted.ef, reranker=reranker)
+        found = guarded.ask(wanted.index, ask, where=wanted.where, watch=watch, check=check)
+        own = told(ask, found)
+        schema = result_schema(found.rows.schema)
+        return pa.table([own["rank"], own["score"], *found.rows.columns], schema=schema)
 
     def _schema(self, generation: Generation) -> pa.Schema:
         key = (generation.index, generation.id)

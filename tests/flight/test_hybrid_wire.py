@@ -251,3 +251,34 @@ def test_client_says_what_is_wrong(who: Client, server: Server) -> None:
         assert found["name"].to_pylist() == ["statistics.covariance"]
         with pytest.raises(LakehouseClientError, match="expected texts"):
             lake.search_vectors("library", [[1.0]], mode="hybrid")
+
+
+def test_statements_search_by_words_and_both(who: Client, server: Server) -> None:
+    text = "wait until a thread is done"
+    call = f"vector_search('library', '{text}', 7"
+    for request in (
+        {"mode": "lexical"},
+        {"mode": "hybrid"},
+        {"mode": "hybrid", "rerank": "local"},
+        {"rerank": ""},
+    ):
+        options = ", ".join(f"{name} := '{value}'" for name, value in request.items())
+        found = who.sql(f"FROM {call}, {options}) ORDER BY rank")
+        expected = who.search(text, k=7, **request)
+        assert found.equals(expected.select(found.column_names).cast(found.schema))
+        found = who.sql(f"SELECT name FROM {call}, filter := 'module = ''queue''', {options})")
+        expected_names = who.names(text, k=7, filter="module = 'queue'", **request)
+        assert sorted(found["name"].to_pylist()) == sorted(expected_names)
+    mine = Client(server, "threads").sql(f"FROM {call}, mode := 'hybrid')")
+    assert {name.partition(".")[0] for name in mine["name"].to_pylist()} == {"threading"}
+    assert who.sql("FROM vector_search('library', NULL, mode := 'hybrid')").num_rows == 0
+    assert who.sql(f"FROM {call}, mode := NULL)").num_rows == 7
+    for wrong, message in (
+        ("'x', mode := 'both'", "'vector', 'lexical', 'hybrid', found 'both'"),
+        ("'x', mode := 1", "mode is a word in single quotes"),
+        ("[1.0], mode := 'hybrid'", "expected a text"),
+        ("'x', 0, mode := 'hybrid'", "k = 0"),
+        ("'x', rerank := 'nobody'", "MODEL_NOT_FOUND"),
+    ):
+        with pytest.raises(REFUSED, match=message):
+            who.sql(f"FROM vector_search('library', {wrong})")
