@@ -31,7 +31,7 @@ from lakehouse.engine.table_reader import TableReader
 from lakehouse.journal import AuditJournal, BucketErrorJournal, EventJournal
 from lakehouse.maintenance.policy import Maintenance
 from lakehouse.maintenance.recovery import EventRecovery
-from lakehouse.runs import Ingests, RunStore
+from lakehouse.runs import Ingests, RunStore, Tasks
 from lakehouse.storage import Bucket, Buckets, LinkedObjects, ObjectCache, ScratchDirectory
 from lakehouse.vectors.embeddings import Embeddings
 from lakehouse.vectors.indexes import VectorIndexes
@@ -128,6 +128,7 @@ class Lakehouse:
         self.recovery.stop()
         self.maintenance.stop()
         self.ingests.close()
+        self.vector_runs.close()
         self.ai.close()
         self.vectors.close()
         self.trials.close()
@@ -183,6 +184,14 @@ class Lakehouse:
             str(self.scratch.path),
         )
         self.embeddings = Embeddings(self.engine, self.bucket)
+        self.vector_runs = Tasks(
+            self.engine,
+            RunStore(self.bucket, self.clock, "_vectors", "vectors.runs.list"),
+            self.clock,
+            "vector runs",
+            settings.vectors.concurrent_runs,
+            settings.vectors.waiting_runs,
+        )
         self.trials = Trials(self.vectors, source, self.ai, self.bucket, self.clock, settings.vectors)
         self.engine.database.model_calls.semantics = SqlSearch(
             self.vectors, self.engine, self.ai, self.ai_calls

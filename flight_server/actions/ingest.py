@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice
 from typing import Self
 
 from pydantic import Field, model_validator
@@ -17,15 +16,15 @@ from flight_server.actions.registry import (
     Request,
     Response,
 )
-from flight_server.actions.run_response import RunResponse, ingesting, run_response
+from flight_server.actions.run_response import RunResponse, ingesting, run_actions
 from flight_server.actions.table_request import OfTable, located
 from flight_server.context import CallContext
 from flight_server.ingest_options import FileIngestOptions
 from lakehouse.access.guarded_objects import GuardedObjects
-from lakehouse.errors import LimitExceeded, RunNotFound
+from lakehouse.errors import LimitExceeded
 from lakehouse.ingest.sources.byte_source import BucketObject
 from lakehouse.ingest.sources.file_source import FileSource
-from lakehouse.runs import Preview, RunRecord, RunState, preview
+from lakehouse.runs import Preview, preview
 
 _MOST_FILES = 10_000
 
@@ -66,46 +65,6 @@ class PreviewRequest(FilesRequest):
 
 class PreviewResponse(Preview, Response):
     """What an ingest would make of the objects; nothing is stored."""
-
-
-class RunStatusRequest(Request):
-    """Which run."""
-
-    run: str = Field(description="its id", min_length=1)
-
-
-class RunCancelRequest(RunStatusRequest):
-    """Which run is to stop."""
-
-
-class RunListRequest(Request):
-    """Which runs."""
-
-    table: str | None = Field(default=None, description="only those into this table, by its full name")
-    state: RunState | None = Field(default=None, description="only those that are there")
-    limit: int = Field(default=20, ge=1, le=1000)
-
-
-class RunListResponse(Response):
-    """Runs, the newest first. Admins see all, others their own."""
-
-    runs: list[RunResponse]
-
-
-def _is_visible(ctx: CallContext, record: RunRecord) -> bool:
-    return ctx.session.access.is_admin or record.principal == ctx.principal.name
-
-
-def _visible(ctx: CallContext, run_id: str) -> RunRecord:
-    """A run that is for the caller to see.
-
-    Raises:
-        RunNotFound: There is none of that id for the caller.
-    """
-    record = ctx.lakehouse.ingests.status(run_id)
-    if not _is_visible(ctx, record):
-        raise RunNotFound(f"there is no run {run_id!r}", "ingest.list tells of those that there are")
-    return record
 
 
 def _source(ctx: CallContext, request: FilesRequest) -> FileSource:
@@ -150,26 +109,6 @@ def _preview(ctx: CallContext, request: PreviewRequest) -> Iterator[Response]:
     yield PreviewResponse(**found.model_dump())
 
 
-def _status(ctx: CallContext, request: RunStatusRequest) -> Iterator[Response]:
-    yield run_response(_visible(ctx, request.run))
-
-
-def _cancel(ctx: CallContext, request: RunCancelRequest) -> Iterator[Response]:
-    _visible(ctx, request.run)
-    yield run_response(ctx.lakehouse.ingests.cancel(request.run))
-
-
-def _list(ctx: CallContext, request: RunListRequest) -> Iterator[Response]:
-    wanted = (
-        record
-        for record in ctx.lakehouse.ingests.newest()
-        if _is_visible(ctx, record)
-        and request.table in (None, record.table)
-        and request.state in (None, record.state)
-    )
-    yield RunListResponse(runs=[run_response(record) for record in islice(wanted, request.limit)])
-
-
 ACTIONS: tuple[ActionSpec, ...] = (
     ActionSpec(
         "ingest.file",
@@ -188,28 +127,10 @@ ACTIONS: tuple[ActionSpec, ...] = (
         _preview,
         Permission.READ,
     ),
-    ActionSpec(
-        "ingest.status",
-        "How far an ingest is, and what became of its rows",
-        RunStatusRequest,
-        RunResponse,
-        _status,
-        Permission.READ,
-    ),
-    ActionSpec(
-        "ingest.list",
-        "The ingests that run or ran, the newest first",
-        RunListRequest,
-        RunListResponse,
-        _list,
-        Permission.READ,
-    ),
-    ActionSpec(
-        "ingest.cancel",
+    *run_actions(
+        "ingest",
+        "an ingest",
         "Stop an ingest, of any server; nothing of it is stored",
-        RunCancelRequest,
-        RunResponse,
-        _cancel,
-        Permission.READ,
+        lambda ctx: ctx.lakehouse.ingests,
     ),
 )

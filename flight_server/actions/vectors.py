@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timedelta
 from math import ceil
@@ -25,6 +24,7 @@ from flight_server.actions.registry import (
     in_a_thread,
     sparingly,
 )
+from flight_server.actions.run_response import RunResponse, run_actions, run_response
 from flight_server.actions.table_request import OfTable, guarded_indexes, located
 from flight_server.context import CallContext
 from flight_server.execution import Recording
@@ -32,11 +32,12 @@ from flight_server.protocol.codec import encode_statement_ticket
 from lakehouse.ai.provider import Purpose
 from lakehouse.catalog import Table
 from lakehouse.catalog.names import fold
-from lakehouse.engine.session import StatementHandle
+from lakehouse.engine.session import Session, StatementHandle
 from lakehouse.errors import InvalidRequest, LimitExceeded
+from lakehouse.runs import RunRecord, TaskRequest, TaskResult, Watch
 from lakehouse.types import TableName
 from lakehouse.vectors.chunking import ChunkBy, Chunking
-from lakehouse.vectors.embeddings import CHUNK_TEXT, EmbedRequest, identity_key
+from lakehouse.vectors.embeddings import CHUNK_TEXT, EmbedRequest, EmbedResult, identity_key
 from lakehouse.vectors.faiss_index import MOST_RESULTS, Way
 from lakehouse.vectors.generation import Generation, Guard, Model, VectorColumn
 from lakehouse.vectors.generation_store import Live
@@ -254,21 +255,65 @@ def _guarded(ctx: CallContext) -> GuardedIndexes:
 
 
 def _build(ctx: CallContext, request: BuildVectorsRequest) -> Iterator[Progress | Response]:
-    wanted = _requested(ctx, request)
-    indexes = _guarded(ctx)
+    task = _build_task(ctx, request)
+    return _done(ctx, task, lambda _: _described(ctx, _guarded(ctx).find(request.index)))
+
+
+def _start_build(ctx: CallContext, request: BuildVectorsRequest) -> Iterator[Response]:
+    yield run_response(ctx.lakehouse.vector_runs.start(_build_task(ctx, request), ctx.principal))
+
+
+def _build_task(ctx: CallContext, request: BuildVectorsRequest) -> TaskRequest:
+    """What builds the index, here or in the background."""
+    name = located(ctx, request)
+
+    def work(session: Session, watch: Watch) -> TaskResult:
+        own = replace(ctx, session=session, cancelled=watch.cancelled)
+        with Recording(own, f"VECTORS BUILD {request.index}", "vectors") as recording:
+            # Now, and not when it was asked for: the run before may have filled the table.
+            wanted = _requested(own, request, name)
+            recording.record.tables = (str(wanted.source.table),)
+            _guarded(own).build(
+                wanted, create=request.create, check=_stop(watch, recording), progress=watch.progress
+            )
+        live = _guarded(own).find(request.index)
+        assert live.generation is not None
+        count = live.generation.count
+        return TaskResult(
+            f"the index of {count} vectors is live", count, count, details={"generation": live.generation.id}
+        )
+
+    return TaskRequest("vectors.build", str(name), request.index, work)
+
+
+def _done(
+    ctx: CallContext, task: TaskRequest, response: Callable[[RunRecord], Response]
+) -> Iterator[Progress | Response]:
+    """Do a task while the caller waits, who is told of its progress."""
 
     def work(report: Callable[[float, str], None]) -> Response:
-        with Recording(ctx, f"VECTORS BUILD {request.index}", "vectors") as recording:
-            recording.record.tables = (str(wanted.source.table),)
-            indexes.build(
-                wanted, create=request.create, check=ctx.check_cancelled, progress=sparingly(report)
+        tell = sparingly(report)
+        return response(
+            ctx.lakehouse.vector_runs.run(
+                task, ctx.principal, ctx.cancelled, lambda share, message: tell(share or 0.0, message)
             )
-        return _described(ctx, indexes.find(request.index))
+        )
 
-    return in_a_thread("vectors.build", work)
+    return in_a_thread(task.action, work)
 
 
-def _requested(ctx: CallContext, request: BuildVectorsRequest) -> BuildRequest:
+def _stop(watch: Watch, recording: Recording) -> Callable[[], None]:
+    """What stops a task: whoever cancels its run or kills its statement."""
+
+    def check() -> None:
+        watch.check()
+        if recording.record.stop is not None:
+            raise recording.record.stop
+
+    return check
+
+
+def _requested(ctx: CallContext, request: BuildVectorsRequest, name: TableName) -> BuildRequest:
     parameters = IndexParameters(
         request.metric,
         request.algorithm,
@@ -277,7 +322,6 @@ def _requested(ctx: CallContext, request: BuildVectorsRequest) -> BuildRequest:
         request.ef_construction,
         request.ef_search,
     )
-    name = located(ctx, request)
     table = ctx.lake(name).load(name.schema, name.table)
     column = _columns(table, [request.column])[0]
     others = [each for each in table.arrow_schema().names if each != column]
@@ -427,6 +471,20 @@ def _queries(ctx: CallContext, request: SearchVectorsRequest) -> NDArray[np.floa
 
 
 def _embed(ctx: CallContext, request: EmbedVectorsRequest) -> Iterator[Progress | Response]:
+    found: list[EmbedResult] = []
+    task = _embed_task(ctx, request, found.append)
+    return _done(ctx, task, lambda record: _embedded(record, found[0]))
+
+
+def _start_embed(ctx: CallContext, request: EmbedVectorsRequest) -> Iterator[Response]:
+    task = _embed_task(ctx, request, lambda _: None)
+    yield run_response(ctx.lakehouse.vector_runs.start(task, ctx.principal))
+
+
+def _embed_task(
+    ctx: CallContext, request: EmbedVectorsRequest, give: Callable[[EmbedResult], None]
+) -> TaskRequest:
+    """What embeds the table, here or in the background."""
     name = located(ctx, request)
     table = ctx.lake(name).load(name.schema, name.table)
     keys = _columns(table, request.keys or list(table.primary_key))
@@ -443,33 +501,42 @@ def _embed(ctx: CallContext, request: EmbedVectorsRequest) -> Iterator[Progress 
         request.model or "",
     )
 
-    def work(report: Callable[[float, str], None]) -> Response:
-        lakehouse = ctx.lakehouse
-        with (
-            Recording(ctx, f"VECTORS EMBED {table.name}", "vectors") as recording,
-            closing(lakehouse.engine.new_session(recording.record.id, {}, ctx.principal)) as session,
-        ):
+    def work(session: Session, watch: Watch) -> TaskResult:
+        own = replace(ctx, session=session, cancelled=watch.cancelled)
+        with Recording(own, f"VECTORS EMBED {table.name}", "vectors") as recording:
             recording.record.tables = (str(table.name), str(target))
-            done = lakehouse.embeddings.run(
+            done = ctx.lakehouse.embeddings.run(
                 wanted,
                 embedder,
                 session,
-                check=ctx.check_cancelled,
-                cancelled=ctx.cancelled,
-                progress=sparingly(report),
+                check=_stop(watch, recording),
+                cancelled=lambda: watch.cancelled() or recording.record.stop is not None,
+                progress=watch.progress,
             )
             recording.record.rows = done.chunks
-        return EmbedVectorsResponse(
-            table=str(target),
-            unchanged=done.unchanged,
-            embedded=done.embedded,
-            deleted=done.deleted,
-            chunks=done.chunks,
-            source_snapshot_id=done.snapshot_id,
-            model=_model(done.model),
+        give(done)
+        counts = {name: getattr(done, name) for name in ("unchanged", "embedded", "deleted", "chunks")}
+        return TaskResult(
+            f"{done.embedded} rows were embedded in {done.chunks} pieces",
+            done.unchanged + done.embedded,
+            done.chunks,
+            done.snapshot_id,
+            {name: str(count) for name, count in counts.items()} | {"model": done.model.name},
         )
 
-    return in_a_thread("vectors.embed", work)
+    return TaskRequest("vectors.embed", str(table.name), str(target), work)
+
+
+def _embedded(record: RunRecord, done: EmbedResult) -> Response:
+    return EmbedVectorsResponse(
+        table=record.table,
+        unchanged=done.unchanged,
+        embedded=done.embedded,
+        deleted=done.deleted,
+        chunks=done.chunks,
+        source_snapshot_id=done.snapshot_id,
+        model=_model(done.model),
+    )
 
 
 def _model(model: Model) -> VectorModel:
@@ -582,6 +649,28 @@ ACTIONS: tuple[ActionSpec, ...] = (
         _build,
         Permission.WRITE,
         streams=True,
+    ),
+    ActionSpec(
+        "vectors.runs.embed",
+        "Do what vectors.embed does in the background, and answer at once",
+        EmbedVectorsRequest,
+        RunResponse,
+        _start_embed,
+        Permission.WRITE,
+    ),
+    ActionSpec(
+        "vectors.runs.build",
+        "Do what vectors.build does in the background, and answer at once",
+        BuildVectorsRequest,
+        RunResponse,
+        _start_build,
+        Permission.WRITE,
+    ),
+    *run_actions(
+        "vectors.runs",
+        "a run",
+        "Stop embedding or building, on any server; pieces that are stored stay, an index is not made",
+        lambda ctx: ctx.lakehouse.vector_runs,
     ),
     ActionSpec(
         "vectors.search",

@@ -22,6 +22,12 @@ class VectorSettings(Section):
     build_threads: int = Field(
         0, ge=0, le=1024, description="Threads that build an index. 0 takes all cores."
     )
+    concurrent_runs: int = Field(
+        1, ge=1, le=64, description="How many tables are embedded or indexed in the background at once."
+    )
+    waiting_runs: int = Field(
+        100, ge=0, description="How many of these may run or wait beyond that; further ones are refused."
+    )
     keep_generations: int = Field(
         1, ge=0, description="How many generations that were live before are kept to go back to."
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -35,12 +34,10 @@ from lakehouse.engine.transaction import Transaction
 from lakehouse.errors import (
     AlreadyIngested,
     CommitConflict,
-    CommitStateUnknown,
     InternalError,
     InvalidRequest,
     LakehouseError,
     SchemaNotFound,
-    StatementCancelled,
     StorageError,
     TableAlreadyExists,
     TableNotFound,
@@ -52,6 +49,7 @@ from lakehouse.journal.change_event import Origin, acting
 from lakehouse.runs.declaring import can_be_key, definition, with_required
 from lakehouse.runs.fitting import Evolve, fitted, stated
 from lakehouse.runs.record import RunColumn, RunRecord, RunState
+from lakehouse.runs.recorded import RecordedRun
 from lakehouse.runs.rejects import REJECTS_SCHEMA, Rejects
 from lakehouse.runs.statements import FRESH, INCOMING, ambiguous, fresh, insert, span, upsert
 from lakehouse.runs.store import RunStore
@@ -108,7 +106,7 @@ class IngestRequest:
     sync: SyncRequest | None = None
 
 
-class Run:
+class Run(RecordedRun):
     """One ingest from its beginning to its end."""
 
     def __init__(
@@ -123,19 +121,13 @@ class Run:
         progress: Progress,
         record: RunRecord,
     ) -> None:
+        super().__init__(store, clock, record, cancelled, progress)
         self._engine = engine
-        self._store = store
-        self._clock = clock
         self._request = request
         self._source = source
         self._principal = principal
-        self._caller_cancelled = cancelled
-        self._tell = progress
-        self._lock = threading.Lock()
         self._rejects = Rejects(record.id)
         self._state = SyncState("")
-        self.record = record
-        self.stop = threading.Event()
 
     def execute(self) -> RunRecord:
         """Do it; gives the record of its end.
@@ -159,29 +151,14 @@ class Run:
         except AlreadyIngested as error:
             self._end(RunState.REPEATED, message=error.message, snapshot_id=error.snapshot_id)
         except BaseException as error:
-            told = error if isinstance(error, LakehouseError) else InternalError("the ingest failed")
-            self._end(_state_after(told), message=str(told), error_code=told.code)
+            self._failed(error, "ingest")
             raise
         return self.record
 
     def give_up(self) -> None:
         """End a run that has not begun."""
         self._source.close()
-        self._end(RunState.CANCELLED, message="the server was shut down before it began")
-
-    def beat(self) -> None:
-        """Say that it goes on, and stop it where another server was asked to.
-
-        Raises:
-            StorageError: It could not be said.
-        """
-        with self._lock:
-            if self.record.state.is_over:
-                return
-            self.record = self.record.model_copy(update={"seen_at": self._clock.now()})
-            self._store.put(self.record)
-        if self._store.is_to_stop(self.record.id):
-            self.stop.set()
+        super().give_up()
 
     # -- steps ----------------------------------------------------------------------------------------
 
@@ -533,42 +510,12 @@ class Run:
 
     # -- the account ----------------------------------------------------------------------------------
 
-    def _cancelled(self) -> bool:
-        return self.stop.is_set() or self._caller_cancelled()
-
-    def _progress(self, share: float | None, message: str) -> None:
-        self._note(progress=share, message=message)
-        self._tell(share, message)
-
     def _note_columns(self, inspection: Inspection) -> None:
         columns = tuple(map(RunColumn.of, inspection.columns))
         self._note(columns=columns, details=dict(inspection.details))
-
-    def _note(self, **what: object) -> None:
-        with self._lock:
-            self.record = self.record.model_copy(update=what)
-
-    def _end(self, state: RunState, **what: object) -> None:
-        now = self._clock.now()
-        with self._lock:
-            over = {"state": state, "ended_at": now, "seen_at": now, **what}
-            if state is not RunState.SUCCEEDED:
-                over |= {"rows_stored": 0, "rejects_table": ""}
-            self.record = self.record.model_copy(update=over)
-            try:
-                self._store.put(self.record)
-                self._store.forget_request(self.record.id)
-            except StorageError as error:
-                _log.warning("ingest_record_not_written", run=self.record.id, reason=str(error))
 
 
 def _place(table: Table) -> str:
     """Where keys of a table are noted: elsewhere once its rows were replaced."""
     number = generation(table.metadata)
     return f"{table.uuid}-{number}" if number else str(table.uuid)
-
-
-def _state_after(error: LakehouseError) -> RunState:
-    if isinstance(error, CommitStateUnknown):
-        return RunState.LOST
-    return RunState.CANCELLED if isinstance(error, StatementCancelled) else RunState.FAILED

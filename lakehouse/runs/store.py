@@ -34,10 +34,16 @@ class RunStore:
     Args:
         bucket: Where they are kept.
         clock: Source of time.
+        prefix: Below which keys.
+        listed_by: The action that lists them, for messages.
     """
 
-    def __init__(self, bucket: Bucket, clock: Clock) -> None:
+    def __init__(
+        self, bucket: Bucket, clock: Clock, prefix: str = PREFIX, listed_by: str = "ingest.list"
+    ) -> None:
         self._bucket = bucket
+        self._prefix = prefix
+        self._listed_by = listed_by
         self._clock = clock
 
     def new_id(self) -> str:
@@ -63,7 +69,9 @@ class RunStore:
         """
         found = self._read(run_id) if _NAME.fullmatch(f"{run_id}.json") else None
         if found is None:
-            raise RunNotFound(f"there is no run {run_id!r}", "ingest.list tells of those that there are")
+            raise RunNotFound(
+                f"there is no run {run_id!r}", f"{self._listed_by} tells of those that there are"
+            )
         return found
 
     def newest(self) -> Iterator[RunRecord]:
@@ -72,7 +80,7 @@ class RunStore:
         Raises:
             StorageError: They could not be read.
         """
-        for name in reversed(self._bucket.names(f"{PREFIX}/runs")):
+        for name in reversed(self._bucket.names(f"{self._prefix}/runs")):
             match = _NAME.fullmatch(name)
             found = self._read(match[1]) if match else None
             if found is not None:
@@ -85,27 +93,27 @@ class RunStore:
             RunNotFound: There is none of that id.
         """
         self.get(run_id)
-        self._bucket.put(f"{PREFIX}/runs/{run_id}.cancel", b"")
+        self._bucket.put(f"{self._prefix}/runs/{run_id}.cancel", b"")
 
     def is_to_stop(self, run_id: str) -> bool:
         """Whether somebody asked a run to stop."""
-        return self._bucket.exists(f"{PREFIX}/runs/{run_id}.cancel")
+        return self._bucket.exists(f"{self._prefix}/runs/{run_id}.cancel")
 
     def forget_request(self, run_id: str) -> None:
         """Remove what asked a run to stop that is over."""
         with suppress(ObjectNotFound):
-            self._bucket.delete(f"{PREFIX}/runs/{run_id}.cancel")
+            self._bucket.delete(f"{self._prefix}/runs/{run_id}.cancel")
 
     def note_key(self, table: str, key: str, run_id: str, snapshot_id: int | None) -> None:
         """Keep that the rows of a key are in a table."""
         content = json.dumps({"run": run_id, "snapshot_id": snapshot_id}).encode()
         with suppress(ObjectAlreadyExists):
-            self._bucket.put_new(f"{PREFIX}/keys/{table}/{key}.json", content)
+            self._bucket.put_new(f"{self._prefix}/keys/{table}/{key}.json", content)
 
     def noted_key(self, table: str, key: str) -> tuple[str, int | None] | None:
         """The run and the snapshot that brought the rows of a key, if they are known to be in a table."""
         try:
-            found = json.loads(self._bucket.get(f"{PREFIX}/keys/{table}/{key}.json"))
+            found = json.loads(self._bucket.get(f"{self._prefix}/keys/{table}/{key}.json"))
             return str(found["run"]), found["snapshot_id"]
         except ObjectNotFound:
             return None
@@ -120,11 +128,11 @@ class RunStore:
             StorageError: It could not be kept.
         """
         with suppress(ObjectAlreadyExists):
-            self._bucket.put_new(f"{PREFIX}/syncs/{table_uuid}/{sync}.json", b"{}")
+            self._bucket.put_new(f"{self._prefix}/syncs/{table_uuid}/{sync}.json", b"{}")
 
     def is_synced(self, table_uuid: str, sync: str) -> bool:
         """Whether a sync ever brought rows into a table, or was about to."""
-        return self._bucket.exists(f"{PREFIX}/syncs/{table_uuid}/{sync}.json")
+        return self._bucket.exists(f"{self._prefix}/syncs/{table_uuid}/{sync}.json")
 
     def _read(self, run_id: str) -> RunRecord | None:
         try:
@@ -136,6 +144,5 @@ class RunStore:
             return None
         return record.as_seen(self._clock.now(), LOST_AFTER_S)
 
-    @staticmethod
-    def _key(run_id: str) -> str:
-        return f"{PREFIX}/runs/{run_id}.json"
+    def _key(self, run_id: str) -> str:
+        return f"{self._prefix}/runs/{run_id}.json"

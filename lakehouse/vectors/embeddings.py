@@ -50,7 +50,7 @@ from lakehouse.vectors.generation import Guard, Model
 PREFIX = "_vectors/embeddings"
 VECTOR, CHUNK_ID, CHUNK_TEXT, HASH = "vector", "chunk_id", "chunk_text", "content_hash"
 _OWN = (CHUNK_ID, CHUNK_TEXT, VECTOR, HASH)
-_GONE = "gone_keys"
+_GONE, _STORED = "gone_keys", "~stored"
 _GROUP_CHUNKS = 4096
 _GROUP_ROWS = 4096
 _EMBEDDED_AT_ONCE = 256
@@ -116,6 +116,60 @@ class _Group:
     @property
     def is_full(self) -> bool:
         return len(self.texts) >= _GROUP_CHUNKS or len(self.gone) >= _GROUP_ROWS
+
+
+class _Compared:
+    """Statements that compare a source with its embeddings, as both were when the run began.
+
+    The engine does it, within its bounds of memory: nothing here holds all keys.
+    """
+
+    def __init__(self, request: EmbedRequest, source: Table, target: Table) -> None:
+        self._keys = [quote(key) for key in request.keys]
+        self._texts = [quote(text) for text in request.texts]
+        self._source, self._target = _at(source), _at(target)
+
+    def rows(self) -> str:
+        """Keys and texts of the source, each with the hash that is stored for it, if there is one.
+
+        The hash is empty where it is not sure that the pieces are whole.
+        """
+        keys = ", ".join(self._keys)
+        stored = (
+            f"SELECT {keys}, CASE WHEN count(*) = count(DISTINCT {CHUNK_ID}) "
+            f"AND count(DISTINCT {HASH}) = 1 THEN any_value({HASH}) ELSE '' END AS {quote(_STORED)} "
+            f"FROM {self._target} AS e GROUP BY {keys}"
+        )
+        columns = ", ".join(f"s.{column}" for column in (*self._keys, *self._texts))
+        return (
+            f"SELECT {columns}, t.{quote(_STORED)} FROM {self._source} AS s LEFT JOIN ({stored}) AS t "
+            f"ON {self._same()}"
+        )
+
+    def gone(self) -> str:
+        """Keys of embeddings of which the source has no row."""
+        keys = ", ".join(f"t.{key}" for key in self._keys)
+        return (
+            f"SELECT DISTINCT {keys} FROM {self._target} AS t "
+            f"WHERE NOT EXISTS (SELECT 1 FROM {self._source} AS s WHERE {self._same()})"
+        )
+
+    def ambiguous(self) -> str:
+        """A key of the source that has no value or comes more than once, if there is one."""
+        keys = ", ".join(self._keys)
+        empty = " OR ".join(f"{key} IS NULL" for key in self._keys)
+        return (
+            f"SELECT {keys} FROM {self._source} AS s GROUP BY {keys} HAVING count(*) > 1 OR {empty} LIMIT 1"
+        )
+
+    def _same(self) -> str:
+        return " AND ".join(f"s.{key} = t.{key}" for key in self._keys)
+
+
+def _at(table: Table) -> str:
+    """A table as it is in its snapshot."""
+    at = f" AT (VERSION => {table.snapshot_id})" if table.snapshot_id is not None else ""
+    return f"(SELECT * FROM {table.name.sql}{at})"
 
 
 class Embeddings:
@@ -238,18 +292,31 @@ class _Run:
         known = Embedded(guard, self._request.texts, self._request.chunking, model, is_whole=False)
         self._note(target, known)
         self._expected = target.snapshot_id
-        total = max(1, source.record_count)
-        there = self._there()
-        group = _Group()
-        seen: set[Key] = set()
-        for key, text in self._texts(source):
-            if key in seen:
-                raise InvalidRequest(
-                    f"the key {_shown(self._request.keys, key)} comes twice in '{source.name}'"
-                )
-            seen.add(key)
+        compared = _Compared(self._request, source, target)
+        self._check_keys(source, compared)
+        self._fill(compared, salt, max(1, source.record_count), progress)
+        self._clear(compared)
+        self._note(target, replace(known, is_whole=True))
+        return EmbedResult(
+            self._unchanged, self._embedded, self._deleted, self._chunks, source.snapshot_id, model
+        )
+
+    def _fill(
+        self, compared: _Compared, salt: str, total: int, progress: Callable[[float, str], None]
+    ) -> None:
+        """Embed the rows of the source that are new or have changed."""
+        group, done, stored = _Group(), 0, 0
+        width = len(self._request.keys)
+
+        def tell(share: float) -> None:
+            rows = stored + int(share * (done - stored))
+            progress(min(1.0, rows / total), f"{rows} of {total} rows")
+
+        for row in self._values(compared.rows()):
+            key, before = row[:width], row[-1]
+            text = "\n\n".join(str(each) for each in row[width:-1] if each)
+            done += 1
             digest = hashlib.sha256(f"{salt}\0{text}".encode("utf-8", "replace")).hexdigest()
-            before = there.pop(key, None)
             if before == digest:
                 self._unchanged += 1
                 continue
@@ -265,20 +332,32 @@ class _Run:
             group.texts += pieces
             group.hashes += [digest] * len(pieces)
             if group.is_full:
-                self._store(group)
-                group = _Group()
-                progress(len(seen) / total, f"{len(seen)} of {total} rows")
-        for key in there:
+                self._store(group, tell)
+                group, stored = _Group(), done
+        self._store(group, tell)
+
+    def _clear(self, compared: _Compared) -> None:
+        """Remove the pieces of rows that the source has no more."""
+        group = _Group()
+        for key in self._values(compared.gone()):
             group.gone.append(key)
             self._deleted += 1
             if group.is_full:
                 self._store(group)
                 group = _Group()
         self._store(group)
-        self._note(target, replace(known, is_whole=True))
-        return EmbedResult(
-            self._unchanged, self._embedded, self._deleted, self._chunks, source.snapshot_id, model
-        )
+
+    def _check_keys(self, source: Table, compared: _Compared) -> None:
+        """Make sure that keys tell rows apart.
+
+        Raises:
+            InvalidRequest: One has no value or comes twice; names it.
+        """
+        keys = self._request.keys
+        for row in self._values(compared.ambiguous()):
+            if any(value is None for value in row):
+                raise InvalidRequest(f"a row of '{source.name}' has no value in its key {', '.join(keys)}")
+            raise InvalidRequest(f"the key {_shown(keys, row)} comes twice in '{source.name}'")
 
     def _source(self) -> Table:
         """The table with the texts, all of which the principal has to see."""
@@ -327,59 +406,36 @@ class _Run:
         except SchemaNotFound as error:
             raise InvalidRequest(error.message, "create the schema first") from error
 
-    def _there(self) -> dict[Key, str]:
-        """The rows of the source that are embedded, with their hash; an empty one where it is not sure."""
-        columns = ", ".join(map(quote, self._request.keys))
-        sql = (
-            f"SELECT {columns}, CASE WHEN count(*) = count(DISTINCT {CHUNK_ID}) "
-            f"AND count(DISTINCT {HASH}) = 1 THEN any_value({HASH}) ELSE '' END "
-            f"FROM {self._request.target.sql} GROUP BY ALL"
-        )
-        found: dict[Key, str] = {}
+    def _values(self, sql: str) -> Iterator[tuple[Any, ...]]:
+        """The rows of a query, read as they are asked for."""
         for batch in self._rows(sql):
-            values = [column.to_pylist() for column in batch.columns]
-            found.update(zip(zip(*values[:-1], strict=True), values[-1], strict=True))
-        return found
-
-    def _texts(self, source: Table) -> Iterator[tuple[Key, str]]:
-        """The keys and texts of the source, as it was when the run began."""
-        keys, texts = self._request.keys, self._request.texts
-        columns = ", ".join(map(quote, (*keys, *texts)))
-        at = f" AT (VERSION => {source.snapshot_id})" if source.snapshot_id is not None else ""
-        for batch in self._rows(f"SELECT {columns} FROM {source.name.sql}{at}"):
             self._check()
-            values = [column.to_pylist() for column in batch.columns]
-            for row in zip(*values, strict=True):
-                key = row[: len(keys)]
-                if any(value is None for value in key):
-                    raise InvalidRequest(
-                        f"a row of '{source.name}' has no value in its key {', '.join(keys)}"
-                    )
-                yield key, "\n\n".join(str(text) for text in row[len(keys) :] if text)
+            yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
     def _rows(self, sql: str) -> Iterator[pa.RecordBatch]:
         plan = self._engine.plan(self._engine.gate.analyse(sql), self._session, watch=self._watch)
         with closing(self._engine.open(plan, self._session, self._watch)) as stream:
             yield from stream
 
-    def _vectors(self, texts: Sequence[str]) -> pa.Array:
+    def _vectors(self, texts: Sequence[str], tell: Callable[[float], None]) -> pa.Array:
         """The vectors of texts; null where a model has none for a text."""
         parts = []
         for start in range(0, len(texts), _EMBEDDED_AT_ONCE):
             self._check()
             some = texts[start : start + _EMBEDDED_AT_ONCE]
             parts.append(self._embedder.embed(some, purpose=Purpose.DOCUMENT, check=self._check))
+            tell((start + len(some)) / len(texts))
         vectors = np.concatenate(parts) if parts else np.empty((0, 1), np.float32)
         offsets = np.arange(len(vectors) + 1, dtype=np.int32) * vectors.shape[1]
         nothing = pa.array(~vectors.any(axis=1))
         return pa.ListArray.from_arrays(pa.array(offsets), pa.array(vectors.ravel()), mask=nothing)
 
-    def _store(self, group: _Group) -> None:
+    def _store(self, group: _Group, tell: Callable[[float], None] = lambda _: None) -> None:
         """Put the pieces of some rows in the place of their former ones, in one commit."""
         if not group.gone and not group.texts:
             return
         types = self._latest().arrow_schema()
-        rows = self._pieces(group, types)
+        rows = self._pieces(group, types, tell)
         self._check()
         session = self._session
         transaction = session.begin()
@@ -409,12 +465,12 @@ class _Run:
                 f"somebody else wrote to '{self._request.target}' meanwhile", "embed once more"
             )
 
-    def _pieces(self, group: _Group, types: pa.Schema) -> pa.Table:
+    def _pieces(self, group: _Group, types: pa.Schema, tell: Callable[[float], None]) -> pa.Table:
         keys = self._request.keys
         columns: dict[str, Any] = dict(zip(keys, _columns(group.keys, keys, types), strict=True))
         columns[CHUNK_ID] = pa.array(group.numbers, pa.int32())
         columns[CHUNK_TEXT] = pa.array(group.texts, pa.string())
-        columns[VECTOR] = self._vectors(group.texts)
+        columns[VECTOR] = self._vectors(group.texts, tell)
         columns[HASH] = pa.array(group.hashes, pa.string())
         return pa.table(columns)
 

@@ -707,6 +707,9 @@ NO_OBJECT = {
     "ingest.sync",
     # They need a column of vectors; see test_vectors_wire.py.
     "vectors.embed", "vectors.build", "vectors.search", "vectors.list", "vectors.rollback", "vectors.drop",
+    # So do they; see test_embeddings_wire.py.
+    "vectors.runs.embed", "vectors.runs.build", "vectors.runs.status", "vectors.runs.list",
+    "vectors.runs.cancel",
     # They need an index of vectors; see test_hnsw_wire.py.
     "hnsw.evals.autogen", "hnsw.evals.list", "hnsw.trial", "hnsw.trials", "hnsw.best", "hnsw.promote",
     "hnsw.cache.stats",

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,12 @@ class Client:
         wanted = {"table": "notes", "db_schema": "docs", "columns": ["title", "body"], "keys": ["id"]}
         done = self.call("vectors.embed", **{**wanted, **request})
         return done["unchanged"], done["embedded"], done["deleted"], done["chunks"]
+
+    def ended(self, run: dict[str, Any]) -> dict[str, Any]:
+        while run["ended_at"] is None:
+            time.sleep(0.02)
+            run = self.call("vectors.runs.status", run=run["id"])
+        return run
 
     def search(self, *texts: str, **request: Any) -> pa.Table:
         told = self.call("vectors.search", index="notes", texts=texts, **request)
@@ -227,6 +234,43 @@ def test_two_runs_at_once_store_every_piece_once(who: Client, server: Server) ->
     assert found == {"n": 9000, "i": 9000}
 
 
+def test_runs_in_the_background_tell_how_far_they_are_and_can_be_stopped(who: Client, server: Server) -> None:
+    names = {"table": "notes", "db_schema": "docs", "columns": ["title", "body"], "keys": ["id"]}
+    run = who.call("vectors.runs.embed", **names)
+    assert (run["mode"], run["table"]) == ("vectors.embed", "lake.docs.notes_embeddings")
+    done = who.ended(run)
+    assert (done["state"], done["rows_in"], done["rows_stored"], done["progress"]) == ("succeeded", 6, 6, 1.0)
+    assert done["details"] == {
+        "unchanged": "0", "embedded": "6", "deleted": "0", "chunks": "6", "model": "wordllama"
+    }  # fmt: skip
+    source = {"table": "notes_embeddings", "db_schema": "docs"}
+    built = who.ended(who.call("vectors.runs.build", index="later", **source))
+    assert (built["table"], built["message"]) == ("later", "the index of 6 vectors is live")
+    assert built["details"]["generation"] == next(
+        each["generation"] for each in who.call("vectors.list")["indexes"] if each["index"] == "later"
+    )
+    failed = who.ended(who.call("vectors.runs.build", index="later", create=True, **source))
+    assert (failed["state"], failed["error_code"]) == ("failed", "VECTOR_INDEX_ALREADY_EXISTS")
+    who.fill({n: ("", f"Text number {n} of very many.") for n in range(100, 60_000)})
+    long = who.call("vectors.runs.embed", **names)
+    waiting = who.call("vectors.runs.build", index="more", **source)  # one at a time
+    while who.call("vectors.runs.status", run=long["id"])["progress"] in (None, 0.0):
+        time.sleep(0.02)
+    assert who.call("vectors.runs.status", run=waiting["id"])["state"] == "queued"
+    listed = who.call("vectors.runs.list")["runs"]
+    assert [each["id"] for each in listed][:2] == [waiting["id"], long["id"]]
+    other = Client(server, "even")
+    assert other.call("vectors.runs.list")["runs"] == []
+    with pytest.raises(REFUSED, match="there is no run"):
+        other.call("vectors.runs.cancel", run=long["id"])
+    who.call("vectors.runs.cancel", run=long["id"])
+    stopped = who.ended(long)
+    assert (stopped["state"], stopped["error_code"]) == ("cancelled", "CANCELLED")
+    assert who.ended(waiting)["error_code"] == "INVALID_REQUEST"  # what it is of is not filled to its end
+    (there,) = who.sql("SELECT count(DISTINCT id) AS n FROM docs.notes_embeddings")["n"].to_pylist()
+    assert 6 <= there < 59_906
+
+
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
@@ -288,7 +332,7 @@ def test_run_that_was_killed_is_taken_up(tmp_path: Path) -> None:
         )
         with contextlib.suppress(*REFUSED):
             for result in who.client.do_action(action, who.options):
-                if json.loads(result.body.to_pybytes()).get("progress", 0) > 0:
+                if json.loads(result.body.to_pybytes()).get("progress", 0) > 0.3:
                     started.set()
 
     thread = threading.Thread(target=embed)

@@ -4592,6 +4592,173 @@ class VectorsActions:
         """
         return self._call("vectors.rollback", OfIndex(index=index), VectorIndexDescription)
 
+    def runs_build(
+        self,
+        *,
+        table: str,
+        index: str,
+        db_schema: str | None = None,
+        catalog: str | None = None,
+        column: str = "vector",
+        keys: Sequence[str] = (),
+        columns: Sequence[str] | None = None,
+        lexical: str | None = None,
+        metric: Literal["cosine", "inner_product", "l2"] = "cosine",
+        algorithm: Literal["hnsw", "exact"] = "hnsw",
+        storage: Literal["fp32", "fp16", "int8"] = "fp32",
+        m: int = 32,
+        ef_construction: int = 80,
+        ef_search: int = 64,
+        create: bool = False,
+    ) -> RunResponse:
+        """Do what vectors.build does in the background, and answer at once.
+
+        Needs the permission ``write``.
+
+        Args:
+            table: name of the table.
+            index: name of the index: letters from a to z, digits, _ and -.
+            db_schema: its schema; the session's own when left out.
+            catalog: its catalog; the session's own when left out.
+            column: column of the vectors: lists of numbers of one length.
+            keys: what tells rows apart; the table's primary key when left out.
+            columns: what a search gives beside the score; all but the vectors when left out.
+            lexical: column of texts to be searched by their words, too; chunk_text, if there is such a
+                column, when left out, none when empty.
+            metric: cosine, inner_product or l2.
+            algorithm: hnsw or exact.
+            storage: fp32, fp16 or int8.
+            m: neighbours of a vector in the graph.
+            ef_construction: effort of building.
+            ef_search: effort of a search that says nothing.
+            create: whether there must not be an index of that name yet.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "vectors.runs.build",
+            BuildVectorsRequest(
+                table=table,
+                index=index,
+                db_schema=db_schema,
+                catalog=catalog,
+                column=column,
+                keys=keys,
+                columns=columns,
+                lexical=lexical,
+                metric=metric,
+                algorithm=algorithm,
+                storage=storage,
+                m=m,
+                ef_construction=ef_construction,
+                ef_search=ef_search,
+                create=create,
+            ),
+            RunResponse,
+        )
+
+    def runs_cancel(self, *, run: str) -> RunResponse:
+        """Stop embedding or building, on any server; pieces that are stored stay, an index is not made.
+
+        Needs the permission ``read``.
+
+        Args:
+            run: its id.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call("vectors.runs.cancel", RunCancelRequest(run=run), RunResponse)
+
+    def runs_embed(
+        self,
+        *,
+        table: str,
+        columns: Sequence[str],
+        db_schema: str | None = None,
+        catalog: str | None = None,
+        keys: Sequence[str] = (),
+        into: str | None = None,
+        model: str | None = None,
+        chunk_by: Literal["paragraph", "sentence", "size", "none"] = "paragraph",
+        chunk_size: int = 1000,
+        chunk_overlap: int = 0,
+    ) -> RunResponse:
+        """Do what vectors.embed does in the background, and answer at once.
+
+        Needs the permission ``write``.
+
+        Args:
+            table: name of the table.
+            columns: columns of the texts, put together in this order.
+            db_schema: its schema; the session's own when left out.
+            catalog: its catalog; the session's own when left out.
+            keys: what tells rows apart; the table's primary key when left out.
+            into: table of the embeddings in the same schema, made where there is none; the name of the table
+                with _embeddings when left out.
+            model: one of ai.models; the default one when left out.
+            chunk_by: where texts are cut: paragraph, sentence, size or none.
+            chunk_size: most characters of a piece.
+            chunk_overlap: most characters that a piece repeats of the one before.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "vectors.runs.embed",
+            EmbedVectorsRequest(
+                table=table,
+                columns=columns,
+                db_schema=db_schema,
+                catalog=catalog,
+                keys=keys,
+                into=into,
+                model=model,
+                chunk_by=chunk_by,
+                chunk_size=chunk_size,
+                chunk_overlap=chunk_overlap,
+            ),
+            RunResponse,
+        )
+
+    def runs_list(
+        self,
+        *,
+        table: str | None = None,
+        state: Literal["queued", "running", "succeeded", "repeated", "failed", "cancelled", "lost"]
+        | None = None,
+        limit: int = 20,
+    ) -> RunListResponse:
+        """The runs that run or ran, the newest first.
+
+        Needs the permission ``read``.
+
+        Args:
+            table: only those into this table, by its full name.
+            state: only those that are there.
+            limit: limit.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "vectors.runs.list", RunListRequest(table=table, state=state, limit=limit), RunListResponse
+        )
+
+    def runs_status(self, *, run: str) -> RunResponse:
+        """How far a run is, and what became of its rows.
+
+        Needs the permission ``read``.
+
+        Args:
+            run: its id.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call("vectors.runs.status", RunStatusRequest(run=run), RunResponse)
+
     def search(
         self,
         *,
