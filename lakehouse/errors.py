@@ -388,6 +388,20 @@ class ModelFailed(LakehouseError):
     kind = ErrorKind.INTERNAL
 
 
+class ProfileNotFound(LakehouseError):
+    """No profile of that name."""
+
+    code = "PROFILE_NOT_FOUND"
+    kind = ErrorKind.NOT_FOUND
+
+
+class ProfileInactive(LakehouseError):
+    """A profile that was deactivated."""
+
+    code = "PROFILE_INACTIVE"
+    kind = ErrorKind.INVALID
+
+
 class VectorIndexNotFound(LakehouseError):
     """No vector index of that name."""
 

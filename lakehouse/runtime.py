@@ -37,6 +37,7 @@ from lakehouse.vectors.embeddings import Embeddings
 from lakehouse.vectors.indexes import VectorIndexes
 from lakehouse.vectors.lake_source import LakeSource
 from lakehouse.vectors.manifests import IndexManifests
+from lakehouse.vectors.profiles import Profiles
 from lakehouse.vectors.sql_search import SqlSearch
 from lakehouse.vectors.trials import Trials, trials_table
 
@@ -64,9 +65,12 @@ class Lakehouse:
         )
         catalogs = (settings.catalog, *settings.catalogs)
         primary = settings.primary_bucket.name
-        needed = frozenset({primary, *map(settings.bucket_of, catalogs)})
+        of_profiles = {settings.bucket_of_profile(each.name) for each in settings.profiles}
+        needed = frozenset({primary, *map(settings.bucket_of, catalogs), *of_profiles})
         # Of two commits to a service's tables the service lets one through, whatever the bucket does.
-        deciding = frozenset({primary, *(settings.bucket_of(c) for c in catalogs if c.type != "rest")})
+        deciding = frozenset(
+            {primary, *of_profiles, *(settings.bucket_of(c) for c in catalogs if c.type != "rest")}
+        )
         self.buckets = Buckets(settings.buckets, self.cache, self.clock, needed, deciding, bucket)
         self.bucket = self.buckets.primary
         self.bucket_errors = BucketErrorJournal(self.bucket, self.clock)
@@ -182,7 +186,12 @@ class Lakehouse:
             source,
             self.events,
             str(self.scratch.path),
+            {each.name: self.buckets[settings.bucket_of_profile(each.name)] for each in settings.profiles},
         )
+        if settings.profiles:
+            self.vectors.profiles = Profiles(
+                settings, self.policy.profiles, self.bucket, self.vectors, self.ai, self.clock, self.events
+            )
         self.embeddings = Embeddings(self.engine, self.bucket)
         self.vector_runs = Tasks(
             self.engine,

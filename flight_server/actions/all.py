@@ -18,6 +18,7 @@ from flight_server.actions import (
     journal,
     maintenance,
     objects,
+    profiles,
     registration,
     resync,
     samples,
@@ -53,6 +54,7 @@ def all_actions() -> ActionRegistry:
         *tables.ACTIONS,
         *maintenance.ACTIONS,
         *vectors.ACTIONS,
+        *profiles.ACTIONS,
         *hnsw.ACTIONS,
     )
     specs = (*specs, server.check_spec(specs))

@@ -24,6 +24,7 @@ from flight_server.execution import Recording
 from lakehouse.access.guarded_datasets import DatasetSearch, GuardedDatasets, SeenDataset, place_of
 from lakehouse.catalog.names import fold
 from lakehouse.catalog.observer import caller
+from lakehouse.config.profiles import NO_PROFILE
 from lakehouse.datasets import (
     VECTORS,
     ColumnManifest,
@@ -560,7 +561,7 @@ def _drop(ctx: CallContext, request: DropDatasetRequest) -> Iterator[Response]:
             recording.analysed(analysis, ctx.session)
             lakehouse.engine.changes.run(analysis, Scope(ctx.session, None, recording.watch()))
     elif manifest.vectors is not None:
-        guarded_indexes(ctx).drop(manifest.vectors.index)
+        guarded_indexes(ctx, NO_PROFILE).drop(manifest.vectors.index)
     else:
         _forget(ctx, manifest)
     yield DropDatasetResponse(dropped=True, dataset_id=manifest.dataset_id, kind=manifest.kind.value)

@@ -344,7 +344,7 @@ def _promote(ctx: CallContext, request: PromoteRequest) -> Iterator[Progress | R
             f"the trial '{chosen.trial}' is of {chosen.metric}, the index of {generation.parameters.metric}",
             "make another evaluation set and try again",
         )
-    wanted = replace(BuildRequest.again(generation), parameters=chosen.parameters)
+    wanted = replace(BuildRequest.again(generation), index=request.index, parameters=chosen.parameters)
 
     def work(report: Callable[[float, str], None]) -> Response:
         with Recording(ctx, f"HNSW PROMOTE {generation.index}", "hnsw") as recording:

@@ -7,10 +7,11 @@ from pydantic import Field
 from flight_server.actions.registry import Request
 from flight_server.context import CallContext
 from lakehouse.catalog.names import fold
+from lakehouse.config.profiles import NO_PROFILE
 from lakehouse.datasets import VECTORS
 from lakehouse.types import TableName
 from lakehouse.vectors.guarded_indexes import GuardedIndexes
-from lakehouse.vectors.manifests import NO_PROFILE, index_of
+from lakehouse.vectors.manifests import DEFAULT, index_of
 
 
 class OfTable(Request):
@@ -40,7 +41,8 @@ def located_dataset(ctx: CallContext, request: OfTable) -> TableName:
         CatalogNotFound: There is no such catalog for the caller.
     """
     if request.catalog is not None and fold(request.catalog) == VECTORS:
-        return TableName(VECTORS, request.db_schema or NO_PROFILE, request.table)
+        home = guarded_indexes(ctx).profile or DEFAULT
+        return TableName(VECTORS, request.db_schema or home, request.table)
     return located(ctx, request)
 
 
@@ -52,12 +54,20 @@ def check_dataset_change(ctx: CallContext, name: TableName) -> None:
         PermissionDenied: The caller may not change it.
     """
     if name.catalog == VECTORS:
-        guarded_indexes(ctx).check_change(index_of(name))
+        guarded_indexes(ctx, NO_PROFILE).owned(index_of(name))
     else:
         ctx.lake(name).check_change(name.schema, name.table)
 
 
-def guarded_indexes(ctx: CallContext) -> GuardedIndexes:
-    """The vector indexes that are there for the caller."""
+def guarded_indexes(ctx: CallContext, profile: str | None = None) -> GuardedIndexes:
+    """The vector indexes that are there for the caller.
+
+    Args:
+        ctx: The call.
+        profile: The profile that the request asks for, ``none`` for none; the session's when left out.
+
+    Raises:
+        ProfileNotFound: There is no such profile for the caller.
+    """
     lakehouse = ctx.lakehouse
-    return GuardedIndexes(lakehouse.vectors, lakehouse.engine, ctx.session)
+    return GuardedIndexes(lakehouse.vectors, lakehouse.engine, ctx.session, profile)

@@ -29,6 +29,7 @@ from flight_server.actions.table_request import OfTable, guarded_indexes, locate
 from flight_server.context import CallContext
 from flight_server.execution import Recording
 from flight_server.protocol.codec import encode_statement_ticket
+from lakehouse.access.profile_access import Profile
 from lakehouse.ai.provider import Purpose
 from lakehouse.catalog import Table
 from lakehouse.catalog.names import fold
@@ -39,7 +40,7 @@ from lakehouse.types import TableName
 from lakehouse.vectors.chunking import ChunkBy, Chunking
 from lakehouse.vectors.embeddings import CHUNK_TEXT, EmbedRequest, EmbedResult, identity_key
 from lakehouse.vectors.faiss_index import MOST_RESULTS, Way
-from lakehouse.vectors.generation import Generation, Guard, Model, VectorColumn
+from lakehouse.vectors.generation import Generation, Guard, Model, VectorColumn, parted_name
 from lakehouse.vectors.generation_store import Live
 from lakehouse.vectors.guarded_indexes import GuardedIndexes
 from lakehouse.vectors.hybrid import CANDIDATES, RRF_K, Ask, Mode, told
@@ -53,6 +54,8 @@ _MOST_QUERIES = 10_000
 _MOST_TEXTS = 1000
 _MOST_CANDIDATES = 10_000
 _MOST_RERANKED = 10_000
+_DEFAULT_K = 10
+_TOO_MANY = f"expected at most {_MOST_RERANKED} rows to be reranked: texts times candidates (or k)"
 
 
 class VectorModel(Response):
@@ -67,7 +70,8 @@ class VectorModel(Response):
 class VectorIndexDescription(Response):
     """The live generation of an index."""
 
-    index: str
+    index: str = Field(description="its full name: PROFILE:NAME where it is of a profile")
+    profile: str = Field(description="empty where it is of none")
     generation: str = Field(description="tells it from all others of the index; later ones are greater")
     live_since: datetime
     why: str = Field(description="what made it live: build, promote, rollback or repair")
@@ -95,8 +99,11 @@ class VectorIndexDescription(Response):
     build_seconds: float
 
 
+_OF_PROFILE = "the profile that it is about, none for none; the session's own when left out"
+
+
 class BuildVectorsRequest(OfTable):
-    """Of which table to build an index, and how."""
+    """Of which table to build an index, and how. What is left out is the profile's, where there is one."""
 
     index: str = Field(description="name of the index: letters from a to z, digits, _ and -", min_length=1)
     column: str = Field(default="vector", description="column of the vectors: lists of numbers of one length")
@@ -111,13 +118,26 @@ class BuildVectorsRequest(OfTable):
         description="column of texts to be searched by their words, too; chunk_text, if there is such a "
         "column, when left out, none when empty",
     )
-    metric: Metric = Field(default=_DEFAULT.metric, description="cosine, inner_product or l2")
-    algorithm: Algorithm = Field(default=_DEFAULT.algorithm, description="hnsw or exact")
-    storage: Storage = Field(default=_DEFAULT.storage, description="fp32, fp16 or int8")
-    m: int = Field(default=_DEFAULT.m, description="neighbours of a vector in the graph")
-    ef_construction: int = Field(default=_DEFAULT.ef_construction, description="effort of building")
-    ef_search: int = Field(default=_DEFAULT.ef_search, description="effort of a search that says nothing")
+    metric: Metric | None = Field(
+        default=None, description=f"cosine, inner_product or l2; {_DEFAULT.metric} when left out"
+    )
+    algorithm: Algorithm | None = Field(
+        default=None, description=f"hnsw or exact; {_DEFAULT.algorithm} when left out"
+    )
+    storage: Storage | None = Field(
+        default=None, description=f"fp32, fp16 or int8; {_DEFAULT.storage} when left out"
+    )
+    m: int | None = Field(
+        default=None, description=f"neighbours of a vector in the graph; {_DEFAULT.m} when left out"
+    )
+    ef_construction: int | None = Field(
+        default=None, description=f"effort of building; {_DEFAULT.ef_construction} when left out"
+    )
+    ef_search: int | None = Field(
+        default=None, description=f"effort of a search that says nothing; {_DEFAULT.ef_search} when left out"
+    )
     create: bool = Field(default=False, description="whether there must not be an index of that name yet")
+    profile: str | None = Field(default=None, description=_OF_PROFILE)
 
 
 class EmbedVectorsRequest(OfTable):
@@ -130,9 +150,12 @@ class EmbedVectorsRequest(OfTable):
     into: str | None = Field(
         default=None,
         description="table of the embeddings in the same schema, made where there is none; the name of the "
-        "table with _embeddings when left out",
+        "table with _embeddings, and the profile's if there is one, when left out",
     )
-    model: str | None = Field(default=None, description="one of ai.models; the default one when left out")
+    model: str | None = Field(
+        default=None, description="one of ai.models; the profile's or the default one when left out"
+    )
+    profile: str | None = Field(default=None, description=_OF_PROFILE)
     chunk_by: ChunkBy = Field(
         default=_CHUNKING.by, description="where texts are cut: paragraph, sentence, size or none"
     )
@@ -157,11 +180,19 @@ class EmbedVectorsResponse(Response):
 class OfIndex(Request):
     """Which index."""
 
-    index: str = Field(description="its name", min_length=1)
+    index: str = Field(
+        description="its name in the profile, or PROFILE:NAME; :NAME of one that is of no profile",
+        min_length=1,
+    )
+    profile: str | None = Field(default=None, description=_OF_PROFILE)
 
 
 class ListVectorsRequest(Request):
-    """Nothing to say."""
+    """Which indexes."""
+
+    profile: str | None = Field(
+        default=None, description="only those of this profile, none for those of none; all when left out"
+    )
 
 
 class ListVectorsResponse(Response):
@@ -195,7 +226,12 @@ class SearchVectorsRequest(OfIndex):
         description="by what rows are found: vector, lexical (their words, by BM25) or hybrid (both, their "
         "ranks fused)",
     )
-    k: int = Field(default=10, ge=1, le=MOST_RESULTS, description="how many to find of each")
+    k: int | None = Field(
+        default=None,
+        ge=1,
+        le=MOST_RESULTS,
+        description="how many to find of each; the profile's, else 10, when left out",
+    )
     ef: int | None = Field(default=None, description="effort of the search; the index's own when left out")
     filter: str = Field(default="", description="SQL predicate over the columns of the source table")
 
@@ -226,11 +262,14 @@ class SearchVectorsRequest(OfIndex):
                 )
         elif bool(self.vectors) == bool(self.texts):
             raise ValueError("expected either vectors or texts")
-        if self.rerank is not None and len(self.texts) * max(self.k, self.candidates) > _MOST_RERANKED:
-            raise ValueError(
-                f"expected at most {_MOST_RERANKED} rows to be reranked: texts times candidates (or k)"
-            )
+        if self.rerank is not None and self.reranked > _MOST_RERANKED:
+            raise ValueError(_TOO_MANY)
         return self
+
+    @property
+    def reranked(self) -> int:
+        """How many rows are reranked at most."""
+        return len(self.texts) * max(self.k or _DEFAULT_K, self.candidates)
 
 
 class SearchVectorsResponse(ReadingResponse):
@@ -250,17 +289,42 @@ class SearchVectorsResponse(ReadingResponse):
     expires_at: datetime = Field(description="until when the ticket can be used")
 
 
-def _guarded(ctx: CallContext) -> GuardedIndexes:
-    return guarded_indexes(ctx)
+def _guarded(ctx: CallContext, profile: str | None = None) -> GuardedIndexes:
+    return guarded_indexes(ctx, profile)
+
+
+def _profile(ctx: CallContext, indexes: GuardedIndexes, index: str = "") -> Profile | None:
+    """The profile that a request is about, by the full name of its index where it is about one."""
+    name = parted_name(indexes.named(index))[0] if index else indexes.profile
+    return ctx.session.access.profile(name) if name else None
+
+
+def _settled(ctx: CallContext, request: SearchVectorsRequest) -> SearchVectorsRequest:
+    """A request that says all that its profile would: what is activated meanwhile does not matter to it."""
+    indexes = _guarded(ctx, request.profile)
+    profile = _profile(ctx, indexes, request.index)
+    k = request.k or (_DEFAULT_K if profile is None else profile.settings.k)
+    settled = request.model_copy(update={"index": indexes.named(request.index), "k": k})
+    if settled.rerank is not None and settled.reranked > _MOST_RERANKED:
+        raise InvalidRequest(_TOO_MANY)
+    return settled
 
 
 def _build(ctx: CallContext, request: BuildVectorsRequest) -> Iterator[Progress | Response]:
-    task = _build_task(ctx, request)
-    return _done(ctx, task, lambda _: _described(ctx, _guarded(ctx).find(request.index)))
+    settled = _placed(ctx, request)
+    task = _build_task(ctx, settled)
+    return _done(ctx, task, lambda _: _described(ctx, _guarded(ctx).find(settled.index)))
 
 
 def _start_build(ctx: CallContext, request: BuildVectorsRequest) -> Iterator[Response]:
-    yield run_response(ctx.lakehouse.vector_runs.start(_build_task(ctx, request), ctx.principal))
+    yield run_response(
+        ctx.lakehouse.vector_runs.start(_build_task(ctx, _placed(ctx, request)), ctx.principal)
+    )
+
+
+def _placed(ctx: CallContext, request: BuildVectorsRequest) -> BuildVectorsRequest:
+    """A request with the full name of its index: what is activated meanwhile does not matter to it."""
+    return request.model_copy(update={"index": _guarded(ctx, request.profile).named(request.index)})
 
 
 def _build_task(ctx: CallContext, request: BuildVectorsRequest) -> TaskRequest:
@@ -271,9 +335,10 @@ def _build_task(ctx: CallContext, request: BuildVectorsRequest) -> TaskRequest:
         own = replace(ctx, session=session, cancelled=watch.cancelled)
         with Recording(own, f"VECTORS BUILD {request.index}", "vectors") as recording:
             # Now, and not when it was asked for: the run before may have filled the table.
-            wanted = _requested(own, request, name)
+            indexes = _guarded(own)
+            wanted = _requested(own, request, name, _profile(own, indexes, request.index))
             recording.record.tables = (str(wanted.source.table),)
-            _guarded(own).build(
+            indexes.build(
                 wanted, create=request.create, check=_stop(watch, recording), progress=watch.progress
             )
         live = _guarded(own).find(request.index)
@@ -313,15 +378,13 @@ def _stop(watch: Watch, recording: Recording) -> Callable[[], None]:
     return check
 
 
-def _requested(ctx: CallContext, request: BuildVectorsRequest, name: TableName) -> BuildRequest:
-    parameters = IndexParameters(
-        request.metric,
-        request.algorithm,
-        request.storage,
-        request.m,
-        request.ef_construction,
-        request.ef_search,
-    )
+def _requested(
+    ctx: CallContext, request: BuildVectorsRequest, name: TableName, profile: Profile | None
+) -> BuildRequest:
+    profiles = ctx.lakehouse.vectors.profiles
+    usual = _DEFAULT if profile is None or profiles is None else profiles.parameters(profile)
+    said = {key: getattr(request, key) for key in IndexParameters.__slots__}
+    parameters = replace(usual, **{key: value for key, value in said.items() if value is not None})
     table = ctx.lake(name).load(name.schema, name.table)
     column = _columns(table, [request.column])[0]
     others = [each for each in table.arrow_schema().names if each != column]
@@ -336,6 +399,8 @@ def _requested(ctx: CallContext, request: BuildVectorsRequest, name: TableName) 
     if embedded is not None:
         if not embedded.is_whole:
             raise InvalidRequest(f"'{table.name}' is not filled to its end", "run vectors.embed once more")
+        if profile is not None:
+            _check_model(ctx, profile, embedded.model, table.name)
         rows = tuple(dict.fromkeys((*embedded.guard.keys, *rows)))
         return BuildRequest(
             request.index, replace(source, rows=rows), parameters, embedded.guard, embedded.model, lexical
@@ -366,6 +431,21 @@ def _lexical(table: Table, request: BuildVectorsRequest, rows: tuple[str, ...]) 
     return column
 
 
+def _check_model(ctx: CallContext, profile: Profile, made_by: Model, table: TableName) -> None:
+    """Refuse vectors that another model made than that of a profile."""
+    models = ctx.lakehouse.ai
+    wanted = profile.settings.model or models.default_embedder
+    # One model may be configured twice, with vectors of other lengths or other prefixes.
+    is_same = (made_by.profile or models.default_embedder) == wanted
+    model = models.embedder(wanted).model
+    if not is_same or (model.provider, model.name, model.digest) != identity_key(made_by):
+        raise InvalidRequest(
+            f"the vectors of '{table}' were made with the model '{made_by.profile or made_by.name}', the "
+            f"profile '{profile.name}' has '{wanted}', or another version of it",
+            "embed the texts with the profile into another table",
+        )
+
+
 def _columns(table: Table, names: list[str]) -> tuple[str, ...]:
     """Columns as the table spells them.
 
@@ -380,6 +460,7 @@ def _columns(table: Table, names: list[str]) -> tuple[str, ...]:
 
 
 def _search(ctx: CallContext, request: SearchVectorsRequest) -> Iterator[Response]:
+    request = _settled(ctx, request)
     lengths = sorted({len(vector) for vector in request.vectors})
     if len(lengths) > 1:
         raise InvalidRequest(
@@ -391,7 +472,7 @@ def _search(ctx: CallContext, request: SearchVectorsRequest) -> Iterator[Respons
             hits = _guarded(ctx).search(
                 request.index,
                 _queries(ctx, request),
-                request.k,
+                request.k or _DEFAULT_K,
                 ef=request.ef,
                 where=request.filter,
                 watch=watch,
@@ -425,7 +506,7 @@ def _admit(ctx: CallContext) -> None:
     seconds = ctx.lakehouse.ai_calls.take(ctx.principal.name)
     if seconds:
         raise LimitExceeded(
-            f"{ctx.principal.name} has made {ctx.lakehouse.settings.ai.calls_per_minute} calls within a minute",
+            f"{ctx.principal.name} has made {ctx.lakehouse.settings.ai.calls_per_minute} calls in a minute",
             f"try again in {ceil(seconds)} s, or raise ai.calls_per_minute",
         )
 
@@ -433,7 +514,7 @@ def _admit(ctx: CallContext) -> None:
 def _asked(ctx: CallContext, request: SearchVectorsRequest) -> Ask:
     return Ask(
         request.mode,
-        request.k,
+        request.k or _DEFAULT_K,
         None if request.mode is Mode.LEXICAL else _queries(ctx, request),
         request.texts,
         request.ef,
@@ -490,15 +571,26 @@ def _embed_task(
     keys = _columns(table, request.keys or list(table.primary_key))
     if not keys:
         raise InvalidRequest(f"rows of '{table.name}' cannot be told apart", "name the key columns")
-    target = TableName(name.catalog, name.schema, request.into or f"{name.table}_embeddings")
-    embedder = ctx.lakehouse.ai.embedder(request.model)
+    indexes = _guarded(ctx, request.profile)
+    profile = _profile(ctx, indexes)
+    into, model = f"{name.table}_embeddings", request.model
+    if profile is not None:
+        indexes.check_covered(profile.name, table.name)
+        own = profile.settings.model
+        if own and model not in (None, own):
+            raise InvalidRequest(
+                f"the profile '{profile.name}' has the model '{own}', the request names '{model}'"
+            )
+        into, model = f"{into}_{profile.name.replace('-', '_')}", model or own or None
+    target = TableName(name.catalog, name.schema, request.into or into)
+    embedder = ctx.lakehouse.ai.embedder(model)
     wanted = EmbedRequest(
         table.name,
         target,
         _columns(table, request.columns),
         keys,
         Chunking(request.chunk_by, request.chunk_size, request.chunk_overlap),
-        request.model or "",
+        model or "",
     )
 
     def work(session: Session, watch: Watch) -> TaskResult:
@@ -577,19 +669,29 @@ def _announced(ctx: CallContext, result: pa.Table) -> tuple[bytes, datetime]:
     return encode_statement_ticket(handle.handle.encode()), clock.now() + timedelta(seconds=seconds)
 
 
-def _list(ctx: CallContext, _: ListVectorsRequest) -> Iterator[Response]:
-    yield ListVectorsResponse(indexes=[_described(ctx, live) for live in _guarded(ctx).all()])
+def _list(ctx: CallContext, request: ListVectorsRequest) -> Iterator[Response]:
+    indexes = _guarded(ctx, request.profile)
+    found = indexes.all()
+    if request.profile is not None:
+        found = [each for each in found if each.generation and _is_of(each.generation, indexes.profile)]
+    yield ListVectorsResponse(indexes=[_described(ctx, live) for live in found])
+
+
+def _is_of(generation: Generation, profile: str) -> bool:
+    return parted_name(generation.index)[0] == profile
 
 
 def _rollback(ctx: CallContext, request: OfIndex) -> Iterator[Response]:
-    indexes = _guarded(ctx)
+    indexes = _guarded(ctx, request.profile)
     indexes.rollback(request.index)
     yield _described(ctx, indexes.find(request.index))
 
 
 def _drop(ctx: CallContext, request: OfIndex) -> Iterator[Response]:
-    _guarded(ctx).drop(request.index)
-    yield DropVectorsResponse(index=request.index)
+    indexes = _guarded(ctx, request.profile)
+    name = indexes.named(request.index)
+    indexes.drop(request.index)
+    yield DropVectorsResponse(index=name)
 
 
 def _described(ctx: CallContext, live: Live) -> VectorIndexDescription:
@@ -605,6 +707,7 @@ def _described(ctx: CallContext, live: Live) -> VectorIndexDescription:
     )
     return VectorIndexDescription(
         index=generation.index,
+        profile=parted_name(generation.index)[0],
         generation=generation.id,
         live_since=live.at,
         why=live.why,

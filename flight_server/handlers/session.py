@@ -20,7 +20,7 @@ from flight_server.protocol.commands import (
     SetSessionOptions,
 )
 from lakehouse.engine.database import SESSION_SETTINGS
-from lakehouse.engine.session import WORKSPACE, Session
+from lakehouse.engine.session import PROFILE, WORKSPACE, Session
 from lakehouse.errors import LakehouseError
 from lakehouse.storage.rescue import reading
 
@@ -40,11 +40,11 @@ def set_options(ctx: CallContext, command: SetSessionOptions) -> Iterator[bytes]
 def _set(ctx: CallContext, name: str, value: SessionOptionValue) -> SessionOptionError | None:
     engine, session = ctx.lakehouse.engine, ctx.session
     key = name.lower()
-    if key not in ("catalog", "schema", WORKSPACE) and key not in SESSION_SETTINGS:
+    if key not in ("catalog", "schema", WORKSPACE, PROFILE) and key not in SESSION_SETTINGS:
         return SessionOptionError.INVALID_NAME
     if isinstance(value, tuple | float):
         return SessionOptionError.INVALID_VALUE
-    if key == WORKSPACE and not isinstance(value, str | None):
+    if key in (WORKSPACE, PROFILE) and not isinstance(value, str | None):
         return SessionOptionError.INVALID_VALUE
     text = None if value is None else str(value).lower() if isinstance(value, bool) else str(value)
     try:
@@ -77,7 +77,8 @@ def get_options(ctx: CallContext, command: GetSessionOptions) -> Iterator[bytes]
     """The options that are set."""
     session = ctx.session
     options = {"catalog": session.catalog, "schema": session.schema, **session.settings}
-    yield encode_session_options(options | ({WORKSPACE: session.workspace} if session.workspace else {}))
+    own = {WORKSPACE: session.workspace, PROFILE: session.profile}
+    yield encode_session_options(options | {name: value for name, value in own.items() if value})
 
 
 def close(ctx: CallContext, command: CloseSession) -> Iterator[bytes]:

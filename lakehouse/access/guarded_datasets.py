@@ -374,6 +374,11 @@ def may_search(lakes: GuardedCatalogs, vectors: VectorFacts) -> bool:
         vectors: The index.
     """
     guard = vectors.guard_table
+    profile = vectors.index.rpartition(":")[0]
+    if profile:
+        found = lakes.access.profiles.get(profile)
+        if found is None or not found.covers(guard):
+            return False
     try:
         table = lakes.of(guard.catalog).load(guard.schema, guard.table)
     except (CatalogNotFound, SchemaNotFound, TableNotFound):

@@ -6,16 +6,19 @@ table holds, so that ``lake.*.*`` can be narrowed by ``lake.hr.*`` and that by `
 
 from __future__ import annotations
 
-import re
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from types import MappingProxyType
 
 from lakehouse.access.object_grants import READ, WRITE, ObjectGrants
+from lakehouse.access.patterns import TablePattern, wildcard
 from lakehouse.access.principal import Principal
+from lakehouse.access.profile_access import Profile, profiles_of
 from lakehouse.access.restriction import Restriction, check_restriction
 from lakehouse.config import GrantSettings, ObjectGrantSettings, RoleSettings, Settings
+from lakehouse.errors import ProfileNotFound
 from lakehouse.types import TableName
 
 SYSTEM_SCHEMA = "system"
@@ -38,32 +41,9 @@ class Permission(Enum):
     ADMIN = "admin"
 
 
-class _Pattern:
-    """Names with ``*`` for any characters, compared whatever the case of ASCII letters."""
-
-    def __init__(self, text: str) -> None:
-        parts = text.lower().split(".")
-        self.text = text.lower()
-        self.exact = "*" not in text
-        self._parts = tuple(map(_wildcard, parts))
-        self.any_table = parts[-1] == "*"
-        self.any_schema = self.any_table and parts[1:2] == ["*"]
-        self.schema_text = parts[1] if len(parts) == 3 else ""
-        self.specificity = (sum("*" not in p for p in parts), len(text.replace("*", "")))
-
-    def fits(self, *names: str) -> bool:
-        """Whether every name fits its part; with fewer names than parts only the first parts count."""
-        return all(part.fullmatch(name.lower()) for part, name in zip(self._parts, names, strict=False))
-
-
-def _wildcard(text: str) -> re.Pattern[str]:
-    """What a name must be to fit a text with ``*`` for any characters."""
-    return re.compile(".*".join(map(re.escape, text.lower().split("*"))), re.DOTALL)
-
-
 class _Grant:
     def __init__(self, role: str, settings: GrantSettings) -> None:
-        self.pattern = _Pattern(settings.on)
+        self.pattern = TablePattern(settings.on)
         self.privileges = frozenset(Privilege(p) for p in settings.privileges)
         self.restriction = (
             Restriction(
@@ -91,7 +71,7 @@ class _Role:
         self.grants = sorted(grants, key=lambda g: g.pattern.specificity)
         restrictions = [grant.restriction for grant in grants if grant.restriction is not None]
         self.is_personal = any(restriction.is_personal for restriction in restrictions)
-        self.actions = tuple(map(_wildcard, actions))
+        self.actions = tuple(map(wildcard, actions))
         self.permissions = permissions
 
     def grant(self, name: TableName) -> _Grant | None:
@@ -156,11 +136,19 @@ class Access:
             the same.
         is_admin: Whether the principal has the role admin.
         mask_key: The secret that goes into the mask ``hash``.
+        profiles: Those that the principal may use, by name.
     """
 
-    def __init__(self, principal: Principal, roles: Sequence[_Role], mask_key: str) -> None:
+    def __init__(
+        self,
+        principal: Principal,
+        roles: Sequence[_Role],
+        mask_key: str,
+        profiles: Mapping[str, Profile] = MappingProxyType({}),
+    ) -> None:
         self.principal = principal
         self.mask_key = mask_key
+        self.profiles = profiles
         self._roles = tuple(roles)
         self.is_admin = any(role.name == _ADMIN for role in roles)
         reads_all = any(role.name in ("reader", "writer", _ADMIN) for role in roles)
@@ -186,6 +174,20 @@ class Access:
         found = tuple(dict.fromkeys(grant.restriction for grant in readers))
         restrictions = () if None in found else tuple(r for r in found if r is not None)
         return TableAccess(bool(readers), write, restrictions)
+
+    def profile(self, name: str) -> Profile:
+        """A profile that the principal may use.
+
+        Raises:
+            ProfileNotFound: There is none of that name for it.
+        """
+        found = self.profiles.get(name.lower())
+        if found is None:
+            known = ", ".join(sorted(self.profiles))
+            raise ProfileNotFound(
+                f"profile '{name}' does not exist", f"there are: {known}" if known else "there are none"
+            )
+        return found
 
     def sees_catalog(self, catalog: str) -> bool:
         """Whether a catalog is there for this principal."""
@@ -259,6 +261,7 @@ class AccessPolicy:
         }
         for role in settings.roles:
             self._roles[role.name] = _named(role)
+        self.profiles = profiles_of(settings.profiles)
         secret = settings.auth.mask_key
         self._mask_key = secret.resolve().get_secret_value() if secret else secrets.token_hex(32)
         self._known: dict[Principal, Access] = {}
@@ -295,7 +298,11 @@ class AccessPolicy:
             if len(self._known) >= _MAX_CACHED:
                 self._known.clear()
             roles = [self._roles[name] for name in sorted(principal.roles) if name in self._roles]
-            found = self._known[principal] = Access(principal, roles, self._mask_key)
+            names = [role.name for role in roles]
+            profiles = {
+                name: each for name, each in self.profiles.items() if _ADMIN in names or each.is_for(names)
+            }
+            found = self._known[principal] = Access(principal, roles, self._mask_key, profiles)
         return found
 
 

@@ -91,6 +91,16 @@ class Models:
             return GeneratedReranker(self.generator(profile.name))
         return VectorReranker(self.embedder(wanted))
 
+    @property
+    def default_embedder(self) -> str | None:
+        """The one that embeds where none is named; None where none can."""
+        return self._default_embedder()
+
+    def unload(self, name: str) -> None:
+        """Let go of what is in memory of a model that embeds; who uses it keeps it as long."""
+        with self._lock:
+            self._embedders.pop(name, None)
+
     def models(self, check: Check = unchecked) -> tuple[ModelState, ...]:
         """All models of the configuration, each asked whether it is there, several at once."""
         with ThreadPoolExecutor(_ASKED_AT_ONCE, "models") as pool:

@@ -15,6 +15,7 @@ from lakehouse.config.datasets import DatasetSettings
 from lakehouse.config.journal import JournalSettings
 from lakehouse.config.loading import load_settings
 from lakehouse.config.objects import ObjectSettings
+from lakehouse.config.profiles import ProfileSettings
 from lakehouse.config.secret_ref import SecretRef
 from lakehouse.config.settings import (
     RESERVED_CATALOGS,
@@ -53,6 +54,7 @@ __all__ = [
     "ObjectGrantSettings",
     "ObjectSettings",
     "OperationsSettings",
+    "ProfileSettings",
     "RoleSettings",
     "SecretRef",
     "ServerSettings",

@@ -256,6 +256,10 @@ class RoleSettings(Section):
         description="Actions that it may run besides those that only read: names or patterns with *.",
         examples=[("catalog.*",)],
     )
+    profile: str = Field(
+        "",
+        description="Which of [[profiles]] its holders search with when they name none; see vectors.profile.",
+    )
     grants: tuple[GrantSettings, ...] = ()
     objects: tuple[ObjectGrantSettings, ...] = ()
 

@@ -15,6 +15,7 @@ from lakehouse.config.datasets import DatasetSettings
 from lakehouse.config.hosts import check_host
 from lakehouse.config.journal import JournalSettings
 from lakehouse.config.objects import ObjectSettings
+from lakehouse.config.profiles import NO_PROFILE, ProfileSettings
 from lakehouse.config.section import Anchored, Section
 from lakehouse.config.sources import SourceSettings
 from lakehouse.config.storage import BucketSettings, CacheSettings, check_apart, is_nested, with_classes
@@ -270,6 +271,7 @@ class Settings(BaseSettings):
     sources: tuple[SourceSettings, ...] = ()
     ai: AiSettings = AiSettings()
     vectors: VectorSettings = VectorSettings()
+    profiles: tuple[ProfileSettings, ...] = ()
     ops: OperationsSettings = OperationsSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
 
@@ -348,6 +350,11 @@ class Settings(BaseSettings):
         """The class of a bucket."""
         return next(each.bucket_class for each in self.buckets if each.name == bucket)
 
+    def bucket_of_profile(self, profile: str) -> str:
+        """The name of the bucket that the indexes of a profile are in."""
+        own = (each.name for each in self.buckets if each.bucket_class == f"profile:{profile}")
+        return next(own, self.primary_bucket.name)
+
     @property
     def primary_bucket(self) -> BucketSettings:
         """The bucket of class "primary": what the server itself keeps is there."""
@@ -375,6 +382,41 @@ class Settings(BaseSettings):
                     f"{place} names the role {role!r}, expected one of {', '.join(sorted(known))}"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _known_profiles(self) -> Self:
+        names = [profile.name for profile in self.profiles]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"the profile {twice!r} is there twice, expected once")
+        models = [model.name for model in self.ai.models if model.task == "embed"]
+        roles = {*BUILT_IN_ROLES, *(role.name for role in self.roles)}
+        for profile in self.profiles:
+            if profile.model and profile.model not in models:
+                raise ValueError(
+                    f"the profile {profile.name!r} names the model {profile.model!r}, expected one that "
+                    f"embeds: {', '.join(models) or 'there is none'}"
+                )
+            unknown = next((role for role in profile.roles if role not in roles), None)
+            if unknown is not None:
+                raise ValueError(
+                    f"the profile {profile.name!r} names the role {unknown!r}, expected one of "
+                    f"{', '.join(sorted(roles))}"
+                )
+        self._check_default_profile("vectors.profile", self.vectors.profile, "")
+        for role in self.roles:
+            self._check_default_profile(f"the role {role.name!r}", role.profile, role.name)
+        return self
+
+    def _check_default_profile(self, place: str, name: str, role: str) -> None:
+        if not name or name == NO_PROFILE:
+            return
+        fit = [each.name for each in self.profiles if not each.roles or role in each.roles]
+        if name not in fit:
+            raise ValueError(
+                f"{place} names the profile {name!r}, expected one that may be used there: "
+                f"{', '.join(fit) or 'there is none'}"
+            )
 
     @model_validator(mode="after")
     def _known_buckets_of_grants(self) -> Self:

@@ -10,6 +10,11 @@ from lakehouse.config.section import Section
 class VectorSettings(Section):
     """Indexes of vectors, kept in the first bucket under _vectors/ and mapped into memory for searches."""
 
+    profile: str = Field(
+        "",
+        description="Which of [[profiles]] those search with who name none, and whose roles have none. "
+        "profiles.activate says otherwise while the server runs.",
+    )
     memory_bytes: int = Field(
         4_000_000_000,
         ge=1,

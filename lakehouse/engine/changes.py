@@ -15,13 +15,14 @@ from lakehouse.catalog import Table
 from lakehouse.catalog.observer import coming_from
 from lakehouse.catalog.table_definition import TableDefinition
 from lakehouse.config.catalog import RESERVED_SCHEMAS
+from lakehouse.config.profiles import NO_PROFILE
 from lakehouse.engine.database import SESSION_SETTINGS, Binding, Input
 from lakehouse.engine.ddl import TableDdl
 from lakehouse.engine.dml import LakeDml
 from lakehouse.engine.gate import Analysis, StatementKind, TableReference, retarget
 from lakehouse.engine.model_calls import ModelUse
 from lakehouse.engine.running import CallWatch
-from lakehouse.engine.session import WORKSPACE, Session, check_workspace
+from lakehouse.engine.session import PROFILE, WORKSPACE, Session, check_workspace
 from lakehouse.engine.transaction import Transaction
 from lakehouse.engine.views import ViewDdl
 from lakehouse.errors import (
@@ -338,8 +339,12 @@ class Changes:
         if key == WORKSPACE:
             session.workspace = check_workspace(value or "")
             return
+        if key == PROFILE:
+            wanted = (value or "").lower()
+            session.profile = wanted if wanted in ("", NO_PROFILE) else session.access.profile(wanted).name
+            return
         if key not in SESSION_SETTINGS:
-            allowed = ", ".join(sorted((*SESSION_SETTINGS.values(), WORKSPACE)))
+            allowed = ", ".join(sorted((*SESSION_SETTINGS.values(), WORKSPACE, PROFILE)))
             raise StatementForbidden(f"the setting {name} cannot be changed", f"these can: {allowed}")
         if value is None:
             session.settings.pop(key, None)

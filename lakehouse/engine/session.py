@@ -39,6 +39,10 @@ WORKSPACE = "workspace"
 """The option of a session that names what its work is for; the event journal keeps it with each change."""
 
 
+PROFILE = "profile"
+"""The option of a session that names the profile whose vector indexes it searches; none for none."""
+
+
 def check_workspace(name: str) -> str:
     """The name itself, if it can be that of a workspace.
 
@@ -109,6 +113,7 @@ class Session:
     settings: dict[str, str] = field(default_factory=dict)
     temporary: str = ""
     workspace: str = ""
+    profile: str = ""
     created_at: datetime = field(kw_only=True)
     created_s: float = field(kw_only=True)
     last_used_s: float = 0.0
@@ -348,7 +353,14 @@ class Session:
 
     def is_disposable(self) -> bool:
         """Whether nothing would be lost by closing this session."""
-        held = (self.temporary, self.workspace, self.settings, self.transactions, self._prepared)
+        held = (
+            self.temporary,
+            self.workspace,
+            self.profile,
+            self.settings,
+            self.transactions,
+            self._prepared,
+        )
         return not any(held) and (self.catalog, self.schema) == self.home and not self.is_running()
 
     def open_counts(self) -> tuple[int, int]:

@@ -30,6 +30,12 @@ def checked_name(name: str) -> str:
     return folded
 
 
+class FullName(str):
+    """The name of an index with its profile, as it was found out once for a call: nothing changes it."""
+
+    __slots__ = ()
+
+
 def parted_name(name: str) -> tuple[str, str]:
     """The profile of an index, empty where it is of none, and its name within that."""
     profile, _, index = name.rpartition(":")

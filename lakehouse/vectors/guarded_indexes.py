@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import ArrayLike
 
+from lakehouse.config.profiles import NO_PROFILE
 from lakehouse.engine.engine import Engine
 from lakehouse.engine.running import CallWatch
 from lakehouse.engine.session import Session
@@ -29,7 +31,7 @@ from lakehouse.errors import (
 )
 from lakehouse.types import TableName, quote
 from lakehouse.vectors.faiss_index import unchecked
-from lakehouse.vectors.generation import Generation, Guard
+from lakehouse.vectors.generation import FullName, Generation, Guard, parted_name
 from lakehouse.vectors.generation_store import Live
 from lakehouse.vectors.hybrid import Ask, Matches
 from lakehouse.vectors.indexes import BuildRequest, Hits, Progress, Select, VectorIndexes
@@ -47,19 +49,61 @@ class GuardedIndexes:
         indexes: All indexes.
         engine: Reads the tables that they were made from.
         session: On whose behalf.
+        profile: The profile that is asked for, ``none`` for none; the session's own one when left out.
+
+    Raises:
+        ProfileNotFound: There is no such profile for the principal.
     """
 
-    def __init__(self, indexes: VectorIndexes, engine: Engine, session: Session) -> None:
+    def __init__(
+        self, indexes: VectorIndexes, engine: Engine, session: Session, profile: str | None = None
+    ) -> None:
         self._indexes = indexes
         self._engine = engine
         self._session = session
+        self._profile: str | None = None
+        self._names: dict[str, FullName] = {}
+        if profile is not None:
+            wanted = profile.lower()
+            self._profile = "" if wanted in ("", NO_PROFILE) else session.access.profile(wanted).name
+
+    @property
+    def profile(self) -> str:
+        """The profile that indexes are taken from that name none; empty for none. It stays the same."""
+        if self._profile is None:
+            profiles = self._indexes.profiles
+            self._profile = "" if profiles is None else profiles.of(self._session)
+        return self._profile
+
+    def named(self, index: str) -> FullName:
+        """The full name of an index, with that of its profile.
+
+        What was found out once stays so: a call is not disturbed by what is activated meanwhile.
+
+        Raises:
+            ProfileNotFound: There is no such profile for the principal.
+            ProfileInactive: It was deactivated.
+        """
+        if isinstance(index, FullName):
+            return index
+        known = self._names.get(index)
+        if known is None:
+            profiles = self._indexes.profiles
+            if profiles is not None:
+                known = FullName(profiles.named(index, self.profile, self._session.access))
+            else:
+                if ":" in index:
+                    self._session.access.profile(index.rpartition(":")[0])  # there is none
+                known = FullName(index)
+            self._names[index] = known
+        return known
 
     def all(self) -> list[Live]:
         """The live generations of those that the principal may search, by name."""
         return [
             live
             for live in self._indexes.all()
-            if live.generation is not None and self._may_search(live.generation)
+            if live.generation is not None and self.may_search(live.generation)
         ]
 
     def find(self, index: str) -> Live:
@@ -68,19 +112,10 @@ class GuardedIndexes:
         Raises:
             VectorIndexNotFound: There is none for the principal.
         """
-        live = self._indexes.live(index)
+        live = self._indexes.live(self.named(index))
         assert live.generation is not None
         self.check_search(live.generation)
         return live
-
-    def check_change(self, index: str) -> None:
-        """Refuse to change an index where that is not granted.
-
-        Raises:
-            VectorIndexNotFound: There is none for the principal.
-            PermissionDenied: The principal may not change the tables that it is made of.
-        """
-        self._check_owner(self.find(index))
 
     def check_search(self, generation: Generation) -> None:
         """Say that an index is not there, if the principal may not search it.
@@ -90,6 +125,11 @@ class GuardedIndexes:
             PermissionDenied: A column that it tells of is masked for the principal.
         """
         guard = generation.guard
+        profile = parted_name(generation.index)[0]
+        if profile:
+            found = self._session.access.profiles.get(profile)
+            if found is None or not found.covers(guard.table):
+                raise _absent(generation.index)
         try:
             table = self._session.lakes.of(guard.table.catalog).load(guard.table.schema, guard.table.table)
         except _Absent:
@@ -118,6 +158,10 @@ class GuardedIndexes:
             PermissionDenied: The principal may not change the tables that it is made of, or those that the
                 present generation is made of.
         """
+        request = replace(request, index=self.named(request.index))
+        profile = parted_name(request.index)[0]
+        if profile:
+            self.check_covered(profile, request.guard.table)
         self._check_change(request.source.table)
         self._check_change(request.guard.table)
         try:
@@ -140,6 +184,17 @@ class GuardedIndexes:
         self._check_owner(live)
         return live
 
+    def check_covered(self, profile: str, table: TableName) -> None:
+        """Refuse a table that a profile does not cover.
+
+        Raises:
+            PermissionDenied: It does not.
+        """
+        if not self._session.access.profile(profile).covers(table):
+            raise PermissionDenied(
+                f"the profile '{profile}' does not cover '{table}'", "its datasets say which tables it does"
+            )
+
     def rollback(self, index: str) -> Generation:
         """Make the generation live that was it before; see ``VectorIndexes.rollback``.
 
@@ -147,7 +202,7 @@ class GuardedIndexes:
             PermissionDenied: The principal may not change the table that it is made of.
         """
         self.owned(index)
-        return self._indexes.rollback(index)
+        return self._indexes.rollback(self.named(index))
 
     def drop(self, index: str) -> None:
         """Remove an index.
@@ -157,7 +212,7 @@ class GuardedIndexes:
             PermissionDenied: The principal may not change the table that it is made of.
         """
         self.owned(index)
-        self._indexes.drop(index)
+        self._indexes.drop(self.named(index))
 
     def search(
         self,
@@ -189,7 +244,7 @@ class GuardedIndexes:
             LakehouseError: The predicate is wrong.
         """
         select = self._selecting(index, where, watch)
-        return self._indexes.search(index, queries, k, ef=ef, select=select, check=check)
+        return self._indexes.search(self._counted(index), queries, k, ef=ef, select=select, check=check)
 
     def ask(
         self,
@@ -213,7 +268,15 @@ class GuardedIndexes:
             InvalidRequest: As for ``search``, or the index has no words or texts that are asked for.
             LakehouseError: As for ``search``, or the model that is to rerank does not.
         """
-        return self._indexes.ask(index, ask, select=self._selecting(index, where, watch), check=check)
+        select = self._selecting(index, where, watch)
+        return self._indexes.ask(self._counted(index), ask, select=select, check=check)
+
+    def _counted(self, index: str) -> str:
+        """The full name of an index, in which a search is made now."""
+        full = self.named(index)
+        if self._indexes.profiles is not None:
+            self._indexes.profiles.searches[parted_name(full)[0] or NO_PROFILE] += 1
+        return full
 
     def _selecting(self, index: str, where: str, watch: CallWatch | None) -> Select:
         """What tells the rows of a generation that the principal may find."""
@@ -263,7 +326,8 @@ class GuardedIndexes:
         with closing(self._engine.open(plan, self._session, watch)) as stream:
             return pa.Table.from_batches(stream, plan.schema)
 
-    def _may_search(self, generation: Generation) -> bool:
+    def may_search(self, generation: Generation) -> bool:
+        """Whether the principal may search an index."""
         try:
             self.check_search(generation)
         except (VectorIndexNotFound, PermissionDenied):

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
-from typing import Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 import pyarrow as pa
 import structlog
@@ -42,6 +42,9 @@ from lakehouse.vectors.parameters import IndexParameters
 from lakehouse.vectors.selection import Selection
 from lakehouse.vectors.vector_rows import split
 from lakehouse.vectors.words import WORDS
+
+if TYPE_CHECKING:
+    from lakehouse.vectors.profiles import Profiles
 
 T = TypeVar("T")
 Progress = Callable[[float, str], None]
@@ -143,9 +146,11 @@ class VectorIndexes:
 
     Attributes:
         observer: Told of what becomes of indexes.
+        profiles: The profiles; None where none is configured.
     """
 
     observer: IndexObserver | None = None
+    profiles: Profiles | None = None
 
     def __init__(
         self,

@@ -136,6 +136,22 @@ class IndexLoader:
             for key in [k for k in self._entries if k.startswith(f"{index}/")]:
                 self._drop(key)
 
+    def forget_all(self, prefix: str) -> None:
+        """Let go of the generations of all indexes whose names begin so, once nobody uses them."""
+        with self._lock:
+            for key in [k for k in self._entries if k.startswith(prefix)]:
+                self._drop(key)
+
+    def loaded(self, prefix: str) -> dict[str, int]:
+        """Bytes in memory by index, of those whose names begin so."""
+        found: dict[str, int] = {}
+        with self._lock:
+            for key, entry in self._entries.items():
+                if key.startswith(prefix):
+                    index = key.rpartition("/")[0]
+                    found[index] = found.get(index, 0) + entry.size_bytes
+        return found
+
     def statistics(self) -> LoaderStatistics:
         """What is in memory, and what happened so far."""
         with self._lock:

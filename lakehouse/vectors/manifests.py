@@ -40,7 +40,7 @@ from lakehouse.vectors.generation_store import Live
 _IDS = uuid.UUID("5f0b5f0e-6d1c-5e0a-9d59-5a4f0b0a7c11")
 _log = structlog.get_logger()
 
-NO_PROFILE = "default"
+DEFAULT = "default"
 """The schema, in names of datasets, of indexes that belong to no profile."""
 
 
@@ -67,7 +67,7 @@ class LiveGenerations(Protocol):
 def dataset_name(index: str) -> TableName:
     """The name that an index has as a dataset."""
     profile, _, name = index.rpartition(":")
-    return TableName(VECTORS, profile or NO_PROFILE, name)
+    return TableName(VECTORS, profile or DEFAULT, name)
 
 
 def index_of(name: TableName) -> str:
@@ -80,7 +80,7 @@ def index_of(name: TableName) -> str:
     if ":" in name.table:
         raise _absent(name)
     try:
-        return checked_name(name.table if profile == NO_PROFILE else f"{profile}:{name.table}")
+        return checked_name(name.table if profile == DEFAULT else f"{profile}:{name.table}")
     except InvalidRequest:
         raise _absent(name) from None
 

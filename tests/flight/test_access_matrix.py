@@ -715,7 +715,7 @@ NO_OBJECT = {
     "hnsw.cache.stats",
 }  # fmt: skip
 # Objects of buckets have a matrix of their own: test_objects_wire.py.
-NO_OBJECT_FAMILIES = ("ai.", "auth.", "admin.", "audit.", "cache.", "storage.", "objects.")
+NO_OBJECT_FAMILIES = ("profiles.", "ai.", "auth.", "admin.", "audit.", "cache.", "storage.", "objects.")
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
 from conftest import Server, start_server
+from lakehouse_client import connect
 from wire import query
 
 CONFIG = """
@@ -26,8 +29,38 @@ grants = [{ on = "lake.docs.notes", row_filter = "id % 2 = 0" }]
 [[roles]]
 name = "outsider"
 grants = [{ on = "lake.other.*" }]
+[[roles]]
+name = "early"
+profile = "new"
+grants = [{ on = "lake.docs.*" }]
+[[ai.models]]
+name = "small"
+dimension = 64
+[[ai.models]]
+name = "large"
+[[profiles]]
+name = "old"
+model = "small"
+ef_search = 33
+k = 2
+[[profiles]]
+name = "new"
+model = "large"
+datasets = ["lake.docs.*"]
+algorithm = "exact"
+k = 3
+[[profiles]]
+name = "private"
+model = "large"
+roles = ["even"]
+[[buckets]]
+path = "{directory}/bucket"
+[[buckets]]
+name = "fresh"
+class = "profile:new"
+path = "{directory}/fresh"
 """
-ROLES = ("admin", "writer", "reader", "even", "outsider")
+ROLES = ("admin", "writer", "reader", "even", "outsider", "early")
 REFUSED = (flight.FlightError, pa.ArrowException)
 VECTORS = [[1.0, 0.0], [0.0, 1.0], [0.6, 0.8], [0.8, 0.6]]
 
@@ -55,14 +88,20 @@ class Caller:
     def sql(self, text: str) -> pa.Table:
         return query(self.client, text, self.options)
 
+    def find(self, text: str, index: str = "prose", **request: Any) -> tuple[str, list[int]]:
+        """In which index the nearest texts were found, and their ids."""
+        told = self.call("vectors.search", index=index, texts=[text], **request)
+        ticket = flight.Ticket(base64.b64decode(told["ticket"]))
+        return told["index"], self.client.do_get(ticket, self.options).read_all()["id"].to_pylist()
+
     def search(self, index: str, **request: Any) -> pa.Table:
         told = self.call("vectors.search", index=index, **request)
         ticket = flight.Ticket(base64.b64decode(told["ticket"]))
         return self.client.do_get(ticket, self.options).read_all()
 
 
-def _start(directory: Path) -> Server:
-    lines = [CONFIG]
+def _start(directory: Path, data: Path | None = None) -> Server:
+    lines = [CONFIG.replace("{directory}", str(data or directory))]
     for role in ROLES:
         lines += ["[[auth.tokens]]", f'name = "{role}"', f'roles = ["{role}"]']
         lines += [f'token = {{ env = "T_{role}" }}']
@@ -167,3 +206,251 @@ def test_index_is_verified_resynced_and_dropped_as_a_dataset(server: Server, adm
     assert admin.call("vectors.list")["indexes"] == []
     assert not admin.call("catalog.drop", **INDEX, if_exists=True)["dropped"]
     assert admin.sql("FROM docs.notes").num_rows == 4
+
+
+# -- profiles ---------------------------------------------------------------------------------------------
+
+PROSE = {
+    1: "Flour, water, salt and yeast are kneaded, left to rise and baked in a hot oven.",
+    2: "The boat leans as wind fills the sails. A keel keeps it from drifting sideways.",
+    3: "A transaction is either committed as a whole or rolled back.",
+    4: "Tomatoes want sun, a stake to climb and water every morning.",
+}
+BREAD = "how to bake a loaf of bread"
+TEXTS = {"table": "prose", "db_schema": "docs"}
+
+
+@pytest.fixture(scope="module")
+def prose(server: Server) -> Server:
+    """The same index in two profiles, made with two models."""
+    pytest.importorskip("wordllama")
+    who = Caller(server, "admin")
+    who.sql("CREATE TABLE docs.prose (id BIGINT, body VARCHAR)")
+    rows = ", ".join(f"({n}, '{text}')" for n, text in PROSE.items())
+    who.sql(f"INSERT INTO docs.prose VALUES {rows}")
+    for profile in ("old", "new"):
+        done = who.call("vectors.embed", **TEXTS, columns=["body"], keys=["id"], profile=profile)
+        assert done["table"] == f"lake.docs.prose_embeddings_{profile}"
+        assert done["model"]["profile"] == {"old": "small", "new": "large"}[profile]
+        table = f"prose_embeddings_{profile}"
+        built = who.call("vectors.build", index="prose", table=table, db_schema="docs", profile=profile)
+        assert (built["index"], built["profile"]) == (f"{profile}:prose", profile)
+    return server
+
+
+@pytest.fixture
+def settled(prose: Server) -> Iterator[Server]:
+    """Everything as it is configured, before and after."""
+    yield prose
+    who = Caller(prose, "admin")
+    for role in ("early", None):
+        request = {"everybody": True} if role is None else {"role": role}
+        profile = "none" if role is None else "new"
+        who.call("profiles.activate", profile=profile, partial=True, warm=False, **request)
+    for profile in ("old", "new"):
+        who.call("profiles.activate", profile=profile, warm=False)
+
+
+def test_each_profile_has_its_own_index_model_and_parameters(prose: Server) -> None:
+    who = Caller(prose, "reader")
+    listed = {each["index"]: each for each in who.call("vectors.list")["indexes"]}
+    old, new = listed["old:prose"], listed["new:prose"]
+    assert (old["dimension"], old["algorithm"], old["ef_search"]) == (64, "hnsw", 33)
+    assert (new["dimension"], new["algorithm"], new["ef_search"]) == (256, "exact", 64)
+    assert [each["index"] for each in who.call("vectors.list", profile="new")["indexes"]] == ["new:prose"]
+    assert all(":" not in each["index"] for each in who.call("vectors.list", profile="none")["indexes"])
+    # By the request, by the full name, by the session's option either way; k is the profile's.
+    assert who.find(BREAD, profile="old") == ("old:prose", [1, who.find(BREAD, profile="old")[1][1]])
+    assert len(who.find(BREAD, profile="new")[1]) == 3
+    assert who.find(BREAD, "NEW:Prose", k=1) == ("new:prose", [1])
+    with pytest.raises(REFUSED, match="'prose' does not exist"):
+        who.find(BREAD)
+    who.sql("SET profile = 'new'")
+    assert who.find(BREAD, k=1) == ("new:prose", [1])
+    assert who.find(BREAD, profile="old", k=1) == ("old:prose", [1])
+    for none in ({"profile": "none"}, {"index": ":prose"}):
+        with pytest.raises(REFUSED, match="'prose' does not exist"):
+            who.find(BREAD, **none)
+    who.sql("SET profile = 'none'")
+    with pytest.raises(REFUSED, match="'prose' does not exist"):
+        who.find(BREAD)
+    # Its files are in the bucket of its class.
+    where = who.call("catalog.describe", catalog="vectors", db_schema="new", table="prose")
+    assert (where["bucket"], where["vectors"]["index"]) == ("fresh", "new:prose")
+    assert [edge["source"].partition("@")[0] for edge in where["lineage"]] == [
+        "lake.docs.prose_embeddings_new", "lake.docs.prose", "local/wordllama",
+    ]  # fmt: skip
+    with connect(prose.uri, token=_token("early")) as lake:
+        assert lake.search_vectors("prose", BREAD).num_rows == 3
+        assert lake.search_vectors("prose", BREAD, profile="old").num_rows == 2
+
+
+def test_profile_of_other_roles_is_absent(prose: Server) -> None:
+    reader, even = Caller(prose, "reader"), Caller(prose, "even")
+    for name in ("private", "nothing"):
+        for call in (
+            lambda name=name: reader.find(BREAD, profile=name),
+            lambda name=name: reader.find(BREAD, f"{name}:prose"),
+            lambda name=name: reader.call("vectors.list", profile=name),
+            lambda name=name: reader.call("profiles.describe", profile=name),
+            lambda name=name: reader.call("profiles.activate", profile=name),
+            lambda name=name: reader.sql(f"SET profile = '{name}'"),
+        ):
+            with pytest.raises(
+                REFUSED, match=rf"PROFILE_NOT_FOUND.*'{name}' does not exist .there are: new, old"
+            ):
+                call()
+    assert [p["profile"] for p in reader.call("profiles.list")["profiles"]] == ["new", "old"]
+    assert [p["profile"] for p in even.call("profiles.list")["profiles"]] == ["new", "old", "private"]
+    with pytest.raises(REFUSED, match="VECTOR_INDEX_NOT_FOUND"):
+        even.find(BREAD, profile="private")
+    for refused in ({"everybody": True}, {"role": "early"}):
+        with pytest.raises(REFUSED, match="PERMISSION_DENIED"):
+            reader.call("profiles.activate", profile="old", **refused)
+    with pytest.raises(REFUSED, match="PERMISSION_DENIED"):
+        reader.call("profiles.deactivate", profile="old")
+
+
+def test_profile_takes_only_tables_that_it_covers_and_vectors_of_its_model(prose: Server) -> None:
+    who = Caller(prose, "admin")
+    who.sql("CREATE SCHEMA IF NOT EXISTS other")
+    who.sql("CREATE OR REPLACE TABLE other.prose AS FROM docs.prose")
+    other = {"table": "prose", "db_schema": "other", "columns": ["body"], "keys": ["id"]}
+    with pytest.raises(REFUSED, match=r"'new' does not cover 'lake\.other\.prose'"):
+        who.call("vectors.embed", **other, profile="new")
+    with pytest.raises(REFUSED, match="has the model 'large', the request names 'small'"):
+        who.call("vectors.embed", **TEXTS, columns=["body"], keys=["id"], profile="new", model="small")
+    who.call("vectors.embed", **other, profile="old")
+    table = {"table": "prose_embeddings_old", "db_schema": "other"}
+    who.sql("CREATE OR REPLACE TABLE other.raw AS SELECT id, [id, 1.0]::FLOAT[] AS vector FROM docs.prose")
+    with pytest.raises(REFUSED, match=r"'new' does not cover 'lake\.other\.raw'"):
+        who.call("vectors.build", index="raw", table="raw", db_schema="other", profile="new")
+    with pytest.raises(REFUSED, match="made with the model 'small'"):
+        who.call(
+            "vectors.build", index="mixed", table="prose_embeddings_old", db_schema="docs", profile="new"
+        )
+    who.call("vectors.build", index="elsewhere", **table, profile="old")
+    assert who.call("vectors.drop", index="elsewhere", profile="old")["index"] == "old:elsewhere"
+
+
+def test_warming_loads_the_model_and_the_indexes_ahead(settled: Server) -> None:
+    admin, reader = Caller(settled, "admin"), Caller(settled, "reader")
+    admin.call("profiles.deactivate", profile="old")
+    for refused in (
+        lambda: reader.find(BREAD, profile="old"),
+        lambda: reader.call("profiles.warm", profile="old"),
+    ):
+        with pytest.raises(REFUSED, match=r"PROFILE_INACTIVE.*profiles\.activate"):
+            refused()
+    assert reader.call("profiles.describe", profile="old")["profile"]["loaded_bytes"] == 0
+    with pytest.raises(REFUSED, match="PERMISSION_DENIED"):
+        reader.call("profiles.activate", profile="old")
+    admin.call("profiles.activate", profile="old", warm=False)
+    told = reader.results("profiles.warm", profile="old")
+    assert [each["message"] for each in told[:-1]] == ["loading the model small", "loading old:prose"]
+    done = told[-1]
+    assert done["model"] == "small"
+    first = done["indexes"][0]
+    assert (first["index"], first["was_loaded"], first["is_loaded"]) == ("old:prose", False, True)
+    assert done["loaded_bytes"] == first["size_bytes"] > 0
+    assert done["milliseconds"] >= first["milliseconds"] > 0
+    assert reader.call("profiles.warm", profile="old", indexes=["prose"])["indexes"][0]["was_loaded"]
+    with pytest.raises(REFUSED, match="VECTOR_INDEX_NOT_FOUND"):
+        reader.call("profiles.warm", profile="old", indexes=["nothing"])
+    shown = reader.call("profiles.describe", profile="old")
+    assert [(each["index"], each["is_loaded"], each["count"]) for each in shown["indexes"]] == [
+        ("old:prose", True, 4)
+    ]
+
+
+def test_readers_move_to_another_model_and_see_no_error(settled: Server, tmp_path: Path) -> None:
+    admin = Caller(settled, "admin")
+    data = settled.directory
+    other = _start(tmp_path / "other", data)
+    found: list[tuple[str, int]] = []
+    stop = threading.Event()
+
+    def read(server: Server) -> None:
+        who = Caller(server, "reader")
+        while not stop.is_set():
+            index, ids = who.find(BREAD, filter="id < 4")
+            found.append((index, ids[0]))
+
+    try:
+        admin.call("profiles.activate", profile="old", everybody=True, partial=True)
+        readers = [
+            threading.Thread(target=_kept(read, found), args=(each,)) for each in (settled, settled, other)
+        ]
+        for reader in readers:
+            reader.start()
+        _until(lambda: len(found) > 20)
+        for turn in range(6):
+            profile = ("new", "old")[turn % 2]
+            admin.call("profiles.activate", profile=profile, everybody=True)
+            count = len(found)
+            _until(lambda count=count: len(found) > count + 10)
+        admin.call("profiles.activate", profile="new", everybody=True)
+        admin.call("profiles.deactivate", profile="old")
+        count = len(found)
+        _until(lambda: len(found) > count + 20)
+        stop.set()
+        for reader in readers:
+            reader.join(30)
+        assert {index for index, _ in found} == {"old:prose", "new:prose"}
+        assert {nearest for _, nearest in found} == {1}
+        assert Caller(other, "reader").find(BREAD)[0] == "new:prose"
+        assert {index for index, _ in found[-10:]} == {"new:prose"}
+        mine = Caller(other, "reader").call("profiles.list")
+        assert (mine["mine"], [p["is_active"] for p in mine["profiles"]]) == ("new", [True, False])
+        # A session and a role say it better than everybody's default.
+        admin.call("profiles.activate", profile="old")
+        admin.call("profiles.activate", profile="old", role="early")
+        early = Caller(other, "early")
+        assert early.find(BREAD)[0] == "old:prose"
+        early.call("profiles.activate", profile="new")
+        assert early.find(BREAD)[0] == "new:prose"
+        with pytest.raises(REFUSED, match="is that of the role 'early'"):
+            admin.call("profiles.deactivate", profile="old")
+    finally:
+        stop.set()
+        other.stop()
+
+
+def test_activation_refuses_a_profile_that_lacks_what_is_searched_now(settled: Server) -> None:
+    admin = Caller(settled, "admin")
+    admin.call("profiles.activate", profile="old", everybody=True, partial=True)
+    table = {"table": "prose_embeddings_old", "db_schema": "docs"}
+    admin.call("vectors.build", index="extra", **table, profile="old")
+    with pytest.raises(REFUSED, match="'new' has no index 'extra', which is searched with 'old' now"):
+        admin.call("profiles.activate", profile="new", everybody=True)
+    assert Caller(settled, "reader").find(BREAD, k=1) == ("old:prose", [1])
+    admin.call("vectors.drop", index="extra", profile="old")
+    admin.call("profiles.activate", profile="new", everybody=True)
+    assert Caller(settled, "reader").find(BREAD, k=1) == ("new:prose", [1])
+    for wrong, message in (
+        ({"profile": "private", "everybody": True}, "'private' is not for everybody"),
+        ({"profile": "old", "role": "nobody"}, "there is no role 'nobody'"),
+        ({"profile": "old", "role": "even", "everybody": True}, "either role or everybody"),
+    ):
+        with pytest.raises(REFUSED, match=message):
+            admin.call("profiles.activate", **wrong)
+
+
+def _kept(read: Any, found: list[tuple[str, int]]) -> Any:
+    """The same, with what it raises among what was found."""
+
+    def run(server: Server) -> None:
+        try:
+            read(server)
+        except BaseException as error:
+            found.append((repr(error), 0))
+            raise
+
+    return run
+
+
+def _until(holds: Any) -> None:
+    until = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.01)

@@ -1619,6 +1619,124 @@ class PutResponse:
 
 
 @dataclass(frozen=True, slots=True)
+class ActivateProfileRequest:
+    """Whose profile it becomes: that of this session, unless it is said otherwise."""
+
+    profile: str
+    role: str | None = None
+    everybody: bool = False
+    warm: bool = True
+    partial: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WarmedIndex:
+    """What loading an index showed."""
+
+    index: str
+    generation: str
+    size_bytes: int | None
+    milliseconds: float
+    was_loaded: bool
+    is_loaded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WarmProfileResponse:
+    """What is in memory now."""
+
+    profile: str
+    model: str
+    model_milliseconds: float
+    indexes: list[WarmedIndex]
+    milliseconds: float
+    loaded_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ActivateProfileResponse:
+    """What it is now."""
+
+    profile: str
+    before: str
+    role: str | None
+    everybody: bool
+    warmed: WarmProfileResponse | None
+
+
+@dataclass(frozen=True, slots=True)
+class OfProfile:
+    """A profile by name."""
+
+    profile: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileDescription:
+    """A profile that the caller may use."""
+
+    profile: str
+    is_active: bool
+    is_mine: bool
+    is_default: bool
+    default_for: list[str]
+    roles: list[str]
+    model: str
+    datasets: list[str]
+    metric: str
+    algorithm: str
+    storage: str
+    m: int
+    ef_construction: int
+    ef_search: int
+    k: int
+    bucket: str
+    loaded_bytes: int
+    searches: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileIndex:
+    """An index of a profile that the caller may search."""
+
+    index: str
+    generation: str
+    table: str
+    count: int | None
+    size_bytes: int | None
+    is_loaded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileDetails:
+    """A profile with its indexes."""
+
+    profile: ProfileDescription
+    indexes: list[ProfileIndex]
+
+
+@dataclass(frozen=True, slots=True)
+class ListProfilesRequest:
+    """Nothing to say."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListProfilesResponse:
+    """The profiles that the caller may use, by name."""
+
+    profiles: list[ProfileDescription]
+    mine: str
+
+
+@dataclass(frozen=True, slots=True)
+class WarmProfileRequest:
+    """What to load."""
+
+    profile: str
+    indexes: Sequence[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class LoadRequest:
     """Which sample to load."""
 
@@ -2022,7 +2140,7 @@ class TableSnapshotsResponse:
 
 @dataclass(frozen=True, slots=True)
 class BuildVectorsRequest:
-    """Of which table to build an index, and how."""
+    """Of which table to build an index, and how. What is left out is the profile's, where there is one."""
 
     table: str
     index: str
@@ -2032,13 +2150,14 @@ class BuildVectorsRequest:
     keys: Sequence[str] = ()
     columns: Sequence[str] | None = None
     lexical: str | None = None
-    metric: Literal["cosine", "inner_product", "l2"] = "cosine"
-    algorithm: Literal["hnsw", "exact"] = "hnsw"
-    storage: Literal["fp32", "fp16", "int8"] = "fp32"
-    m: int = 32
-    ef_construction: int = 80
-    ef_search: int = 64
+    metric: Literal["cosine", "inner_product", "l2"] | None = None
+    algorithm: Literal["hnsw", "exact"] | None = None
+    storage: Literal["fp32", "fp16", "int8"] | None = None
+    m: int | None = None
+    ef_construction: int | None = None
+    ef_search: int | None = None
     create: bool = False
+    profile: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -2056,6 +2175,7 @@ class VectorIndexDescription:
     """The live generation of an index."""
 
     index: str
+    profile: str
     generation: str
     live_since: datetime
     why: str
@@ -2086,6 +2206,7 @@ class OfIndex:
     """Which index."""
 
     index: str
+    profile: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -2106,6 +2227,7 @@ class EmbedVectorsRequest:
     keys: Sequence[str] = ()
     into: str | None = None
     model: str | None = None
+    profile: str | None = None
     chunk_by: Literal["paragraph", "sentence", "size", "none"] = "paragraph"
     chunk_size: int = 1000
     chunk_overlap: int = 0
@@ -2126,7 +2248,9 @@ class EmbedVectorsResponse:
 
 @dataclass(frozen=True, slots=True)
 class ListVectorsRequest:
-    """Nothing to say."""
+    """Which indexes."""
+
+    profile: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -2141,10 +2265,11 @@ class SearchVectorsRequest:
     """What to look for in which index."""
 
     index: str
+    profile: str | None = None
     vectors: Sequence[Sequence[float]] = ()
     texts: Sequence[str] = ()
     mode: Literal["vector", "lexical", "hybrid"] = "vector"
-    k: int = 10
+    k: int | None = None
     ef: int | None = None
     filter: str = ""
     candidates: int = 100
@@ -3922,6 +4047,105 @@ class ObjectsActions:
         )
 
 
+class ProfilesActions:
+    """Actions of the family ``profiles``."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    def activate(
+        self,
+        *,
+        profile: str,
+        role: str | None = None,
+        everybody: bool = False,
+        warm: bool = True,
+        partial: bool = False,
+        on_progress: OnProgress | None = None,
+    ) -> ActivateProfileResponse:
+        """Make a profile that of this session; or of a role or everybody, which needs the permission admin.
+
+        Needs the permission ``read``.
+
+        Args:
+            profile: its name, or none for no profile.
+            role: that of the holders of this role, on all servers.
+            everybody: that of all whose roles have none, on all servers, from now on.
+            warm: load its model and indexes before.
+            partial: even if it lacks an index that they can search now; refused without it.
+            on_progress: called with the share done (0 to 1) and a message.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "profiles.activate",
+            ActivateProfileRequest(
+                profile=profile, role=role, everybody=everybody, warm=warm, partial=partial
+            ),
+            ActivateProfileResponse,
+            on_progress,
+        )
+
+    def deactivate(self, *, profile: str) -> ProfileDescription:
+        """Refuse a profile from now on, and let go of what is in memory for it.
+
+        Needs the permission ``admin``.
+
+        Args:
+            profile: its name.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call("profiles.deactivate", OfProfile(profile=profile), ProfileDescription)
+
+    def describe(self, *, profile: str) -> ProfileDetails:
+        """A profile: its model, parameters and indexes, and what of them is in memory.
+
+        Needs the permission ``read``.
+
+        Args:
+            profile: its name.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call("profiles.describe", OfProfile(profile=profile), ProfileDetails)
+
+    def list(self) -> ListProfilesResponse:
+        """The profiles that the caller may use, and which one this session searches with.
+
+        Needs the permission ``read``.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call("profiles.list", ListProfilesRequest(), ListProfilesResponse)
+
+    def warm(
+        self, *, profile: str, indexes: Sequence[str] | None = None, on_progress: OnProgress | None = None
+    ) -> WarmProfileResponse:
+        """Load the model and the indexes of a profile before the first search.
+
+        Needs the permission ``read``.
+
+        Args:
+            profile: its name.
+            indexes: only these; all of them when left out.
+            on_progress: called with the share done (0 to 1) and a message.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "profiles.warm",
+            WarmProfileRequest(profile=profile, indexes=indexes),
+            WarmProfileResponse,
+            on_progress,
+        )
+
+
 class SamplesActions:
     """Actions of the family ``samples``."""
 
@@ -4444,13 +4668,14 @@ class VectorsActions:
         keys: Sequence[str] = (),
         columns: Sequence[str] | None = None,
         lexical: str | None = None,
-        metric: Literal["cosine", "inner_product", "l2"] = "cosine",
-        algorithm: Literal["hnsw", "exact"] = "hnsw",
-        storage: Literal["fp32", "fp16", "int8"] = "fp32",
-        m: int = 32,
-        ef_construction: int = 80,
-        ef_search: int = 64,
+        metric: Literal["cosine", "inner_product", "l2"] | None = None,
+        algorithm: Literal["hnsw", "exact"] | None = None,
+        storage: Literal["fp32", "fp16", "int8"] | None = None,
+        m: int | None = None,
+        ef_construction: int | None = None,
+        ef_search: int | None = None,
         create: bool = False,
+        profile: str | None = None,
         on_progress: OnProgress | None = None,
     ) -> VectorIndexDescription:
         """Build an index of a column of vectors, or another generation of one, and make it live.
@@ -4467,13 +4692,14 @@ class VectorsActions:
             columns: what a search gives beside the score; all but the vectors when left out.
             lexical: column of texts to be searched by their words, too; chunk_text, if there is such a
                 column, when left out, none when empty.
-            metric: cosine, inner_product or l2.
-            algorithm: hnsw or exact.
-            storage: fp32, fp16 or int8.
-            m: neighbours of a vector in the graph.
-            ef_construction: effort of building.
-            ef_search: effort of a search that says nothing.
+            metric: cosine, inner_product or l2; cosine when left out.
+            algorithm: hnsw or exact; hnsw when left out.
+            storage: fp32, fp16 or int8; fp32 when left out.
+            m: neighbours of a vector in the graph; 32 when left out.
+            ef_construction: effort of building; 80 when left out.
+            ef_search: effort of a search that says nothing; 64 when left out.
             create: whether there must not be an index of that name yet.
+            profile: the profile that it is about, none for none; the session's own when left out.
             on_progress: called with the share done (0 to 1) and a message.
 
         Raises:
@@ -4497,23 +4723,25 @@ class VectorsActions:
                 ef_construction=ef_construction,
                 ef_search=ef_search,
                 create=create,
+                profile=profile,
             ),
             VectorIndexDescription,
             on_progress,
         )
 
-    def drop(self, *, index: str) -> DropVectorsResponse:
+    def drop(self, *, index: str, profile: str | None = None) -> DropVectorsResponse:
         """Remove a vector index; its table stays.
 
         Needs the permission ``write``.
 
         Args:
-            index: its name.
+            index: its name in the profile, or PROFILE:NAME; :NAME of one that is of no profile.
+            profile: the profile that it is about, none for none; the session's own when left out.
 
         Raises:
             LakehouseClientError: The action failed.
         """
-        return self._call("vectors.drop", OfIndex(index=index), DropVectorsResponse)
+        return self._call("vectors.drop", OfIndex(index=index, profile=profile), DropVectorsResponse)
 
     def embed(
         self,
@@ -4525,6 +4753,7 @@ class VectorsActions:
         keys: Sequence[str] = (),
         into: str | None = None,
         model: str | None = None,
+        profile: str | None = None,
         chunk_by: Literal["paragraph", "sentence", "size", "none"] = "paragraph",
         chunk_size: int = 1000,
         chunk_overlap: int = 0,
@@ -4541,8 +4770,9 @@ class VectorsActions:
             catalog: its catalog; the session's own when left out.
             keys: what tells rows apart; the table's primary key when left out.
             into: table of the embeddings in the same schema, made where there is none; the name of the table
-                with _embeddings when left out.
-            model: one of ai.models; the default one when left out.
+                with _embeddings, and the profile's if there is one, when left out.
+            model: one of ai.models; the profile's or the default one when left out.
+            profile: the profile that it is about, none for none; the session's own when left out.
             chunk_by: where texts are cut: paragraph, sentence, size or none.
             chunk_size: most characters of a piece.
             chunk_overlap: most characters that a piece repeats of the one before.
@@ -4561,6 +4791,7 @@ class VectorsActions:
                 keys=keys,
                 into=into,
                 model=model,
+                profile=profile,
                 chunk_by=chunk_by,
                 chunk_size=chunk_size,
                 chunk_overlap=chunk_overlap,
@@ -4569,28 +4800,32 @@ class VectorsActions:
             on_progress,
         )
 
-    def list(self) -> ListVectorsResponse:
+    def list(self, *, profile: str | None = None) -> ListVectorsResponse:
         """The vector indexes that the caller may search.
 
         Needs the permission ``read``.
 
+        Args:
+            profile: only those of this profile, none for those of none; all when left out.
+
         Raises:
             LakehouseClientError: The action failed.
         """
-        return self._call("vectors.list", ListVectorsRequest(), ListVectorsResponse)
+        return self._call("vectors.list", ListVectorsRequest(profile=profile), ListVectorsResponse)
 
-    def rollback(self, *, index: str) -> VectorIndexDescription:
+    def rollback(self, *, index: str, profile: str | None = None) -> VectorIndexDescription:
         """Make the generation of an index live again that was it before.
 
         Needs the permission ``write``.
 
         Args:
-            index: its name.
+            index: its name in the profile, or PROFILE:NAME; :NAME of one that is of no profile.
+            profile: the profile that it is about, none for none; the session's own when left out.
 
         Raises:
             LakehouseClientError: The action failed.
         """
-        return self._call("vectors.rollback", OfIndex(index=index), VectorIndexDescription)
+        return self._call("vectors.rollback", OfIndex(index=index, profile=profile), VectorIndexDescription)
 
     def runs_build(
         self,
@@ -4603,13 +4838,14 @@ class VectorsActions:
         keys: Sequence[str] = (),
         columns: Sequence[str] | None = None,
         lexical: str | None = None,
-        metric: Literal["cosine", "inner_product", "l2"] = "cosine",
-        algorithm: Literal["hnsw", "exact"] = "hnsw",
-        storage: Literal["fp32", "fp16", "int8"] = "fp32",
-        m: int = 32,
-        ef_construction: int = 80,
-        ef_search: int = 64,
+        metric: Literal["cosine", "inner_product", "l2"] | None = None,
+        algorithm: Literal["hnsw", "exact"] | None = None,
+        storage: Literal["fp32", "fp16", "int8"] | None = None,
+        m: int | None = None,
+        ef_construction: int | None = None,
+        ef_search: int | None = None,
         create: bool = False,
+        profile: str | None = None,
     ) -> RunResponse:
         """Do what vectors.build does in the background, and answer at once.
 
@@ -4625,13 +4861,14 @@ class VectorsActions:
             columns: what a search gives beside the score; all but the vectors when left out.
             lexical: column of texts to be searched by their words, too; chunk_text, if there is such a
                 column, when left out, none when empty.
-            metric: cosine, inner_product or l2.
-            algorithm: hnsw or exact.
-            storage: fp32, fp16 or int8.
-            m: neighbours of a vector in the graph.
-            ef_construction: effort of building.
-            ef_search: effort of a search that says nothing.
+            metric: cosine, inner_product or l2; cosine when left out.
+            algorithm: hnsw or exact; hnsw when left out.
+            storage: fp32, fp16 or int8; fp32 when left out.
+            m: neighbours of a vector in the graph; 32 when left out.
+            ef_construction: effort of building; 80 when left out.
+            ef_search: effort of a search that says nothing; 64 when left out.
             create: whether there must not be an index of that name yet.
+            profile: the profile that it is about, none for none; the session's own when left out.
 
         Raises:
             LakehouseClientError: The action failed.
@@ -4654,6 +4891,7 @@ class VectorsActions:
                 ef_construction=ef_construction,
                 ef_search=ef_search,
                 create=create,
+                profile=profile,
             ),
             RunResponse,
         )
@@ -4681,6 +4919,7 @@ class VectorsActions:
         keys: Sequence[str] = (),
         into: str | None = None,
         model: str | None = None,
+        profile: str | None = None,
         chunk_by: Literal["paragraph", "sentence", "size", "none"] = "paragraph",
         chunk_size: int = 1000,
         chunk_overlap: int = 0,
@@ -4696,8 +4935,9 @@ class VectorsActions:
             catalog: its catalog; the session's own when left out.
             keys: what tells rows apart; the table's primary key when left out.
             into: table of the embeddings in the same schema, made where there is none; the name of the table
-                with _embeddings when left out.
-            model: one of ai.models; the default one when left out.
+                with _embeddings, and the profile's if there is one, when left out.
+            model: one of ai.models; the profile's or the default one when left out.
+            profile: the profile that it is about, none for none; the session's own when left out.
             chunk_by: where texts are cut: paragraph, sentence, size or none.
             chunk_size: most characters of a piece.
             chunk_overlap: most characters that a piece repeats of the one before.
@@ -4715,6 +4955,7 @@ class VectorsActions:
                 keys=keys,
                 into=into,
                 model=model,
+                profile=profile,
                 chunk_by=chunk_by,
                 chunk_size=chunk_size,
                 chunk_overlap=chunk_overlap,
@@ -4763,10 +5004,11 @@ class VectorsActions:
         self,
         *,
         index: str,
+        profile: str | None = None,
         vectors: Sequence[Sequence[float]] = (),
         texts: Sequence[str] = (),
         mode: Literal["vector", "lexical", "hybrid"] = "vector",
-        k: int = 10,
+        k: int | None = None,
         ef: int | None = None,
         filter: str = "",
         candidates: int = 100,
@@ -4778,13 +5020,14 @@ class VectorsActions:
         Needs the permission ``read``.
 
         Args:
-            index: its name.
+            index: its name in the profile, or PROFILE:NAME; :NAME of one that is of no profile.
+            profile: the profile that it is about, none for none; the session's own when left out.
             vectors: one or several queries, each of the index's dimension.
             texts: one or several queries instead, for the model that the vectors were made with, for the
                 words in them, and for a reranker; beside as many vectors in a search that needs both.
             mode: by what rows are found: vector, lexical (their words, by BM25) or hybrid (both, their ranks
                 fused).
-            k: how many to find of each.
+            k: how many to find of each; the profile's, else 10, when left out.
             ef: effort of the search; the index's own when left out.
             filter: SQL predicate over the columns of the source table.
             candidates: how many each side of a hybrid search gives, and how many are reranked; k if that is
@@ -4799,6 +5042,7 @@ class VectorsActions:
             "vectors.search",
             SearchVectorsRequest(
                 index=index,
+                profile=profile,
                 vectors=vectors,
                 texts=texts,
                 mode=mode,
@@ -4828,6 +5072,7 @@ class Actions:
         self.ingest = IngestActions(call)
         self.journal = JournalActions(call)
         self.objects = ObjectsActions(call)
+        self.profiles = ProfilesActions(call)
         self.samples = SamplesActions(call)
         self.server = ServerActions(call)
         self.storage = StorageActions(call)

@@ -462,13 +462,14 @@ class Client:
         self,
         index: str,
         queries: str | Sequence[str] | Sequence[Sequence[float]],
-        k: int = 10,
+        k: int | None = None,
         *,
         ef: int | None = None,
         where: str = "",
         mode: Literal["vector", "lexical", "hybrid"] = "vector",
         rerank: str | None = None,
         candidates: int | None = None,
+        profile: str | None = None,
     ) -> pa.Table:
         """The rows of a vector index that answer one or many queries best; see ``vectors.search``.
 
@@ -478,21 +479,22 @@ class Client:
         Args:
             index: The name of the index.
             queries: A text, several texts, or vectors of the index's dimension.
-            k: How many rows to find for each.
+            k: How many rows to find for each; what the profile says, else 10, when left out.
             ef: Effort of the search; the index's own when left out.
             where: SQL predicate over the table that the vectors were made from.
             mode: By what rows are found: their vectors, their words (``lexical``) or both.
             rerank: One of ``ai.models`` that orders what was found anew; the server's default one when empty.
             candidates: How many each side of a hybrid search gives, and how many are reranked; 100 when left
                 out.
+            profile: The profile to search with, ``none`` for none; the session's own when left out.
 
         Raises:
             LakehouseClientError: There is no such index, or a query does not fit.
         """
         listed = [queries] if isinstance(queries, str) else list(queries)
         kind = "texts" if listed and isinstance(listed[0], str) else "vectors"
-        request: dict[str, Any] = {"index": index, kind: listed, "k": k, "filter": where, "mode": mode}
-        others = {"ef": ef, "rerank": rerank, "candidates": candidates}
+        others = {"k": k, "ef": ef, "rerank": rerank, "candidates": candidates, "profile": profile}
+        request: dict[str, Any] = {"index": index, kind: listed, "filter": where, "mode": mode}
         request |= {name: value for name, value in others.items() if value is not None}
         told = self.call("vectors.search", request)
         with client_errors():
