@@ -22,13 +22,13 @@ from flight_server.actions.registry import (
     in_a_thread,
     sparingly,
 )
+from flight_server.actions.table_request import guarded_indexes
 from flight_server.context import CallContext
 from flight_server.execution import Recording
 from flight_server.protocol.codec import encode_statement_ticket
 from lakehouse.engine.session import StatementHandle
 from lakehouse.errors import InvalidRequest
 from lakehouse.vectors.generation import Generation
-from lakehouse.vectors.guarded_indexes import GuardedIndexes
 from lakehouse.vectors.indexes import BuildRequest
 from lakehouse.vectors.parameters import Storage
 from lakehouse.vectors.trials import Evaluation, EvaluationRequest, Queries, SweepRequest, Trial
@@ -126,7 +126,7 @@ class TrialRequest(OfTriedIndex):
     ef_search: list[int] | None = Field(
         default=None,
         description="efforts of searching, all measured on one build; when left out they grow until "
-        "everything is found",
+        "half of what recall allows to be missing is found for sure",
     )
     storage: list[Storage] | None = Field(default=None, description="fp32, fp16, int8; likewise")
     recall: float = Field(default=_SWEEP.recall, description="what the choice of the next build aims at")
@@ -225,19 +225,14 @@ class TrialCacheResponse(Response):
     indexes: TrialCache = Field(description="live indexes that are searched")
 
 
-def _guarded(ctx: CallContext) -> GuardedIndexes:
-    lakehouse = ctx.lakehouse
-    return GuardedIndexes(lakehouse.vectors, lakehouse.engine, ctx.session)
-
-
 def _owned(ctx: CallContext, index: str) -> Generation:
-    generation = _guarded(ctx).owned(index).generation
+    generation = guarded_indexes(ctx).owned(index).generation
     assert generation is not None
     return generation
 
 
 def _found(ctx: CallContext, index: str) -> Generation:
-    generation = _guarded(ctx).find(index).generation
+    generation = guarded_indexes(ctx).find(index).generation
     assert generation is not None
     return generation
 
@@ -333,7 +328,9 @@ def _best(ctx: CallContext, request: BestRequest) -> Iterator[Response]:
 
 
 def _promote(ctx: CallContext, request: PromoteRequest) -> Iterator[Progress | Response]:
-    generation = _owned(ctx, request.index)
+    indexes = guarded_indexes(ctx)
+    generation = indexes.owned(request.index).generation
+    assert generation is not None
     trials = ctx.lakehouse.trials
     if request.trial:
         chosen = trials.trial(generation, request.trial)
@@ -349,7 +346,7 @@ def _promote(ctx: CallContext, request: PromoteRequest) -> Iterator[Progress | R
     def work(report: Callable[[float, str], None]) -> Response:
         with Recording(ctx, f"HNSW PROMOTE {generation.index}", "hnsw") as recording:
             recording.record.tables = (str(generation.source.table),)
-            made = _guarded(ctx).build(
+            made = indexes.build(
                 wanted,
                 create=False,
                 check=ctx.check_cancelled,

@@ -140,15 +140,16 @@ def plot(index: str, png: Path | None, recall: float, **server: Any) -> None:
     from flight_server.output.chart import Chart  # noqa: PLC0415
 
     with connected(**server) as client:
-        rows = _newest(client.hnsw_trials(index))
+        made = client.call("hnsw.evals.list", {"index": index})["evaluations"]
+        rows = _newest(client.hnsw_trials(index, made[-1]["evaluation"])) if made else []
         if not rows:
             raise click.ClickException(f"nothing of '{index}' was tried yet: lakehouse hnsw trial")
     fit = [row for row in rows if row["recall_low"] >= recall]
     chosen = min(fit, key=lambda row: float(row["p50_us"]), default=None)
     points = [(float(row["p50_us"]), float(row["recall"])) for row in rows]
     chart = Chart(
-        f"{index}: recall@{rows[0]['k']} of {rows[0]['queries']:,} queries",
-        "median latency in µs",
+        f"{index}: recall@{rows[0]['k']} of {rows[0]['queries']:,} queries{_beside(rows)}",
+        "median latency, microseconds",
         "recall",
         points,
         _front(points),
@@ -165,14 +166,16 @@ def plot(index: str, png: Path | None, recall: float, **server: Any) -> None:
     stderr().print(f"{png}: {len(points)} trials", markup=False)
 
 
+def _beside(trials: list[dict[str, Any]]) -> str:
+    """What exact search takes, where the caller may know."""
+    exact = sorted(row["exact_p50_us"] for row in trials if row["exact_p50_us"] is not None)
+    return f" (exact search: {exact[len(exact) // 2]:,.0f} microseconds)" if exact else ""
+
+
 def _newest(trials: pa.Table) -> list[dict[str, Any]]:
-    """The trials with the newest evaluation set, of those with the same parameters the newest."""
-    rows = trials.to_pylist()
-    last = max((row["evaluation"] for row in rows), default="")
-    mine = [row for row in rows if row["evaluation"] == last]
-    return list(
-        {(row["storage"], row["m"], row["ef_construction"], row["ef_search"]): row for row in mine}.values()
-    )
+    """Of trials with the same parameters the newest."""
+    names = ("storage", "m", "ef_construction", "ef_search")
+    return list({tuple(row[name] for name in names): row for row in trials.to_pylist()}.values())
 
 
 def _front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:

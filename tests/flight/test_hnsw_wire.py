@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from broken_ollama import BrokenOllama, Exchange, broken_ollama
 from conftest import Server, start_server
 from docstrings import docstrings
 from wire import command
+
+from flight_server.cli import run
 
 pytest.importorskip("wordllama")
 
@@ -122,33 +125,36 @@ def service() -> Iterator[BrokenOllama]:
 
 
 @pytest.fixture(scope="module")
-def callers(directory: Path, service: BrokenOllama) -> Iterator[dict[str, Caller]]:
-    server = _start(directory, service.url)
-    try:
-        found = {role: _caller(server, role) for role in ROLES}
-        admin = found["admin"]
-        admin.sql("CREATE SCHEMA docs")
-        admin.sql("CREATE TABLE docs.texts (id BIGINT, name VARCHAR, body VARCHAR)")
-        texts = docstrings(COUNT)
-        rows = pa.table({"id": range(COUNT), "name": [n for n, _ in texts], "body": [t for _, t in texts]})
-        descriptor = command(
-            "CommandStatementIngest",
-            table="texts",
-            schema="docs",
-            table_definition_options={"if_not_exist": 1, "if_exists": 2},
-        )
-        writer, reader = admin.client.do_put(descriptor, rows.schema, admin.options)
-        with writer:
-            writer.write_table(rows)
-            writer.done_writing()
-            reader.read()
-        admin.call(
-            "vectors.embed", table="texts", db_schema="docs", columns=["body"], keys=["id"], chunk_by="none"
-        )
-        _build(admin, "texts")
-        yield found
-    finally:
-        server.stop()
+def server(directory: Path, service: BrokenOllama) -> Iterator[Server]:
+    found = _start(directory, service.url)
+    yield found
+    found.stop()
+
+
+@pytest.fixture(scope="module")
+def callers(server: Server) -> dict[str, Caller]:
+    found = {role: _caller(server, role) for role in ROLES}
+    admin = found["admin"]
+    admin.sql("CREATE SCHEMA docs")
+    admin.sql("CREATE TABLE docs.texts (id BIGINT, name VARCHAR, body VARCHAR)")
+    texts = docstrings(COUNT)
+    rows = pa.table({"id": range(COUNT), "name": [n for n, _ in texts], "body": [t for _, t in texts]})
+    descriptor = command(
+        "CommandStatementIngest",
+        table="texts",
+        schema="docs",
+        table_definition_options={"if_not_exist": 1, "if_exists": 2},
+    )
+    writer, reader = admin.client.do_put(descriptor, rows.schema, admin.options)
+    with writer:
+        writer.write_table(rows)
+        writer.done_writing()
+        reader.read()
+    admin.call(
+        "vectors.embed", table="texts", db_schema="docs", columns=["body"], keys=["id"], chunk_by="none"
+    )
+    _build(admin, "texts")
+    return found
 
 
 def _build(caller: Caller, index: str, **parameters: Any) -> None:
@@ -358,3 +364,44 @@ def test_a_cancelled_sweep_stops(callers: dict[str, Caller], swept: dict[str, An
         time.sleep(0.1)
     assert len(admin.sql(running)) == 0
     assert len(admin.sql("FROM system.hnsw_trials WHERE ef_construction = 30")) < 100
+
+
+def test_command_line(
+    callers: dict[str, Caller],
+    swept: dict[str, Any],
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("LAKEHOUSE_URI", server.uri)
+    monkeypatch.setenv("LAKEHOUSE_TOKEN", _token("writer"))
+
+    def said(*arguments: str, status: int = 0) -> str:
+        assert run(["hnsw", *arguments]) == status
+        captured = capsys.readouterr()
+        return captured.err if status else captured.out
+
+    assert re.fullmatch(
+        r"0 built, 0 measured, 1 known: done\n",
+        said("trial", "texts", "--ef-search", "10", "--m", "8", "--ef-construction", "40"),
+    )
+    best = callers["reader"].call("hnsw.best", index="texts")["best"]
+    assert said("best", "texts").startswith(f"{best['trial']}: fp32, m {best['m']}, ")
+    assert (
+        len(said("trials", "texts").splitlines())
+        == callers["writer"].rows("hnsw.trials", index="texts").num_rows + 2
+    )
+    chart = said("plot", "texts")
+    assert chart.startswith("texts: recall@10 of 200 queries (exact search: ")
+    assert chart.count("◆") == 1
+    assert max(map(len, chart.splitlines()[1:-2])) <= 100
+    picture = tmp_path / "trials.png"
+    assert said("plot", "texts", "--png", str(picture)) == ""
+    assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert "VECTOR_INDEX_NOT_FOUND" in said("plot", "absent", status=1)
+    assert "with commas in between" in said("trial", "texts", "--m", "x", status=2)
+    made = said("promote", "texts", "--trial", best["trial"])
+    assert f"m {best['m']}, ef_construction {best['ef_construction']}" in made
+    assert "1 queries, 2,100 vectors, k = 3" in said("autogen", "texts", "--queries", "1", "--k", "3")
+    assert "nothing of 'texts' was tried yet" in said("plot", "texts", status=1)

@@ -3139,8 +3139,8 @@ class HnswActions:
             evaluation: the evaluation set; the newest one when left out.
             m: neighbours of a vector; the index's if left out.
             ef_construction: efforts of building; likewise.
-            ef_search: efforts of searching, all measured on one build; when left out they grow until
-                everything is found.
+            ef_search: efforts of searching, all measured on one build; when left out they grow until half of
+                what recall allows to be missing is found for sure.
             storage: fp32, fp16, int8; likewise.
             recall: what the choice of the next build aims at.
             max_trials: most builds; with this or max_seconds not all of a grid is tried.

@@ -1,7 +1,8 @@
 """Evaluation sets: queries with the neighbours that exact search finds, each one object of the bucket.
 
 ``{PREFIX}/{index}/{id}.{sha256}.parquet`` is put once and never changed: its name has the hash of its
-content, its schema's metadata says what it was made of.
+content, its schema's metadata says what it was made of. Those of a profile's indexes are below
+``{PROFILES}/{profile}/evaluations/`` instead of ``{PREFIX}/``, in its own bucket where it has one.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from lakehouse.errors import EvaluationNotFound, LakehouseError, ObjectNotFound,
 from lakehouse.storage import Bucket
 from lakehouse.types import TableName
 from lakehouse.vectors.faiss_index import Vectors
+from lakehouse.vectors.generation import parted_name
+from lakehouse.vectors.generation_store import PROFILES
 from lakehouse.vectors.parameters import Metric
 
 PREFIX = "_vectors/evaluations"
@@ -178,12 +181,12 @@ class EvaluationStore:
     """The evaluation sets of all indexes of a lake.
 
     Args:
-        bucket: Where they are kept.
+        bucket_of: Where those of an index are kept.
         clock: Source of time and ids.
     """
 
-    def __init__(self, bucket: Bucket, clock: Clock) -> None:
-        self._bucket = bucket
+    def __init__(self, bucket_of: Callable[[str], Bucket], clock: Clock) -> None:
+        self._bucket_of = bucket_of
         self._clock = clock
 
     def new_id(self) -> str:
@@ -199,10 +202,11 @@ class EvaluationStore:
         content = made.encoded()
         digest = hashlib.sha256(content).hexdigest()
         index, evaluation_id = made.evaluation.index, made.evaluation.id
-        self._bucket.put_new(f"{PREFIX}/{index}/{evaluation_id}.{digest}.parquet", content)
+        bucket = self._bucket_of(index)
+        bucket.put_new(f"{_base(index)}/{evaluation_id}.{digest}.parquet", content)
         for old, key in list(self.keys(index).items())[:-KEPT]:
             try:
-                self._bucket.delete(key)
+                bucket.delete(key)
             except ObjectNotFound:
                 continue
             except LakehouseError as error:
@@ -215,8 +219,9 @@ class EvaluationStore:
         Raises:
             StorageError: They cannot be listed.
         """
-        names = map(_NAME.fullmatch, sorted(self._bucket.names(f"{PREFIX}/{index}")))
-        return {match[1]: f"{PREFIX}/{index}/{match[0]}" for match in names if match}
+        base = _base(index)
+        names = map(_NAME.fullmatch, sorted(self._bucket_of(index).names(base)))
+        return {match[1]: f"{base}/{match[0]}" for match in names if match}
 
     def load(self, index: str, evaluation_id: str) -> EvaluationSet:
         """A set.
@@ -229,7 +234,7 @@ class EvaluationStore:
         if key is None:
             raise absent(index, evaluation_id)
         try:
-            content = self._bucket.get(key)
+            content = self._bucket_of(index).get(key)
         except ObjectNotFound:
             raise absent(index, evaluation_id) from None
         match = _NAME.fullmatch(key.rpartition("/")[2])
@@ -249,6 +254,11 @@ def absent(index: str, evaluation_id: str = "") -> EvaluationNotFound:
     """What says that there is no such evaluation set."""
     what = f"no evaluation set '{evaluation_id}'" if evaluation_id else "no evaluation set of what it is now"
     return EvaluationNotFound(f"the vector index '{index}' has {what}", "hnsw.evals.autogen makes one")
+
+
+def _base(index: str) -> str:
+    profile, name = parted_name(index)
+    return f"{PROFILES}/{profile}/evaluations/{name}" if profile else f"{PREFIX}/{name}"
 
 
 def digest_of(vectors: Vectors, check: Callable[[], None]) -> str:

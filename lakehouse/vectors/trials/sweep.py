@@ -32,8 +32,8 @@ class SweepRequest:
         storage: How numbers are kept; as the live index keeps them where left out.
         m: Neighbours of a vector; likewise.
         ef_construction: Efforts of building; likewise.
-        ef_search: Efforts of searching, measured on each index. Where left out, they grow until everything
-            is found.
+        ef_search: Efforts of searching, measured on each index. Where left out, they grow until
+            half of what ``recall`` allows to be missing is found for sure.
         recall: What is aimed at by the choice of what to build next.
         max_trials: Most indexes to build, those that are known already among them.
         max_seconds: Most seconds to take.
@@ -108,7 +108,10 @@ class SweepRequest:
 
     def goes_on(self, found: Sequence[Trial]) -> bool:
         """Whether more effort is worth a look, after what was found with less."""
-        return self.ef_search is not None or not found or found[-1].recall < _ALL_FOUND
+        if self.ef_search is not None or not found:
+            return True
+        enough = 1 - (1 - self.recall) / 2
+        return found[-1].recall < _ALL_FOUND and found[-1].recall_low < enough
 
 
 def check_recall(recall: float) -> float:

@@ -128,7 +128,7 @@ class Trials:
         indexes: What there is to try.
         source: Reads the tables.
         models: What generates and embeds questions.
-        bucket: Where evaluation sets and the journal are kept.
+        bucket: Where the journal is kept; evaluation sets are where the index is.
         clock: Source of time and ids.
         settings: Bounds.
     """
@@ -148,7 +148,7 @@ class Trials:
         self._models = models
         self._clock = clock
         self._settings = settings
-        self._store = EvaluationStore(bucket, clock)
+        self._store = EvaluationStore(indexes.store.bucket_of, clock)
         self._vectors: BoundedCache[TableVectors] = BoundedCache(
             settings.trial_cache_bytes, lambda found: found.vectors.nbytes
         )
