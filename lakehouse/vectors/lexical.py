@@ -9,6 +9,7 @@ it is built, so any number of threads may search it.
 from __future__ import annotations
 
 import logging
+from array import array
 from bisect import bisect_left
 from collections.abc import Callable
 from math import log
@@ -73,11 +74,11 @@ class LexicalIndex:
             InvalidRequest: They are no texts.
         """
         numbers: dict[str, int] = {}
-        rows: list[list[int]] = []
+        rows: list[array[int]] = []
         for batch in _texts(texts).to_batches(max_chunksize=_TEXTS_AT_ONCE) if len(texts) else ():
             check()
             rows.extend(
-                [numbers.setdefault(word, len(numbers)) for word in words(text or "")]
+                array("i", [numbers.setdefault(word, len(numbers)) for word in words(text or "")])
                 for text in batch.column(0).to_pylist()
             )
             progress(len(rows) / len(texts))
@@ -184,7 +185,7 @@ def _texts(column: pa.ChunkedArray) -> pa.Table:
     return pa.table({"text": column.cast(pa.large_string())})
 
 
-def _weighed(rows: list[list[int]], count: int) -> tuple[pa.Array, pa.Array]:
+def _weighed(rows: list[array[int]], count: int) -> tuple[pa.Array, pa.Array]:
     """Of each word the positions that hold it and its weights there."""
     if not count:
         return pa.array([], _WORDS.field("positions").type), pa.array([], _WORDS.field("weights").type)
