@@ -148,7 +148,7 @@ class IndexLoader:
         with self._lock:
             for key, entry in self._entries.items():
                 if key.startswith(prefix):
-                    index = key.rpartition("/")[0]
+                    index = key.partition("/")[0]
                     found[index] = found.get(index, 0) + entry.size_bytes
         return found
 

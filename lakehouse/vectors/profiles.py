@@ -17,6 +17,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -430,6 +431,13 @@ class Profiles:
             probe = np.ones(generation.dimension, np.float32)
             hits = self._indexes.search(generation.index, probe, 1, check=check)
             generation = hits.generation
+            if generation.lexical is not None:
+                # Where it is damaged, the first search by words has it made anew.
+                with (
+                    suppress(IndexDamaged),
+                    self._indexes.loader.held_words(generation, generation.lexical, check),
+                ):
+                    pass
         return WarmIndex(generation, (time.perf_counter() - began_s) * 1000, was_loaded, True)
 
     def _generations(self, profile: str) -> list[Generation]:
