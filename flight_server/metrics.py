@@ -194,6 +194,7 @@ class _State(Collector):
         yield from self._cache()
         yield from self._buckets()
         yield from self._journal()
+        yield from self._vectors()
         yield from self._engine()
         yield from self._health()
 
@@ -252,6 +253,26 @@ class _State(Collector):
             ),
         ):
             yield CounterMetricFamily(f"lakehouse_journal_{name}", text, value=value)
+
+    def _vectors(self) -> Iterator[Metric]:
+        indexes = self._lakehouse.vectors
+        yield _gauge("vectors_memory_bytes", "Vector indexes in memory.", indexes.loader.statistics().bytes)
+        active = GaugeMetricFamily(
+            "lakehouse_profile_active", "1 while a profile may be used.", labels=["profile"]
+        )
+        memory = GaugeMetricFamily(
+            "lakehouse_profile_memory_bytes", "Vector indexes of a profile in memory.", labels=["profile"]
+        )
+        searches = CounterMetricFamily(
+            "lakehouse_profile_searches", "Searches of vector indexes with a profile.", labels=["profile"]
+        )
+        profiles = indexes.profiles
+        for name in () if profiles is None else profiles.configured:
+            assert profiles is not None
+            active.add_metric([name], float(name not in profiles.known.inactive))
+            memory.add_metric([name], sum(profiles.loaded(name).values()))
+            searches.add_metric([name], profiles.searches[name])
+        yield from (active, memory, searches)
 
     def _engine(self) -> Iterator[Metric]:
         used = self._used if self._usage.finding().ok else None

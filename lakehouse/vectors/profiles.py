@@ -226,6 +226,11 @@ class Profiles:
         self._asked_s = now
         return self._state
 
+    @property
+    def known(self) -> ProfileState:
+        """What was said, as far as this process knows it without asking storage."""
+        return self._state
+
     def activate(self, profile: str, *, roles: Iterable[str] = (), partial: bool = False) -> ProfileState:
         """Make a profile usable, and that of roles.
 

@@ -23,7 +23,8 @@ Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 @pytest.fixture(scope="module")
 def lakehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lakehouse]:
-    settings = Settings(buckets=[{"path": tmp_path_factory.mktemp("metrics") / "bucket"}])
+    path = tmp_path_factory.mktemp("metrics") / "bucket"
+    settings = Settings.model_validate({"buckets": [{"path": path}], "profiles": [{"name": "fresh"}]})
     opened = Lakehouse(settings)
     yield opened
     opened.close()
