@@ -19,7 +19,7 @@ from flight_server.actions.registry import ActionRegistry
 from flight_server.context import CallContext, CallLimits
 from flight_server.dispatch import DataStream, Dispatcher, FlightPlan, Upload
 from flight_server.errors import wire_errors
-from flight_server.handlers import flights, objects, rows
+from flight_server.handlers import exchange, flights, objects, rows
 from flight_server.middleware.authentication import AuthenticationMiddleware, AuthenticationMiddlewareFactory
 from flight_server.middleware.observation import TRACE_HEADERS, Observation, ObservedCall
 from flight_server.protocol.codec import PROTOCOL_ACTIONS, decode_action, decode_command
@@ -286,9 +286,29 @@ class LakehouseFlightServer(flight.FlightServerBase):
         )
 
     @_rpc
-    def do_exchange(self, ctx: CallContext, call: _Call, *_: Any) -> None:
-        """DoExchange is not offered."""
-        raise NotSupported("DoExchange is not supported")
+    def do_exchange(
+        self,
+        ctx: CallContext,
+        call: _Call,
+        descriptor: flight.FlightDescriptor,
+        reader: flight.MetadataRecordBatchReader,
+        writer: flight.MetadataRecordBatchWriter,
+    ) -> None:
+        """DoExchange."""
+        if descriptor.descriptor_type == flight.DescriptorType.PATH:
+            raise NotSupported("there is no exchange for a path", "send a command")
+        command = descriptor.command
+        check_size("the command", len(command), self._bounds.request_bytes, "limits.request_bytes")
+        batches = upload_batches(reader, self._bounds.message_bytes, ctx.check_cancelled)
+
+        def send(batch: pa.RecordBatch, told: bytes | None) -> None:
+            if told is None:
+                writer.write_batch(batch)
+            else:
+                writer.write_with_metadata(batch, pa.py_buffer(told))
+
+        replies = exchange.Replies(partial(writer.begin, options=_WRITE_OPTIONS), send)
+        exchange.answer(ctx, command, upload_schema(reader), batches, replies)
 
     # -- plumbing -----------------------------------------------------------------------------------
 

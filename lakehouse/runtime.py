@@ -202,9 +202,8 @@ class Lakehouse:
             settings.vectors.waiting_runs,
         )
         self.trials = Trials(self.vectors, source, self.ai, self.bucket, self.clock, settings.vectors)
-        self.engine.database.model_calls.semantics = SqlSearch(
-            self.vectors, self.engine, self.ai, self.ai_calls
-        )
+        self.sql_search = SqlSearch(self.vectors, self.engine, self.ai, self.ai_calls)
+        self.engine.database.model_calls.semantics = self.sql_search
         enabled = settings.datasets.enabled
         self.vector_manifests = IndexManifests(
             self.manifests, self.vectors.store, self.catalogs, self.clock, enabled=enabled

@@ -695,7 +695,7 @@ NO_OBJECT = {
     commands.GetXdbcTypeInfo, commands.GetTableTypes, commands.BeginSavepoint,
     commands.EndSavepoint, commands.CancelQuery, commands.CancelFlightInfo, commands.RenewFlightEndpoint,
     commands.SetSessionOptions, commands.GetSessionOptions, commands.CloseSession,
-    "list_actions", "do_exchange",
+    "list_actions",
     "server.status", "actions.describe", "actions.check",
     "samples.load", "catalog.register", "catalog.resync_missing",
     "journal.flush", "journal.compact", "journal.recover",
@@ -705,7 +705,8 @@ NO_OBJECT = {
     "ingest.postgres", "ingest.postgres_all", "ingest.postgres_preview",
     # What it reads is one or the other; see test_ingest_sync_wire.py.
     "ingest.sync",
-    # They need a column of vectors; see test_vectors_wire.py.
+    # They need a column of vectors; see test_vectors_wire.py and test_vector_exchange.py.
+    "do_exchange",
     "vectors.embed", "vectors.build", "vectors.search", "vectors.list", "vectors.rollback", "vectors.drop",
     # So do they; see test_embeddings_wire.py.
     "vectors.runs.embed", "vectors.runs.build", "vectors.runs.status", "vectors.runs.list",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ import adbc_driver_flightsql.dbapi as adbc
 import pyarrow as pa
 import pyarrow.flight as flight
 
-from lakehouse_client import objects, uploads
+from lakehouse_client import objects, searches, uploads
 from lakehouse_client.actions import Actions, PreviewResponse, RunResponse
 from lakehouse_client.blocking import interruptible
 from lakehouse_client.channel import Access, Channel, Pem, open_channel
@@ -23,6 +23,7 @@ from lakehouse_client.errors import LakehouseClientError, client_errors
 from lakehouse_client.messages import OnPart, OnProgress, decode, encode
 from lakehouse_client.objects import Source, StoredObject, Target
 from lakehouse_client.result import Result
+from lakehouse_client.searches import Queries
 
 DEFAULT_URI = "grpc://127.0.0.1:31337"
 Mode = Literal["create", "append", "replace", "create_append"]
@@ -513,6 +514,34 @@ class Client:
         told = self.call("hnsw.trials", {"index": index, "evaluation": evaluation})
         with client_errors():
             return self._read_all([base64.b64decode(told["ticket"])])
+
+    def stream_searches(
+        self,
+        index: str,
+        queries: Iterable[Queries],
+        k: int = 10,
+        *,
+        ef: int | None = None,
+        where: str = "",
+    ) -> Iterator[pa.RecordBatch]:
+        """The nearest rows of an index to queries that keep coming, in one call; see ``search_vectors``.
+
+        Queries are taken by a thread while what they find is read, and no faster than that. ``query`` counts
+        all of them from 0. Closing the iterator stops the call.
+
+        Args:
+            index: The name of the index.
+            queries: Batches of texts, or of vectors: lists, or record batches with a column ``text`` or
+                ``vector``, of which NULL finds nothing.
+            k: How many rows to find for each query.
+            ef: Effort of the search; the index's own when left out.
+            where: SQL predicate over the table that the vectors were made from.
+
+        Raises:
+            LakehouseClientError: There is no such index, or a query does not fit: it says which.
+        """
+        said = {"exchange": "vectors.search", "index": index, "k": k, "ef": ef, "filter": where}
+        return searches.stream(self._channel, said, iter(queries))
 
     # -- actions ------------------------------------------------------------------------------------
 
