@@ -34,7 +34,7 @@ class CallContext:
     """One call: who, in which session, under which bounds, against which lakehouse.
 
     ``peer`` is the address the call came from. ``cancelled`` may be polled from any thread until the call
-    has returned.
+    has returned. What an action puts into ``noted`` is kept in the audit journal.
     """
 
     lakehouse: Lakehouse
@@ -43,6 +43,7 @@ class CallContext:
     request_id: str = ""
     peer: str = ""
     cancelled: Callable[[], bool] = _never
+    noted: dict[str, str | int] = field(default_factory=dict)
 
     @property
     def principal(self) -> Principal:

@@ -411,7 +411,15 @@ def _audited(ctx: CallContext, name: str, start: Callable[[], Iterator[bytes]]) 
     finally:
         session, principal, seconds = ctx.session, ctx.principal, clock.monotonic() - started_s
         journal.action(
-            principal.name, ctx.peer, ctx.request_id, session.id, name, code, seconds, method=principal.method
+            principal.name,
+            ctx.peer,
+            ctx.request_id,
+            session.id,
+            name,
+            code,
+            seconds,
+            method=principal.method,
+            detail=json.dumps(ctx.noted) if ctx.noted else "",
         )
 
 

@@ -257,6 +257,12 @@ class LimitExceeded(LakehouseError):
     kind = ErrorKind.EXHAUSTED
 
 
+class RateLimited(LimitExceeded):
+    """A principal asks for too much in too short a time; the hint says when to try again."""
+
+    code = "RATE_LIMITED"
+
+
 class StatementCancelled(LakehouseError):
     """The client cancelled the statement or went away."""
 

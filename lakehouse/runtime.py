@@ -6,9 +6,9 @@ from pathlib import Path
 
 from lakehouse.access.authenticator import Authenticator, OnAttempt
 from lakehouse.access.guarded_objects import Objects
+from lakehouse.access.model_quota import ModelQuota
 from lakehouse.access.policy import AccessPolicy
 from lakehouse.access.principal import ANONYMOUS, Principal
-from lakehouse.access.throttle import Throttle
 from lakehouse.ai.models import Models
 from lakehouse.catalog import Catalog, Catalogs, open_catalogs
 from lakehouse.clock import Clock, SystemClock
@@ -77,7 +77,7 @@ class Lakehouse:
         self.bucket_errors.watch(self.buckets.values())
         self.events = EventJournal(self.bucket, settings.journal, self.clock)
         self.ai = Models(settings.ai)
-        self.ai_calls = Throttle(settings.ai.calls_per_minute, self.clock)
+        self.ai_calls = ModelQuota(settings.ai, self.clock)
         self.objects = Objects(settings, self.buckets, self.clock, self.events)
         self._opened = open_catalogs(settings, self.clock, self.buckets)
         self.manifests = ManifestStore(self.bucket, self.clock, settings.datasets.index_refresh_ms / 1000)

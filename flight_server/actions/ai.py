@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, Literal, Self
 
@@ -153,6 +152,7 @@ class ModelsResponse(Response):
 def _embed(ctx: CallContext, request: EmbedRequest) -> Iterator[Response | Part]:
     _admit(ctx, request.texts)
     embedder, check = ctx.lakehouse.ai.embedder(request.model), _check(ctx)
+    ctx.noted["model"] = embedder.model.name
     for start in range(0, len(request.texts), _EMBEDDED_AT_ONCE):
         texts = request.texts[start : start + _EMBEDDED_AT_ONCE]
         vectors = embedder.embed(texts, purpose=request.purpose, check=check)
@@ -183,6 +183,7 @@ def _generate(ctx: CallContext, request: GenerateRequest) -> Iterator[Response |
     said = [request.prompt or "", request.system, *(message.content for message in request.messages)]
     _admit(ctx, (), "".join(said))
     generator, check = ctx.lakehouse.ai.generator(request.model), _check(ctx)
+    ctx.noted["model"] = request.model or "the default one"
     sampling = Sampling(
         request.max_tokens, request.temperature, request.seed, tuple(request.stop), request.json_schema
     )
@@ -193,6 +194,7 @@ def _generate(ctx: CallContext, request: GenerateRequest) -> Iterator[Response |
         tokens = generator.chat(turns, sampling, check=check)
     pieces: list[str] = []
     ended = yield from _told(tokens, pieces)
+    ctx.noted.update(model=generator.model.name, tokens=ended.tokens or len(pieces))
     yield GenerateResponse(
         text="".join(pieces),
         model=_model(generator.model),
@@ -219,6 +221,7 @@ def _told(tokens: TokenStream, pieces: list[str]) -> Generator[Part, None, Gener
 def _rerank(ctx: CallContext, request: RerankRequest) -> Iterator[Response]:
     _admit(ctx, request.texts, request.query)
     reranker = ctx.lakehouse.ai.reranker(request.model)
+    ctx.noted["model"] = reranker.model.name
     scores = reranker.rerank(request.query, request.texts, check=_check(ctx)).tolist()
     order = sorted(range(len(scores)), key=lambda number: -scores[number])[: request.top]
     generated = reranker.method == "generate"
@@ -276,12 +279,8 @@ def _admit(ctx: CallContext, texts: Sequence[str], prompt: str = "") -> None:
                 f"{name} has {size} bytes, at most {bounds.max_text_bytes} are taken",
                 "ai.max_text_bytes",
             )
-    seconds = ctx.lakehouse.ai_calls.take(ctx.principal.name)
-    if seconds:
-        raise LimitExceeded(
-            f"{ctx.principal.name} has made {bounds.calls_per_minute} calls within a minute",
-            f"try again in {math.ceil(seconds)} s, or raise ai.calls_per_minute",
-        )
+    ctx.noted.update(texts=len(texts), characters=len(prompt) + sum(map(len, texts)))
+    ctx.lakehouse.ai_calls.admit(ctx.principal.name, max(1, len(texts)))
 
 
 def _check(ctx: CallContext) -> Callable[[], None]:
@@ -304,7 +303,7 @@ ACTIONS: tuple[ActionSpec, ...] = (
         EmbedRequest,
         EmbedResponse,
         _embed,
-        Permission.READ,
+        Permission.AI,
         part=EmbeddedTexts,
     ),
     ActionSpec(
@@ -322,7 +321,7 @@ ACTIONS: tuple[ActionSpec, ...] = (
         RerankRequest,
         RerankResponse,
         _rerank,
-        Permission.READ,
+        Permission.AI,
     ),
     ActionSpec(
         "ai.models",

@@ -37,6 +37,8 @@ class Permission(Enum):
     """What a principal must be allowed to do in order to run an action."""
 
     READ = "read"
+    AI = "ai"
+    """To have models work, which takes time and memory of the server. Roles of one's own name the actions."""
     WRITE = "write"
     ADMIN = "admin"
 
@@ -109,8 +111,8 @@ class _Role:
 _EVERYTHING = "*.*.*"
 _ALL_OBJECTS = ObjectGrants([ObjectGrantSettings(on="*/*", privileges=("read", "write"))])
 _BUILT_IN = (
-    ("reader", ("read",), frozenset({Permission.READ})),
-    ("writer", ("read", "write"), frozenset({Permission.READ, Permission.WRITE})),
+    ("reader", ("read",), frozenset({Permission.READ, Permission.AI})),
+    ("writer", ("read", "write"), frozenset({Permission.READ, Permission.AI, Permission.WRITE})),
     (_ADMIN, ("read", "write"), frozenset(Permission)),
 )
 

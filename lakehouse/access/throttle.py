@@ -36,27 +36,29 @@ class Throttle:
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
         self._lock = threading.Lock()
 
-    def take(self, *keys: str) -> float:
-        """Take an attempt from the bucket of every key.
+    def take(self, *keys: str, attempts: float = 1) -> float:
+        """Take an attempt, or several, from the bucket of every key.
+
+        More than a full bucket has are taken from a full one, which then has to be waited for.
 
         Returns:
             0, or for how many seconds one of them has none; then nothing was taken.
         """
         with self._lock:
             buckets = [self._bucket(key) for key in keys]
-            missing = max((1 - bucket.attempts for bucket in buckets), default=0.0)
+            missing = max((min(attempts, self._most) - bucket.attempts for bucket in buckets), default=0.0)
             if missing > 0:
                 return missing / self._per_second
             for bucket in buckets:
-                bucket.attempts -= 1
+                bucket.attempts -= attempts
             return 0.0
 
-    def give_back(self, *keys: str) -> None:
-        """Give back the attempt taken from the bucket of every key."""
+    def give_back(self, *keys: str, attempts: float = 1) -> None:
+        """Give back what was taken from the bucket of every key."""
         with self._lock:
             for key in keys:
                 bucket = self._bucket(key)
-                bucket.attempts = min(self._most, bucket.attempts + 1)
+                bucket.attempts = min(self._most, bucket.attempts + attempts)
 
     def _bucket(self, key: str) -> _Bucket:
         now = self._clock.monotonic()

@@ -158,6 +158,7 @@ class AiSettings(Section):
     calls_per_minute: int = Field(
         600, ge=1, description="Most calls of ai.embed, ai.generate and ai.rerank of one principal."
     )
+    texts_per_minute: int = Field(100_000, ge=1, description="Most texts in these calls of one principal.")
     models: tuple[ModelSettings, ...] = (ModelSettings(),)
 
     @model_validator(mode="after")

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from lakehouse.access.guarded_catalogs import GuardedCatalogs
-from lakehouse.access.policy import SYSTEM_SCHEMA, Access
+from lakehouse.access.policy import SYSTEM_SCHEMA, Access, Permission
 from lakehouse.access.restriction import restricted_query
 from lakehouse.catalog import Catalog, Catalogs, Snapshot, Table
 from lakehouse.catalog.catalogs import HOME_SCHEMA
@@ -1000,7 +1000,9 @@ class _Binding:
     def _use_models(self) -> None:
         """Let the statement call ``embed``."""
         session, calls = self._session, self._binder.database.model_calls
-        self._inputs[EMBED] = ModelUse(calls, session.principal.name)
+        self._inputs[EMBED] = ModelUse(
+            calls, session.principal.name, session.access.may_run("ai.embed", Permission.AI)
+        )
 
     def _text(self) -> str:
         text = self._analysis.sql

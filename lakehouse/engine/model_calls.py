@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from duckdb.func import FunctionNullHandling, PythonUDFType
 
 from lakehouse.engine.semantics import Semantics
-from lakehouse.errors import InternalError, InvalidRequest, LakehouseError, NotSupported
+from lakehouse.errors import InternalError, InvalidRequest, LakehouseError, NotSupported, PermissionDenied
 
 EMBED = "embed"
 """The name of the function."""
@@ -42,6 +42,7 @@ class _Call:
 
     principal: str
     check: Callable[[], None]
+    may_embed: bool
     admitted: bool = False
     kept: dict[tuple[str, str, str], pa.Array] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -81,7 +82,12 @@ class ModelCalls:
         )
 
     def begin(
-        self, connection: duckdb.DuckDBPyConnection, principal: str, check: Callable[[], None] | None
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        principal: str,
+        check: Callable[[], None] | None,
+        *,
+        may_embed: bool = True,
     ) -> None:
         """Let what runs on a cursor ask models; pair it with ``end``.
 
@@ -89,13 +95,14 @@ class ModelCalls:
             connection: The cursor.
             principal: On whose behalf.
             check: Raises where the statement has to stop; None where it is only planned, and gets NULLs.
+            may_embed: Whether the principal may have models work.
         """
         number = str(id(connection))
         told = _PLANNING if check is None else number
         connection.execute(f"SET VARIABLE {_VARIABLE} = '{told}'").fetchall()
         if check is not None:
             with self._lock:
-                self._calls.setdefault(number, []).append(_Call(principal, check))
+                self._calls.setdefault(number, []).append(_Call(principal, check, may_embed))
 
     def end(self, connection: duckdb.DuckDBPyConnection) -> None:
         """What ran on a cursor asks no more. Harmless where nothing was begun."""
@@ -143,6 +150,10 @@ class ModelCalls:
         if call is None or semantics is None:
             raise NotSupported(f"{EMBED}() cannot be used in this kind of statement")
         call.check()
+        if not call.may_embed:
+            raise PermissionDenied(
+                f"{call.principal} may not use {EMBED}()", "it needs what the action ai.embed needs"
+            )
         with call.lock:
             if not call.admitted:
                 semantics.admit(call.principal)
@@ -168,14 +179,16 @@ class ModelUse:
     Attributes:
         calls: The statements that do.
         principal: On whose behalf it does.
+        may_embed: Whether the principal may.
     """
 
     calls: ModelCalls
     principal: str
+    may_embed: bool
 
     def supply(self, connection: duckdb.DuckDBPyConnection, check: Callable[[], None] | None) -> None:
         """Let what runs on a cursor ask models."""
-        self.calls.begin(connection, self.principal, check)
+        self.calls.begin(connection, self.principal, check, may_embed=self.may_embed)
 
     def withdraw(self, connection: duckdb.DuckDBPyConnection) -> None:
         """What ran there asks no more."""

@@ -131,6 +131,7 @@ class AuditJournal:
         *,
         method: str = "",
         trace_id: str = "",
+        detail: str = "",
     ) -> None:
         """Record an action that has ended. Its body is not recorded: it may hold anything.
 
@@ -144,6 +145,7 @@ class AuditJournal:
             duration_s: Seconds it took.
             method: How the caller was recognised.
             trace_id: Identifier of the trace, or empty.
+            detail: What else may be told of it, or empty.
         """
         event = {
             "kind": "action",
@@ -156,8 +158,9 @@ class AuditJournal:
             "action": name[:_NAME_CHARACTERS],
             "outcome": outcome_code or OK,
             "duration_s": round(duration_s, 6),
+            "detail": detail,
         }
-        self._append(partial(_without_blanks, event), 400)
+        self._append(partial(_without_blanks, event), 400 + len(detail))
 
     def authentication(
         self, principal: str, peer: str, method: str, outcome: str = OK, *, request_id: str = ""

@@ -5,13 +5,12 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from math import ceil
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from lakehouse.access.throttle import Throttle
+from lakehouse.access.model_quota import ModelQuota
 from lakehouse.ai.models import Models
 from lakehouse.ai.provider import Purpose
 from lakehouse.catalog.names import fold
@@ -43,7 +42,7 @@ class SqlSearch:
         calls: How many statements of a principal may ask models.
     """
 
-    def __init__(self, indexes: VectorIndexes, engine: Engine, models: Models, calls: Throttle) -> None:
+    def __init__(self, indexes: VectorIndexes, engine: Engine, models: Models, calls: ModelQuota) -> None:
         self._calls = calls
         self._indexes = indexes
         self._engine = engine
@@ -89,12 +88,7 @@ class SqlSearch:
 
     def admit(self, principal: str) -> None:
         """Count a statement that asks models; see ``Semantics``."""
-        seconds = self._calls.take(principal)
-        if seconds:
-            raise LimitExceeded(
-                f"{principal} has made {self._models.settings.calls_per_minute} calls within a minute",
-                f"try again in {ceil(seconds)} s, or raise ai.calls_per_minute",
-            )
+        self._calls.admit(principal)
 
     def vectors(
         self, texts: Sequence[str], model: str, purpose: str, check: Callable[[], None]

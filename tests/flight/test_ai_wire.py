@@ -19,11 +19,15 @@ CONFIG = """
 max_texts = 300
 max_text_bytes = 1_100_000
 calls_per_minute = 25
+texts_per_minute = 2000
 [audit]
 flush_seconds = 0.1
 [[roles]]
 name = "author"
 actions = ["ai.generate"]
+[[roles]]
+name = "bare"
+grants = [{ on = "*.*.*" }]
 [[auth.tokens]]
 name = "reader"
 roles = ["reader"]
@@ -33,6 +37,14 @@ name = "busy"
 roles = ["reader"]
 token = { env = "T_busy" }
 [[auth.tokens]]
+name = "bare"
+roles = ["bare"]
+token = { env = "T_bare" }
+[[auth.tokens]]
+name = "wordy"
+roles = ["bare", "reader"]
+token = { env = "T_wordy" }
+[[auth.tokens]]
 name = "admin"
 roles = ["admin"]
 token = { env = "T_admin" }
@@ -41,7 +53,7 @@ name = "author"
 roles = ["author"]
 token = { env = "T_author" }
 """
-NAMES = ("reader", "busy", "admin", "author")
+NAMES = ("reader", "busy", "bare", "wordy", "admin", "author")
 
 
 @pytest.fixture(scope="module")
@@ -116,11 +128,39 @@ def test_texts_are_put_in_order(server: Server) -> None:
 
 
 def test_calls_of_a_principal_are_counted(server: Server) -> None:
-    with pytest.raises(flight.FlightUnavailableError, match=r"busy has made 25 calls .* ai.calls_per_minute"):  # noqa: PT012
+    told = r"RATE_LIMITED. busy has made 25 calls .*try again in \d+ s.* ai.calls_per_minute"
+    with pytest.raises(flight.FlightUnavailableError, match=told):  # noqa: PT012
         for _ in range(40):
             act(server, "ai.embed", "busy", texts=["x"])
     assert act(server, "ai.models", "busy")[0]["models"][0]["available"]
     assert act(server, "ai.embed", "admin", texts=["x"])[-1]["texts"] == 1
+
+
+def test_texts_of_a_principal_are_counted(server: Server) -> None:
+    for _ in range(6):
+        act(server, "ai.embed", "wordy", texts=["x"] * 300)
+    with pytest.raises(
+        flight.FlightUnavailableError, match=r"RATE_LIMITED. 300 texts .*in \d s.* ai.texts_per_min"
+    ):
+        act(server, "ai.rerank", "wordy", query="x", texts=["x"] * 300)
+    assert act(server, "ai.embed", "wordy", texts=["x"])[-1]["texts"] == 1
+
+
+def test_models_work_for_those_to_whom_that_is_granted(server: Server) -> None:
+    for name, body in (("ai.embed", {"texts": ["x"]}), ("ai.rerank", {"query": "x", "texts": ["x"]})):
+        with pytest.raises(
+            flight.FlightUnauthorizedError, match=r"PERMISSION_DENIED.*may not run .*permission ai"
+        ):
+            act(server, name, "bare", **body)
+    assert act(server, "ai.models", "bare")[0]["models"]
+    with lakehouse_client.connect(server.uri, token=f"bare-{'0123456789abcdef' * 3}") as client:
+        assert client.sql("SELECT 'embed(x)' AS t").table().num_rows == 1
+        with pytest.raises(
+            lakehouse_client.LakehouseClientError, match=r"PERMISSION_DENIED.*may not use embed"
+        ):
+            client.sql("SELECT embed('x') AS v").table()
+    with lakehouse_client.connect(server.uri, token=f"reader-{'0123456789abcdef' * 3}") as client:
+        assert len(client.sql("SELECT embed('x') AS v").table()["v"][0]) == 256
 
 
 def test_generating_has_to_be_granted_and_calls_are_audited(server: Server) -> None:
@@ -136,6 +176,11 @@ def test_generating_has_to_be_granted_and_calls_are_audited(server: Server) -> N
         sql = "SELECT DISTINCT principal, outcome FROM system.audit WHERE action LIKE 'ai.%'"
         seen = {tuple(row.values()) for row in client.sql(sql).table().to_pylist()}
         assert {("reader", "PERMISSION_DENIED"), ("author", "MODEL_NOT_FOUND"), ("reader", "ok")} <= seen
+        noted = "SELECT DISTINCT detail FROM system.audit WHERE action = 'ai.embed' AND principal = 'reader'"
+        details = [
+            json.loads(row["detail"]) for row in client.sql(noted).table().to_pylist() if row["detail"]
+        ]
+        assert {"texts": 2, "characters": 4 * 250_000 + 3, "model": "wordllama"} in details
         got: list[int] = []
         done = client.actions.ai.embed(texts=["a", "b"], on_part=lambda part: got.append(part.first))
         assert (done.texts, done.model.dimension, got) == (2, 256, [0])

@@ -2411,7 +2411,7 @@ class AiActions:
     ) -> EmbedResponse:
         """Turn texts into vectors.
 
-        Needs the permission ``read``.
+        Needs the permission ``ai``.
 
         Args:
             texts: the texts; the vector of an empty one is zero.
@@ -2498,7 +2498,7 @@ class AiActions:
     ) -> RerankResponse:
         """Put texts into the order of how well they answer a query.
 
-        Needs the permission ``read``.
+        Needs the permission ``ai``.
 
         Args:
             query: query.
