@@ -268,6 +268,11 @@ def test_each_profile_has_its_own_index_model_and_parameters(prose: Server) -> N
     who.sql("SET profile = 'new'")
     assert who.find(BREAD, k=1) == ("new:prose", [1])
     assert who.find(BREAD, profile="old", k=1) == ("old:prose", [1])
+    in_sql = [
+        who.sql(f"SELECT score FROM vector_search('{index}', '{BREAD}', 1)")["score"].to_pylist()
+        for index in ("prose", "new:prose", "old:prose")
+    ]
+    assert in_sql[0] == in_sql[1] != in_sql[2]
     for none in ({"profile": "none"}, {"index": ":prose"}):
         with pytest.raises(REFUSED, match="'prose' does not exist"):
             who.find(BREAD, **none)
@@ -375,6 +380,8 @@ def test_readers_move_to_another_model_and_see_no_error(settled: Server, tmp_pat
         while not stop.is_set():
             index, ids = who.find(BREAD, filter="id < 4")
             found.append((index, ids[0]))
+            rows = who.sql(f"SELECT id FROM vector_search('prose', '{BREAD}', 2) WHERE id < 4 ORDER BY rank")
+            found.append((index, rows["id"][0].as_py()))
 
     try:
         admin.call("profiles.activate", profile="old", everybody=True, partial=True)

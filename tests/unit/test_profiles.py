@@ -167,7 +167,7 @@ def test_request_says_it_first_then_the_session_then_the_roles_then_everybody(
     for name in ("secret", "nothing", "a/b", "x" * 1000):
         with pytest.raises(ProfileNotFound):
             lake.engine.changes.set_option(found, "profile", name)
-    with pytest.raises(StatementForbidden, match="profile, workspace"):
+    with pytest.raises(StatementForbidden, match="profile"):
         lake.engine.changes.set_option(found, "nonsense", "1")
 
 
