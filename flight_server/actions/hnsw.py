@@ -22,12 +22,14 @@ from flight_server.actions.registry import (
     in_a_thread,
     sparingly,
 )
+from flight_server.actions.run_response import RunResponse, run_response
 from flight_server.actions.table_request import guarded_indexes
 from flight_server.context import CallContext
 from flight_server.execution import Recording
 from flight_server.protocol.codec import encode_statement_ticket
-from lakehouse.engine.session import StatementHandle
+from lakehouse.engine.session import Session, StatementHandle
 from lakehouse.errors import InvalidRequest
+from lakehouse.runs.task import TaskRequest, TaskResult, Watch
 from lakehouse.vectors.generation import Generation
 from lakehouse.vectors.indexes import BuildRequest
 from lakehouse.vectors.parameters import Storage
@@ -265,9 +267,8 @@ def _evaluations(ctx: CallContext, request: OfTriedIndex) -> Iterator[Response]:
     yield ListEvaluationsResponse(evaluations=[_evaluation(each, is_whole=is_whole) for each in found])
 
 
-def _trial(ctx: CallContext, request: TrialRequest) -> Iterator[Progress | Response]:
-    generation = _owned(ctx, request.index)
-    wanted = SweepRequest(
+def _sweep(request: TrialRequest) -> SweepRequest:
+    return SweepRequest(
         request.evaluation,
         _tuple(request.storage),
         _tuple(request.m),
@@ -279,6 +280,35 @@ def _trial(ctx: CallContext, request: TrialRequest) -> Iterator[Progress | Respo
         request.threads,
         request.again,
     )
+
+
+def _start_trial(ctx: CallContext, request: TrialRequest) -> Iterator[Response]:
+    generation, wanted = _owned(ctx, request.index), _sweep(request)
+    # Said at once, and not by the run.
+    ctx.lakehouse.trials.evaluation(generation, request.evaluation)
+
+    def work(session: Session, watch: Watch) -> TaskResult:
+        own = replace(ctx, session=session, cancelled=watch.cancelled)
+        with Recording(own, f"HNSW TRIAL {generation.index}", "hnsw") as recording:
+            recording.record.tables = (str(generation.source.table),)
+            live = _owned(own, generation.index)  # whoever asked for it may not do so any more
+
+            def check() -> None:
+                watch.check()
+                if recording.record.stop is not None:
+                    raise recording.record.stop
+
+            done = own.lakehouse.trials.run(live, wanted, check, watch.progress)
+            recording.record.rows = len(done.trials)
+        told = f"{done.builds} built, {done.measured} measured: {done.reason}"
+        return TaskResult(told, details={"evaluation": done.evaluation.id, "reason": done.reason})
+
+    task = TaskRequest("hnsw.trial", str(generation.source.table), generation.index, work)
+    yield run_response(ctx.lakehouse.vector_runs.start(task, ctx.principal))
+
+
+def _trial(ctx: CallContext, request: TrialRequest) -> Iterator[Progress | Response]:
+    generation, wanted = _owned(ctx, request.index), _sweep(request)
 
     def work(report: Callable[[float, str], None]) -> Response:
         with Recording(ctx, f"HNSW TRIAL {generation.index}", "hnsw") as recording:
@@ -454,6 +484,14 @@ ACTIONS: tuple[ActionSpec, ...] = (
         _trial,
         Permission.WRITE,
         streams=True,
+    ),
+    ActionSpec(
+        "vectors.runs.trial",
+        "Do what hnsw.trial does in the background, and answer at once",
+        TrialRequest,
+        RunResponse,
+        _start_trial,
+        Permission.WRITE,
     ),
     ActionSpec(
         "hnsw.trials",

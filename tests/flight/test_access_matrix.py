@@ -713,7 +713,7 @@ NO_OBJECT = {
     "vectors.runs.cancel",
     # They need an index of vectors; see test_hnsw_wire.py.
     "hnsw.evals.autogen", "hnsw.evals.list", "hnsw.trial", "hnsw.trials", "hnsw.best", "hnsw.promote",
-    "hnsw.cache.stats",
+    "hnsw.cache.stats", "vectors.runs.trial",
 }  # fmt: skip
 # Objects of buckets have a matrix of their own: test_objects_wire.py.
 NO_OBJECT_FAMILIES = ("profiles.", "ai.", "auth.", "admin.", "audit.", "cache.", "storage.", "objects.")

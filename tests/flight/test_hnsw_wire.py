@@ -246,6 +246,20 @@ def test_what_has_been_measured_is_not_measured_again(
     assert caches["vectors"]["bytes"] >= COUNT * 4
 
 
+def test_sweep_in_the_background(callers: dict[str, Caller], swept: dict[str, Any]) -> None:
+    writer = callers["writer"]
+    wanted = {"index": "texts", "m": [7], "ef_construction": [40], "ef_search": [10, 30]}
+    run = writer.call("vectors.runs.trial", **wanted)
+    until = time.monotonic() + 60
+    while run["state"] in ("queued", "running") and time.monotonic() < until:
+        time.sleep(0.05)
+        run = writer.call("vectors.runs.status", run=run["id"])
+    assert (run["state"], run["message"]) == ("succeeded", "1 built, 2 measured: done")
+    assert writer.call("hnsw.trial", **wanted)["known"] == 2
+    with pytest.raises(REFUSED, match="EVALUATION_NOT_FOUND"):
+        writer.call("vectors.runs.trial", **wanted, evaluation="x")
+
+
 def test_access(callers: dict[str, Caller], swept: dict[str, Any]) -> None:
     for role in ("masked", "outsider"):
         caller = callers[role]
@@ -266,6 +280,7 @@ def test_access(callers: dict[str, Caller], swept: dict[str, Any]) -> None:
         for name, more in (
             ("hnsw.evals.autogen", {}),
             ("hnsw.trial", {"max_trials": 1}),
+            ("vectors.runs.trial", {"max_trials": 1}),
             ("hnsw.promote", {"trial": rows["trial"][0].as_py()}),
         ):
             with pytest.raises(REFUSED, match=r"PERMISSION_DENIED|VECTOR_INDEX_NOT_FOUND"):

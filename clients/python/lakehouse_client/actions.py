@@ -5000,6 +5000,60 @@ class VectorsActions:
         """
         return self._call("vectors.runs.status", RunStatusRequest(run=run), RunResponse)
 
+    def runs_trial(
+        self,
+        *,
+        index: str,
+        evaluation: str = "",
+        m: Sequence[int] | None = None,
+        ef_construction: Sequence[int] | None = None,
+        ef_search: Sequence[int] | None = None,
+        storage: Sequence[Literal["fp32", "fp16", "int8"]] | None = None,
+        recall: float = 0.99,
+        max_trials: int | None = None,
+        max_seconds: float | None = None,
+        threads: int = 0,
+        again: bool = False,
+    ) -> RunResponse:
+        """Do what hnsw.trial does in the background, and answer at once.
+
+        Needs the permission ``write``.
+
+        Args:
+            index: its name.
+            evaluation: the evaluation set; the newest one when left out.
+            m: neighbours of a vector; the index's if left out.
+            ef_construction: efforts of building; likewise.
+            ef_search: efforts of searching, all measured on one build; when left out they grow until half of
+                what recall allows to be missing is found for sure.
+            storage: fp32, fp16, int8; likewise.
+            recall: what the choice of the next build aims at.
+            max_trials: most builds; with this or max_seconds not all of a grid is tried.
+            max_seconds: most seconds to take.
+            threads: searches at once; as many as cores when 0.
+            again: measure what has been measured before once more.
+
+        Raises:
+            LakehouseClientError: The action failed.
+        """
+        return self._call(
+            "vectors.runs.trial",
+            TrialRequest(
+                index=index,
+                evaluation=evaluation,
+                m=m,
+                ef_construction=ef_construction,
+                ef_search=ef_search,
+                storage=storage,
+                recall=recall,
+                max_trials=max_trials,
+                max_seconds=max_seconds,
+                threads=threads,
+                again=again,
+            ),
+            RunResponse,
+        )
+
     def search(
         self,
         *,

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from lakehouse.ai.models import Models
 from lakehouse.clock import Clock
@@ -227,26 +228,13 @@ class Trials:
         found = self._read(generation.source, None, check)
         vectors, metric = found.vectors, generation.parameters.metric
         count = request.count(len(vectors), generation.index)
-        texts: list[str] = []
-        model = ""
+        texts: tuple[str, ...] = ()
         if request.kind is Queries.HELD_OUT:
             positions = drawn(count, len(vectors), request.seed)
             queries, left = vectors[positions], kept(len(vectors), positions)
         else:
-            generator = self._models.generator(request.model or None)
-            model = generator.model.name
-            asked = self._texts(generation, request, found, check)
-            order = np.random.default_rng(request.seed).permutation(len(vectors))[: 2 * count + 10]
-            texts, positions = questions(
-                generator,
-                asked,
-                order.astype(np.int64),
-                count,
-                check,
-                lambda share: progress(0.1 + 0.3 * share, f"asking the model: {share:.0%}"),
-                turn,
-            )
-            queries = embedded(self._models, generation, texts, check)
+            texts, positions = self._questions(generation, request, found, count, check, progress, turn)
+            queries = embedded(self._models, generation, list(texts), check)
             left = np.arange(len(vectors), dtype=np.int64)
         progress(0.5, f"comparing {count} queries with {len(left)} vectors")
         with self._indexes.building(check), build_threads(self._settings.build_threads):
@@ -266,7 +254,7 @@ class Trials:
             created_at=self._clock.now(),
             created_by=current_origin().actor,
             kind=request.kind,
-            model=model,
+            model=self._models.generator(request.model or None).model.name if texts else "",
             table=generation.source.table,
             table_uuid=generation.source.table_uuid,
             snapshot_id=found.snapshot_id,
@@ -279,23 +267,38 @@ class Trials:
             vectors_sha256=found.sha256,
         )
         worst = worst_of(queries, vectors, near, metric, check)
-        return self._store.put(EvaluationSet(evaluation, queries, positions, near, worst, tuple(texts)))
+        return self._store.put(EvaluationSet(evaluation, queries, positions, near, worst, texts))
 
-    def _texts(
+    def _questions(
         self,
         generation: Generation,
         request: EvaluationRequest,
         found: TableVectors,
+        count: int,
         check: Callable[[], None],
-    ) -> list[str | None]:
-        """The texts beside the vectors, in their order."""
+        progress: Progress,
+        turn: Callable[[], float],
+    ) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+        """Questions that a model made of texts beside the vectors, and the positions of these."""
+        generator = self._models.generator(request.model or None)
         source = generation.source
         wanted = VectorColumn(source.table, source.table_uuid, source.column, (request.text_column,))
         _, table = self._source.read_at(wanted, found.snapshot_id, check)
         rows, vectors = split(table, wanted)
         if digest_of(vectors, check) != found.sha256:
             raise InvalidRequest(f"'{source.table}' was changed meanwhile", "try again")
-        return [None if text is None else str(text) for text in rows[request.text_column].to_pylist()]
+        texts = [None if text is None else str(text) for text in rows[request.text_column].to_pylist()]
+        order = np.random.default_rng(request.seed).permutation(len(texts))[: 2 * count + 10]
+        asked, positions = questions(
+            generator,
+            texts,
+            order.astype(np.int64),
+            count,
+            check,
+            lambda share: progress(0.1 + 0.3 * share, f"asking the model: {share:.0%}"),
+            turn,
+        )
+        return tuple(asked), positions
 
     def _loaded(self, index: str, evaluation_id: str) -> EvaluationSet:
         return self._sets.get(
