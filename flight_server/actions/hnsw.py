@@ -30,7 +30,7 @@ from flight_server.protocol.codec import encode_statement_ticket
 from lakehouse.engine.session import Session, StatementHandle
 from lakehouse.errors import InvalidRequest
 from lakehouse.runs.task import TaskRequest, TaskResult, Watch
-from lakehouse.vectors.generation import Generation
+from lakehouse.vectors.generation import FullName, Generation
 from lakehouse.vectors.indexes import BuildRequest
 from lakehouse.vectors.parameters import Storage
 from lakehouse.vectors.trials import Evaluation, EvaluationRequest, Queries, SweepRequest, Trial
@@ -291,7 +291,7 @@ def _start_trial(ctx: CallContext, request: TrialRequest) -> Iterator[Response]:
         own = replace(ctx, session=session, cancelled=watch.cancelled)
         with Recording(own, f"HNSW TRIAL {generation.index}", "hnsw") as recording:
             recording.record.tables = (str(generation.source.table),)
-            live = _owned(own, generation.index)  # whoever asked for it may not do so any more
+            live = _owned(own, FullName(generation.index))  # whoever asked for it may not do so any more
 
             def check() -> None:
                 watch.check()
@@ -371,7 +371,9 @@ def _promote(ctx: CallContext, request: PromoteRequest) -> Iterator[Progress | R
             f"the trial '{chosen.trial}' is of {chosen.metric}, the index of {generation.parameters.metric}",
             "make another evaluation set and try again",
         )
-    wanted = replace(BuildRequest.again(generation), index=request.index, parameters=chosen.parameters)
+    wanted = replace(
+        BuildRequest.again(generation), index=FullName(generation.index), parameters=chosen.parameters
+    )
 
     def work(report: Callable[[float, str], None]) -> Response:
         with Recording(ctx, f"HNSW PROMOTE {generation.index}", "hnsw") as recording:

@@ -38,6 +38,10 @@ provider = "ollama"
 model = "smol"
 host = "URL"
 retries = 0
+[[profiles]]
+name = "inner"
+datasets = ["lake.docs.*"]
+roles = ["writer"]
 [[roles]]
 name = "half"
 grants = [{ on = "lake.docs.*", row_filter = "id % 2 = 0" }]
@@ -343,6 +347,27 @@ def test_questions_of_a_model_are_queries(callers: dict[str, Caller], service: B
     with pytest.raises(REFUSED, match="no text can be a query"):
         writer.call("hnsw.evals.autogen", index="asked", kind="generated", text_column="id", queries=1)
     writer.call("vectors.drop", index="asked")
+
+
+def test_index_of_a_profile_is_tried_by_those_whom_it_is_for(
+    callers: dict[str, Caller], swept: dict[str, Any], directory: Path
+) -> None:
+    writer, reader = callers["writer"], callers["reader"]
+    _build(writer, "inner:texts")
+    made = writer.call("hnsw.evals.autogen", index="inner:texts", queries=20)
+    (kept,) = (directory / "bucket" / "_vectors" / "profiles" / "inner" / "evaluations").rglob("*.parquet")
+    assert kept.name.startswith(made["evaluation"])
+    writer.call("hnsw.trial", index="inner:texts", ef_search=[50])
+    where = "FROM system.hnsw_trials WHERE \"index\" = 'inner:texts'"
+    (row,) = writer.sql(where).to_pylist()
+    assert row["evaluation"] == made["evaluation"]
+    assert len(reader.sql(where)) == 0
+    assert "inner:texts" not in reader.rows("hnsw.trials")["index"].to_pylist()
+    with pytest.raises(REFUSED, match="NOT_FOUND"):
+        reader.rows("hnsw.trials", index="inner:texts")
+    done = writer.call("hnsw.promote", index="inner:texts", trial=row["trial"])
+    assert (done["index"], done["ef_search"]) == ("inner:texts", 50)
+    writer.call("vectors.drop", index="inner:texts")
 
 
 def test_a_killed_sweep_goes_on_where_it_was(

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from lakehouse.access.guarded_catalogs import GuardedCatalogs
 from lakehouse.engine.system_tables import Reading, SystemTable
 from lakehouse.errors import CatalogNotFound, LakehouseError, SchemaNotFound, TableNotFound
-from lakehouse.vectors.generation import Guard
+from lakehouse.vectors.generation import Generation, parted_name
 from lakehouse.vectors.indexes import VectorIndexes
 from lakehouse.vectors.trials.journal import TRIALS_SCHEMA, TrialJournal
 
@@ -57,7 +57,7 @@ def shown(table: pa.Table, lakes: GuardedCatalogs, indexes: VectorIndexes) -> pa
             generation = indexes.live(name).generation
         except LakehouseError:
             continue
-        if generation is None or not may_search(lakes, generation.guard):
+        if generation is None or not may_search(lakes, generation):
             continue
         mine = pc.and_(
             pc.equal(table["index"], name), pc.equal(table["table_uuid"], generation.source.table_uuid)
@@ -76,8 +76,13 @@ def shown(table: pa.Table, lakes: GuardedCatalogs, indexes: VectorIndexes) -> pa
     return table.filter(chosen)
 
 
-def may_search(lakes: GuardedCatalogs, guard: Guard) -> bool:
-    """Whether a principal may search an index that was made from a table."""
+def may_search(lakes: GuardedCatalogs, generation: Generation) -> bool:
+    """Whether a principal may search an index."""
+    guard, profile = generation.guard, parted_name(generation.index)[0]
+    if profile:
+        found = lakes.access.profiles.get(profile)
+        if found is None or not found.covers(guard.table):
+            return False
     try:
         table = lakes.of(guard.table.catalog).load(guard.table.schema, guard.table.table)
     except (TableNotFound, SchemaNotFound, CatalogNotFound):
