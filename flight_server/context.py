@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lakehouse.errors import StatementCancelled
+from lakehouse.errors import StatementCancelled, StatementTimeout
 
 if TYPE_CHECKING:
     from lakehouse.access.guarded_catalog import GuardedCatalog
@@ -67,3 +67,18 @@ class CallContext:
         """Raise ``StatementCancelled`` when the client went away or asked to stop."""
         if self.cancelled():
             raise StatementCancelled("the client cancelled the call")
+
+    def stopping(self) -> Callable[[], None]:
+        """What stops the work of a call from now on: its client went away, or its time is over.
+
+        It raises ``StatementCancelled`` or ``StatementTimeout``.
+        """
+        clock, seconds = self.lakehouse.clock, self.limits.statement_timeout_s
+        began_s = clock.monotonic()
+
+        def check() -> None:
+            self.check_cancelled()
+            if seconds is not None and clock.monotonic() - began_s > seconds:
+                raise StatementTimeout(f"the action ran longer than {seconds:g} s")
+
+        return check

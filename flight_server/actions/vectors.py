@@ -30,7 +30,6 @@ from flight_server.context import CallContext
 from flight_server.execution import Recording
 from flight_server.protocol.codec import encode_statement_ticket
 from lakehouse.access.profile_access import Profile
-from lakehouse.ai.provider import Purpose
 from lakehouse.catalog import Table
 from lakehouse.catalog.names import fold
 from lakehouse.engine.session import Session, StatementHandle
@@ -47,6 +46,7 @@ from lakehouse.vectors.hybrid import CANDIDATES, RRF_K, Ask, Mode, told
 from lakehouse.vectors.indexes import BuildRequest, Hits
 from lakehouse.vectors.lexical import is_text
 from lakehouse.vectors.parameters import Algorithm, IndexParameters, Metric, Storage
+from lakehouse.vectors.sql_search import embedded_queries
 
 _DEFAULT = IndexParameters()
 _CHUNKING = Chunking()
@@ -467,25 +467,23 @@ def _search(ctx: CallContext, request: SearchVectorsRequest) -> Iterator[Respons
             f"the queries have {lengths[0]} and {lengths[1]} dimensions, expected one length"
         )
     with Recording(ctx, f"VECTORS SEARCH {request.index}", "vectors") as recording:
-        watch = recording.watch()
+        watch, check = recording.watch(), ctx.stopping()
         if request.mode is Mode.VECTOR and request.rerank is None:
             hits = _guarded(ctx).search(
                 request.index,
-                _queries(ctx, request),
+                _queries(ctx, request, check),
                 request.k or _DEFAULT_K,
                 ef=request.ef,
                 where=request.filter,
                 watch=watch,
-                check=ctx.check_cancelled,
+                check=check,
             )
             generation, way, ef, result = hits.generation, hits.found.way, hits.found.ef, _result(hits)
         else:
             if request.rerank is not None:
                 _admit(ctx)
-            ask = _asked(ctx, request)
-            found = _guarded(ctx).ask(
-                request.index, ask, where=request.filter, watch=watch, check=ctx.check_cancelled
-            )
+            ask = _asked(ctx, request, check)
+            found = _guarded(ctx).ask(request.index, ask, where=request.filter, watch=watch, check=check)
             generation, way, ef = found.generation, found.way, found.ef
             result = _told(told(ask, found), found.rows, generation, way)
         recording.record.rows = result.num_rows
@@ -511,11 +509,11 @@ def _admit(ctx: CallContext) -> None:
         )
 
 
-def _asked(ctx: CallContext, request: SearchVectorsRequest) -> Ask:
+def _asked(ctx: CallContext, request: SearchVectorsRequest, check: Callable[[], None]) -> Ask:
     return Ask(
         request.mode,
         request.k or _DEFAULT_K,
-        None if request.mode is Mode.LEXICAL else _queries(ctx, request),
+        None if request.mode is Mode.LEXICAL else _queries(ctx, request, check),
         request.texts,
         request.ef,
         request.candidates,
@@ -524,31 +522,15 @@ def _asked(ctx: CallContext, request: SearchVectorsRequest) -> Ask:
     )
 
 
-def _queries(ctx: CallContext, request: SearchVectorsRequest) -> NDArray[np.floating]:
+def _queries(
+    ctx: CallContext, request: SearchVectorsRequest, check: Callable[[], None]
+) -> NDArray[np.floating]:
     """The queries as vectors: of texts those that the model gives which made the index."""
     if request.vectors:
-        lengths = sorted({len(vector) for vector in request.vectors})
-        if len(lengths) > 1:
-            raise InvalidRequest(
-                f"the queries have {lengths[0]} and {lengths[1]} dimensions, expected one length"
-            )
         return np.array(request.vectors, dtype=np.float64)
     generation = _guarded(ctx).find(request.index).generation
     assert generation is not None
-    made_by = generation.model
-    if not made_by.name:
-        raise InvalidRequest(
-            f"nobody said which model made the vectors of '{request.index}'", "search it by vectors"
-        )
-    embedder = ctx.lakehouse.ai.embedder(made_by.profile or None)
-    found = embedder.model
-    if (found.provider, found.name, found.digest) != identity_key(made_by):
-        raise InvalidRequest(
-            f"the vectors of '{request.index}' were made with {made_by.name} {made_by.digest} of "
-            f"{made_by.provider}, the model is {found.name} {found.digest} of {found.provider} now",
-            "embed its table again and build another generation",
-        )
-    return embedder.embed(request.texts, purpose=Purpose.QUERY, check=ctx.check_cancelled)
+    return embedded_queries(generation, request.texts, ctx.lakehouse.ai, check)
 
 
 def _embed(ctx: CallContext, request: EmbedVectorsRequest) -> Iterator[Progress | Response]:

@@ -236,3 +236,22 @@ def test_reranker_orders_the_candidates_of_each_query(bucket: Bucket) -> None:
     wanted = Ask(Mode.HYBRID, 4, np.ones((1, 4)), ["all"], candidates=COUNT, reranker=judge)
     assert all(n % 2 == 0 for n in ids(server.ask("notes", wanted, select=lambda _: only)))
     assert len(judge.read[-1]) == COUNT // 2
+
+
+def test_reranking_stops_between_queries(bucket: Bucket) -> None:
+    server = indexes(bucket, Rows())
+    build(server)
+    judge = Judge(lambda _: 1.0)
+
+    class Stopped(Exception):
+        pass
+
+    def check() -> None:
+        if judge.read:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        server.ask("notes", Ask(Mode.LEXICAL, 3, texts=["all"] * 3, reranker=judge), check=check)
+    assert len(judge.read) == 1
+    with pytest.raises(InvalidRequest, match="k = 0"):
+        Ask(Mode.LEXICAL, 0, texts=["all"])
