@@ -11,11 +11,10 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from types import MappingProxyType
 from typing import Any
-
-import pyarrow as pa
+from zlib import crc32
 
 from lakehouse.access.guarded_catalogs import GuardedCatalogs
-from lakehouse.access.policy import SYSTEM_SCHEMA, Access, Permission
+from lakehouse.access.policy import SYSTEM_SCHEMA, Access
 from lakehouse.access.restriction import restricted_query
 from lakehouse.catalog import Catalog, Catalogs, Snapshot, Table
 from lakehouse.catalog.catalogs import HOME_SCHEMA
@@ -30,6 +29,7 @@ from lakehouse.engine.database import (
     Binding,
     DuckDatabase,
     Input,
+    Supply,
     ViewIdentity,
     serves,
 )
@@ -39,8 +39,8 @@ from lakehouse.engine.gate_text import qualifiers
 from lakehouse.engine.model_calls import EMBED, ModelUse
 from lakehouse.engine.position_files import PositionFiles
 from lakehouse.engine.pruning import ScanFilter
-from lakehouse.engine.search_call import VECTOR_SEARCH, Argument, SearchCall, parameters_in
-from lakehouse.engine.semantics import fitting, wanted_search
+from lakehouse.engine.search_call import VECTOR_SEARCH, SearchCall, parameters_in
+from lakehouse.engine.search_input import Compute, SearchInput
 from lakehouse.engine.session import Session
 from lakehouse.engine.system_filter import wanted_since, wanted_values
 from lakehouse.engine.system_tables import Reading, SystemTables
@@ -89,7 +89,7 @@ class Bound:
     tables: tuple[tuple[TableName, Table], ...]
     fresh: bool
     temporary: bool
-    inputs: tuple[Input | ModelUse, ...] = ()
+    inputs: tuple[Supply, ...] = ()
     names: tuple[TableName, ...] = ()
     scans: tuple[Scan, ...] = ()
     views: tuple[SqlView, ...] = ()
@@ -108,9 +108,6 @@ class Scan:
     schema_id: int
     snapshot_id: int | None
     filter: ScanFilter
-
-
-Compute = Callable[[str, Mapping[str, Any], Session, Transaction | None, Callable[[], None]], Any]
 
 
 class Binder:
@@ -537,7 +534,7 @@ class _Binding:
         self._tables: list[tuple[TableName, Table]] = []
         self._fresh = True
         self._reads_temporary = False
-        self._inputs: dict[str, Input | ModelUse] = {}
+        self._inputs: dict[str, Supply] = {}
         self._names: dict[TableName, None] = {}
         self._renamed: dict[TableName, str] = {}
         self._nested = [0]
@@ -630,23 +627,20 @@ class _Binding:
             raise NotSupported(f"{VECTOR_SEARCH} is not offered here")
         self._check_arguments(call)
         known = semantics.columns(call.index, session)
-        values, transaction, compute = self._values or {}, self._transaction, self._binder.compute
-
-        def rows(check: Callable[[], None]) -> pa.Table:
-            def value(argument: Argument) -> Any:
-                if argument.is_known:
-                    return argument.value
-                if argument.parameter:
-                    return values[argument.parameter]
-                return compute(argument.text, values, session, transaction, check)
-
-            found = semantics.search(wanted_search(call, value), session, check)
-            return fitting(found, known.schema, call.index)
-
-        internal = f"~search_{len(self._inputs)}"
-        self._inputs[internal] = Input(internal, known.schema, rows)
+        internal = f"~search_{len(self._inputs)}_{crc32(str(known.schema).encode()):08x}"
+        self._inputs[internal] = SearchInput(
+            internal,
+            known.schema,
+            call,
+            self._binder.database.model_calls,
+            self._binder.compute,
+            session,
+            self._transaction,
+            self._values or {},
+        )
         self._names[known.table] = None
-        self._fresh, self._searches = False, True
+        self._fresh = self._fresh and self._transaction is None
+        self._searches = True
         start, end = self._place(reference)
         self._edits.append((start, end, call.in_place(f"temp.main.{quote(internal)}")))
 
@@ -999,10 +993,7 @@ class _Binding:
 
     def _use_models(self) -> None:
         """Let the statement call ``embed``."""
-        session, calls = self._session, self._binder.database.model_calls
-        self._inputs[EMBED] = ModelUse(
-            calls, session.principal.name, session.access.may_run("ai.embed", Permission.AI)
-        )
+        self._inputs[EMBED] = ModelUse.of(self._binder.database.model_calls, self._session)
 
     def _text(self) -> str:
         text = self._analysis.sql

@@ -16,11 +16,10 @@ from lakehouse.catalog.observer import coming_from
 from lakehouse.catalog.table_definition import TableDefinition
 from lakehouse.config.catalog import RESERVED_SCHEMAS
 from lakehouse.config.profiles import NO_PROFILE
-from lakehouse.engine.database import SESSION_SETTINGS, Binding, Input
+from lakehouse.engine.database import SESSION_SETTINGS, Binding, Supply
 from lakehouse.engine.ddl import TableDdl
 from lakehouse.engine.dml import LakeDml
 from lakehouse.engine.gate import Analysis, StatementKind, TableReference, retarget
-from lakehouse.engine.model_calls import ModelUse
 from lakehouse.engine.running import CallWatch
 from lakehouse.engine.session import PROFILE, WORKSPACE, Session, check_workspace
 from lakehouse.engine.transaction import Transaction
@@ -255,7 +254,7 @@ class Changes:
         sql: str,
         rows: Iterable[Values] | None,
         bindings: Sequence[Binding] = (),
-        inputs: Sequence[Input | ModelUse] = (),
+        inputs: Sequence[Supply] = (),
         returning: bool = False,
     ) -> tuple[int, pa.Table | None]:
         session, transaction = scope.session, scope.transaction

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, Self
 from weakref import WeakValueDictionary
 
 import duckdb
@@ -19,11 +19,14 @@ from lakehouse.access.policy import SYSTEM_SCHEMA
 from lakehouse.config import RESERVED_CATALOGS, EngineSettings
 from lakehouse.engine.bounded_functions import macros
 from lakehouse.engine.errors import duckdb_errors
-from lakehouse.engine.model_calls import ModelCalls, ModelUse
+from lakehouse.engine.model_calls import ModelCalls
 from lakehouse.engine.stored_types import sql_type
 from lakehouse.engine.system_tables import SystemTable
 from lakehouse.storage import Lease, ObjectCache, ScratchDirectory
 from lakehouse.types import TableName, quote
+
+if TYPE_CHECKING:
+    from lakehouse.engine.session import Session
 
 SESSION_SETTINGS: dict[str, str] = {
     name.lower(): name
@@ -58,6 +61,7 @@ _PROFILING = "enable_profiling"
 _POOL_PER_STATE = 8
 _POOL_STATES = 64
 _RELATIONS_PER_CURSOR = 32
+_SHOWN_PER_CURSOR = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +116,57 @@ class Input:
     schema: pa.Schema
     rows: Callable[[Callable[[], None]], pa.Table]
 
-    def supply(self, connection: duckdb.DuckDBPyConnection, check: Callable[[], None] | None) -> None:
-        """Make the rows readable on a cursor; without a check the columns only."""
-        connection.register(self.name, self.schema.empty_table() if check is None else self.rows(check))
+    def again(self, session: Session, values: Mapping[str, Any]) -> Self:
+        """The same for another execution."""
+        return self
 
-    def withdraw(self, connection: duckdb.DuckDBPyConnection) -> None:
+    def supply(self, cursor: PooledCursor, check: Callable[[], None] | None) -> None:
+        """Make the rows readable on a cursor; without a check the columns only."""
+        cursor.show(self.name, self.schema.empty_table() if check is None else self.rows(check))
+
+    def withdraw(self, cursor: PooledCursor) -> None:
         """Forget the rows."""
-        connection.unregister(self.name)
+        cursor.empty(self.name)
+
+
+class Supply(Protocol):
+    """What a statement needs beside files: rows made for it, or what its functions ask."""
+
+    def again(self, session: Session, values: Mapping[str, Any]) -> Supply:
+        """The same for another execution of the statement, in a session that sees what this one sees.
+
+        Args:
+            session: The session.
+            values: The values of the statement's parameters, by name.
+        """
+        ...
+
+    def supply(self, cursor: PooledCursor, check: Callable[[], None] | None) -> None:
+        """Make it ready on a cursor.
+
+        Args:
+            cursor: Where the statement runs.
+            check: Raises where it has to stop; None where it is only planned, for which columns do.
+        """
+        ...
+
+    def withdraw(self, cursor: PooledCursor) -> None:
+        """Let go of it. Harmless where it was not made ready."""
+        ...
+
+
+class _Shown:
+    """Rows that a cursor reads under one name for its life: to make a name takes longer than to read it."""
+
+    def __init__(self, rows: pa.Table) -> None:
+        self.rows = rows
+        self.none = rows.schema.empty_table()
+
+    def __arrow_c_schema__(self) -> Any:
+        return self.rows.schema.__arrow_c_schema__()
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        return self.rows.__arrow_c_stream__(requested_schema)
 
 
 @dataclass
@@ -131,6 +179,7 @@ class PooledCursor:
     leases: list[Lease] = field(default_factory=list)
     bound: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     relations: dict[tuple[Any, ...], duckdb.DuckDBPyRelation] = field(default_factory=dict)
+    shown: dict[str, _Shown] = field(default_factory=dict)
 
     def relation(self, sql: str, bindings: Sequence[Binding]) -> duckdb.DuckDBPyRelation:
         """The query over bound files as a relation, kept because running one again saves the parsing."""
@@ -211,9 +260,7 @@ class PooledCursor:
                 links.check(binding.files)
 
     @contextmanager
-    def supplied(
-        self, inputs: Sequence[Input | ModelUse], check: Callable[[], None] | None = None
-    ) -> Iterator[None]:
+    def supplied(self, inputs: Sequence[Supply], check: Callable[[], None] | None = None) -> Iterator[None]:
         """Make the inputs readable for the length of a ``with``; see ``supply``."""
         self.supply(inputs, check)
         try:
@@ -221,15 +268,37 @@ class PooledCursor:
         finally:
             self.withdraw(inputs)
 
-    def supply(self, inputs: Sequence[Input | ModelUse], check: Callable[[], None] | None = None) -> None:
+    def supply(self, inputs: Sequence[Supply], check: Callable[[], None] | None = None) -> None:
         """Make the inputs readable on this cursor: their columns only, unless ``check`` says how to stop."""
         for each in inputs:
-            each.supply(self.connection, check)
+            each.supply(self, check)
 
-    def withdraw(self, inputs: Sequence[Input | ModelUse]) -> None:
+    def withdraw(self, inputs: Sequence[Supply]) -> None:
         """Forget the inputs."""
         for each in inputs:
-            each.withdraw(self.connection)
+            each.withdraw(self)
+
+    def show(self, name: str, rows: pa.Table) -> None:
+        """Make rows readable under an internal name, always with the same columns."""
+        found = self.shown.get(name)
+        if found is None:
+            found = self.shown[name] = _Shown(rows)
+            self.connection.register(name, found)
+        found.rows = rows
+
+    def empty(self, name: str) -> None:
+        """Let go of rows that were shown, if they were."""
+        found = self.shown.get(name)
+        if found is not None:
+            found.rows = found.none
+
+    def hide(self) -> None:
+        """Forget internal names, where there have come to be many; nothing may be running."""
+        if len(self.shown) > _SHOWN_PER_CURSOR:
+            self.relations.clear()
+            for name in self.shown:
+                self.connection.unregister(name)
+            self.shown.clear()
 
     def release_files(self) -> None:
         """Let go of the files that were bound: nothing reads them any more on this cursor."""
@@ -499,6 +568,7 @@ class DuckDatabase:
     def release(self, cursor: PooledCursor) -> None:
         """Take back a cursor whose result has been closed."""
         cursor.release_files()
+        cursor.hide()
         stale = [cursor]
         with self._lock:
             waiting = self._pool.setdefault(cursor.state, [])

@@ -30,14 +30,13 @@ from lakehouse.engine.database import (
     Binding,
     CursorState,
     DuckDatabase,
-    Input,
     PooledCursor,
+    Supply,
     bound_files,
 )
 from lakehouse.engine.errors import duckdb_errors
 from lakehouse.engine.explain import shown_plans
 from lakehouse.engine.gate import Analysis, StatementGate, StatementKind
-from lakehouse.engine.model_calls import ModelUse
 from lakehouse.engine.parameters import infer_parameters
 from lakehouse.engine.profiles import Profiler
 from lakehouse.engine.result import (
@@ -49,6 +48,7 @@ from lakehouse.engine.result import (
     split,
 )
 from lakehouse.engine.running import CallWatch, RunningStatement, RunningStatements
+from lakehouse.engine.search_input import SearchInput
 from lakehouse.engine.session import Session
 from lakehouse.engine.system_tables import SystemTable, SystemTables
 from lakehouse.engine.transaction import Transaction, live_transactions
@@ -81,7 +81,8 @@ class Plan:
     """A query ready to run: bound to snapshots, with the schema of its result.
 
     ``transaction`` is set where the query reads temporary tables that a transaction may have changed;
-    ``names`` are the lake tables that it reads, ``scans`` those of which the parameters spare files.
+    ``names`` are the lake tables that it reads, ``scans`` those of which the parameters spare files;
+    ``left`` are the parameters that its text still has, where searches took some.
     """
 
     sql: str
@@ -91,10 +92,11 @@ class Plan:
     parameters: tuple[Any, ...] | dict[str, Any] | None = None
     transaction: Transaction | None = None
     tables: tuple[Any, ...] = ()
-    inputs: tuple[Input | ModelUse, ...] = ()
+    inputs: tuple[Supply, ...] = ()
     names: tuple[TableName, ...] = ()
     scans: tuple[Scan, ...] = ()
     views: tuple[SqlView, ...] = ()
+    left: tuple[str, ...] | None = None
 
 
 class Engine:
@@ -223,18 +225,16 @@ class Engine:
         needs_every_file: bool,
     ) -> Plan:
         values = _parameters(analysis, parameters)
-        kinds = None if values is None else tuple(map(_kind, _listed(values)))
+        kinds = None if values is None else _kinds(values, analysis.searched)
         key = (analysis.sql, session.state(), kinds, needs_every_file)
         cached = self._plans.get(key)
-        if cached is not None and self._is_current(cached, transaction):
-            return cached if values is None else self._with_parameters(cached, values)
+        if cached is not None and self._is_current(cached, transaction, session):
+            return self._again(cached, session, values)
         with span("bind"):
             known = None if needs_every_file else _named(values)
             bound = self.binder.bind(analysis, session, transaction, values=known)
         owner = transaction if bound.temporary else None
-        if bound.parameters is not None:
-            given = _named(values)
-            values = {name: given[name] for name in bound.parameters} or None
+        values = _left(values, bound.parameters)
         schema = self._schema(analysis, bound, session, owner, values, watch)
         plan = Plan(
             bound.sql,
@@ -248,6 +248,7 @@ class Engine:
             bound.names,
             bound.scans,
             bound.views,
+            bound.parameters,
         )
         if bound.fresh and len(analysis.sql) < 10_000:
             with self._plans_lock:
@@ -256,18 +257,28 @@ class Engine:
                     self._plans.popitem(last=False)
         return plan
 
-    def _with_parameters(self, plan: Plan, values: tuple[Any, ...] | dict[str, Any]) -> Plan:
-        """A cached plan for other values, which may need other files."""
-        if not plan.scans:
-            return replace(plan, parameters=values)
+    def _again(self, plan: Plan, session: Session, values: tuple[Any, ...] | dict[str, Any] | None) -> Plan:
+        """A cached plan for another execution; other values may need other files."""
+        if plan.inputs:
+            given = _named(values)
+            plan = replace(plan, inputs=tuple(each.again(session, given) for each in plan.inputs))
+            values = _left(values, plan.left)
+        if values is None or not plan.scans:
+            return plan if values is None else replace(plan, parameters=values)
         named = _named(values)
         needed = {scan.variable: self.binder.needed(scan, named) for scan in plan.scans}
         bindings = tuple(needed.get(binding.variable, binding) for binding in plan.bindings)
         return replace(plan, parameters=values, bindings=bindings)
 
-    def _is_current(self, plan: Plan, transaction: Transaction | None) -> bool:
+    def _is_current(
+        self, plan: Plan, transaction: Transaction | None, session: Session | None = None
+    ) -> bool:
         """Whether every table of a cached plan is still at the snapshot that was bound."""
-        if transaction is not None and (plan.tables or plan.views):
+        if transaction is not None and (plan.tables or plan.views or plan.inputs):
+            return False
+        if session is not None and any(
+            isinstance(each, SearchInput) and not each.is_current(session) for each in plan.inputs
+        ):
             return False
         find, load = self.catalogs.find_view, self.catalogs.load
         if any(find(view.name) is not view for view in plan.views):
@@ -406,7 +417,7 @@ class Engine:
                     bindings = cursor.located(plan.bindings)
                     cursor.bind(bindings, self.database.empty_file)
                     cursor.supply(plan.inputs, statement.record.check_stop)
-                    if plan.parameters is None and plan.transaction is None and not plan.inputs:
+                    if plan.parameters is None and plan.transaction is None:
                         relation = cursor.relation(plan.sql, bindings)
                     else:
                         relation = connection.sql(plan.sql, params=plan.parameters)
@@ -634,8 +645,21 @@ def _is_stopped(check: Callable[[], None]) -> bool:
     return False
 
 
-def _listed(values: tuple[Any, ...] | dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(values.values()) if isinstance(values, dict) else values
+def _kinds(values: tuple[Any, ...] | dict[str, Any], searched: frozenset[str]) -> tuple[Any, ...]:
+    """What DuckDB's types of the parameters depend on, but for those that it does not see."""
+    if not searched:
+        return tuple(map(_kind, values.values() if isinstance(values, dict) else values))
+    return tuple(None if name in searched else _kind(value) for name, value in _named(values).items())
+
+
+def _left(
+    values: tuple[Any, ...] | dict[str, Any] | None, names: tuple[str, ...] | None
+) -> tuple[Any, ...] | dict[str, Any] | None:
+    """The values that are left for a text which has these parameters, or all of them."""
+    if names is None:
+        return values
+    given = _named(values)
+    return {name: given[name] for name in names} or None
 
 
 def _named(values: tuple[Any, ...] | dict[str, Any] | None) -> dict[str, Any]:

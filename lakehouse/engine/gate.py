@@ -50,7 +50,7 @@ from lakehouse.engine.gate_text import (
 from lakehouse.engine.gate_tree import TableReference, TreeWalk
 from lakehouse.engine.gate_views import Rename, ViewComment, read_columns, read_naming
 from lakehouse.engine.pruning import condition_of, scan_filters
-from lakehouse.engine.search_call import VECTOR_SEARCH, numbered_marks
+from lakehouse.engine.search_call import VECTOR_SEARCH, numbered_marks, parameters_in
 from lakehouse.errors import LakehouseError, LimitExceeded, NotSupported, SqlSyntaxError, StatementForbidden
 from lakehouse.telemetry import span
 from lakehouse.types import DataFileRef
@@ -98,7 +98,7 @@ class Analysis:
 
     ``sql`` is the statement without trailing semicolon, in a form that tells where its names stand; no
     reference leads to a common table expression. ``target`` is the table or schema that DDL and DML change;
-    ``detail`` holds what a kind needs besides.
+    ``detail`` holds what a kind needs besides. ``searched`` are the parameters that only searches take.
     """
 
     kind: StatementKind
@@ -108,6 +108,7 @@ class Analysis:
     target: tuple[str, ...] = ()
     detail: dict[str, Any] = field(default_factory=dict)
     needs_all_tables: bool = False
+    searched: frozenset[str] = frozenset()
 
     @property
     def is_update(self) -> bool:
@@ -293,6 +294,7 @@ class StatementGate:
             walk.in_order(),
             parameters=tuple(sorted(parsed.parameters, key=_parameter_order)),
             needs_all_tables=walk.needs_all_tables,
+            searched=_searched(parsed.text, walk.references),
         )
 
     def _walk(self, parsed: Parsed, visit: Callable[[TreeWalk, Any], None]) -> tuple[Parsed, TreeWalk]:
@@ -595,6 +597,16 @@ class StatementGate:
         if kind is None:
             raise NotSupported(f"{word} is not supported")
         return Analysis(kind, text)
+
+
+def _searched(text: str, references: Sequence[TableReference]) -> frozenset[str]:
+    """The parameters that stand in the arguments of searches and nowhere else."""
+    calls = [r for r in references if r.search is not None and r.span is not None]
+    found = {name for r in calls if r.search is not None for name in r.search.parameters}
+    if not found:
+        return frozenset()
+    rest = Edited(text, [(r.span[0], r.span[1], " ") for r in calls if r.span is not None]).text
+    return frozenset(found.difference(parameters_in(rest)))
 
 
 def _naming(text: str, naming: Rename | ViewComment) -> Analysis:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
 
 import duckdb
 import numpy as np
@@ -17,8 +18,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from duckdb.func import FunctionNullHandling, PythonUDFType
 
+from lakehouse.access.policy import Permission
 from lakehouse.engine.semantics import Semantics
 from lakehouse.errors import InternalError, InvalidRequest, LakehouseError, NotSupported, PermissionDenied
+
+if TYPE_CHECKING:
+    from lakehouse.engine.database import PooledCursor
+    from lakehouse.engine.session import Session
 
 EMBED = "embed"
 """The name of the function."""
@@ -186,13 +192,22 @@ class ModelUse:
     principal: str
     may_embed: bool
 
-    def supply(self, connection: duckdb.DuckDBPyConnection, check: Callable[[], None] | None) -> None:
-        """Let what runs on a cursor ask models."""
-        self.calls.begin(connection, self.principal, check, may_embed=self.may_embed)
+    @classmethod
+    def of(cls, calls: ModelCalls, session: Session) -> Self:
+        """On behalf of a session."""
+        return cls(calls, session.principal.name, session.access.may_run("ai.embed", Permission.AI))
 
-    def withdraw(self, connection: duckdb.DuckDBPyConnection) -> None:
+    def again(self, session: Session, values: Mapping[str, Any]) -> Self:
+        """The same for another execution."""
+        return self.of(self.calls, session)
+
+    def supply(self, cursor: PooledCursor, check: Callable[[], None] | None) -> None:
+        """Let what runs on a cursor ask models."""
+        self.calls.begin(cursor.connection, self.principal, check, may_embed=self.may_embed)
+
+    def withdraw(self, cursor: PooledCursor) -> None:
         """What ran there asks no more."""
-        self.calls.end(connection)
+        self.calls.end(cursor.connection)
 
 
 def failure_in(text: str) -> LakehouseError | None:
