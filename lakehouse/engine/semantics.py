@@ -166,7 +166,7 @@ def _query(value: Any) -> str | NDArray[Any] | None:
         return numbers
     raise InvalidRequest(
         f"{VECTOR_SEARCH}: the query is a text or a list of numbers, found {type(value).__name__}",
-        "a vector that is sent as text can be cast: ?::FLOAT[]",
+        "a vector that is sent as text can be cast: ?::VARCHAR::FLOAT[]",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
-from conftest import Server, start_server
+from conftest import ROOT, Server, need, start_server
 from wire import command, query
 
 pytest.importorskip("wordllama")
@@ -59,7 +60,7 @@ class Caller:
         self.client = server.client()
         self.header = f"Bearer {_token(role)}"
         self.options = flight.FlightCallOptions(headers=[(b"authorization", self.header.encode())])
-        self._uri = server.uri
+        self.uri = server.uri
 
     def sql(self, text: str) -> pa.Table:
         return query(self.client, text, self.options)
@@ -74,7 +75,7 @@ class Caller:
 
     def connect(self) -> adbc.Connection:
         options = {"adbc.flight.sql.authorization_header": self.header}
-        return adbc.connect(self._uri, db_kwargs=options, autocommit=True)
+        return adbc.connect(self.uri, db_kwargs=options, autocommit=True)
 
 
 def points() -> np.ndarray:
@@ -434,3 +435,27 @@ def test_embedding_stops_with_its_statement(admin: Caller) -> None:
             run()
         assert time.monotonic() - began < 60
         timer.join()
+
+
+@pytest.mark.timeout(120)
+def test_jdbc_searches_with_values_written_out_and_bound(callers: dict[str, Caller]) -> None:
+    java, driver = need("java"), ROOT / "build" / "jdbc" / "flight-sql-jdbc-driver-18.3.0.jar"
+    if not driver.is_file():
+        pytest.skip("make jdbc has not fetched the driver")
+    place = callers["admin"].uri.removeprefix("grpc://")
+    url = f"jdbc:arrow-flight-sql://{place}?useEncryption=false&token={_token('admin')}"
+    program = ROOT / "tests" / "clients" / "jdbc" / "VectorSearch.java"
+    done = subprocess.run(
+        [java, "--add-opens=java.base/java.nio=ALL-UNNAMED", "-cp", str(driver), str(program), url],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.stdout.splitlines() == [
+        "written 1 software",
+        "columns 2",
+        "bound 1 software",
+        "bound 1 food",
+        f"vector {nearest(np.ones(DIMENSION, 'f4'), 1)[0]}",
+    ], done.stderr[-2000:]
