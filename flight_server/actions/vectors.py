@@ -6,7 +6,6 @@ import base64
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
-from math import ceil
 from typing import Self
 
 import numpy as np
@@ -33,7 +32,7 @@ from lakehouse.access.profile_access import Profile
 from lakehouse.catalog import Table
 from lakehouse.catalog.names import fold
 from lakehouse.engine.session import Session, StatementHandle
-from lakehouse.errors import InvalidRequest, LimitExceeded
+from lakehouse.errors import InvalidRequest
 from lakehouse.runs import RunRecord, TaskRequest, TaskResult, Watch
 from lakehouse.types import TableName
 from lakehouse.vectors.chunking import ChunkBy, Chunking
@@ -481,7 +480,9 @@ def _search(ctx: CallContext, request: SearchVectorsRequest) -> Iterator[Respons
             generation, way, ef, result = hits.generation, hits.found.way, hits.found.ef, _result(hits)
         else:
             if request.rerank is not None:
-                _admit(ctx)
+                ctx.lakehouse.ai_calls.admit_reranking(
+                    ctx.principal.name, ctx.session.access, request.reranked
+                )
             ask = _asked(ctx, request, check)
             found = _guarded(ctx).ask(request.index, ask, where=request.filter, watch=watch, check=check)
             generation, way, ef = found.generation, found.way, found.ef
@@ -497,16 +498,6 @@ def _search(ctx: CallContext, request: SearchVectorsRequest) -> Iterator[Respons
         ticket=base64.b64encode(ticket).decode("ascii"),
         expires_at=expires_at,
     )
-
-
-def _admit(ctx: CallContext) -> None:
-    """Count a search that is reranked among the calls of models."""
-    seconds = ctx.lakehouse.ai_calls.take(ctx.principal.name)
-    if seconds:
-        raise LimitExceeded(
-            f"{ctx.principal.name} has made {ctx.lakehouse.settings.ai.calls_per_minute} calls in a minute",
-            f"try again in {ceil(seconds)} s, or raise ai.calls_per_minute",
-        )
 
 
 def _asked(ctx: CallContext, request: SearchVectorsRequest, check: Callable[[], None]) -> Ask:

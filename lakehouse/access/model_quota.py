@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from math import ceil
 
+from lakehouse.access.policy import Access, Permission
 from lakehouse.access.throttle import Throttle
 from lakehouse.clock import Clock
 from lakehouse.config import AiSettings
-from lakehouse.errors import RateLimited
+from lakehouse.errors import PermissionDenied, RateLimited
 
 
 class ModelQuota:
@@ -44,6 +45,19 @@ class ModelQuota:
                 "have models read within a minute",
                 f"try again in {ceil(seconds)} s, or raise ai.texts_per_minute",
             )
+
+    def admit_reranking(self, principal: str, access: Access, texts: int) -> None:
+        """Count a search that has a model put so many texts in order.
+
+        Raises:
+            PermissionDenied: The principal may not do that.
+            RateLimited: It is too much for now; nothing was counted.
+        """
+        if not access.may_run("ai.rerank", Permission.AI):
+            raise PermissionDenied(
+                f"{principal} may not have a search reranked", "it needs what the action ai.rerank needs"
+            )
+        self.admit(principal, texts)
 
     def take(self, principal: str) -> float:
         """Count a call; gives 0, or for how many seconds there is none left."""

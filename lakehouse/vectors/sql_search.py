@@ -73,7 +73,7 @@ class SqlSearch:
         watch = CallWatch(lambda: _stops(check), nested=True)
         if wanted.mode != Mode.VECTOR or wanted.rerank is not None:
             if wanted.rerank is not None:
-                self.admit(session.principal.name)
+                self._calls.admit_reranking(session.principal.name, session.access, wanted.k)
             return self._ranked(wanted, guarded, watch, check)
         if isinstance(wanted.query, str):
             generation = guarded.find(wanted.index).generation

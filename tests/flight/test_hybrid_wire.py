@@ -166,6 +166,8 @@ def test_filters_and_row_filters_are_honoured_exactly(who: Client, server: Serve
     assert who.names(text, mode=mode, filter="module = 'nothing'") == []
     with pytest.raises(REFUSED, match="masked for masked"):
         Client(server, "masked").search(text, mode=mode)
+    with pytest.raises(REFUSED, match="threads may not have a search reranked"):
+        Client(server, "threads").search(text, mode=mode, rerank="local")
 
 
 def test_queries_without_a_known_word(who: Client) -> None:
@@ -271,6 +273,8 @@ def test_statements_search_by_words_and_both(who: Client, server: Server) -> Non
         assert sorted(found["name"].to_pylist()) == sorted(expected_names)
     mine = Client(server, "threads").sql(f"FROM {call}, mode := 'hybrid')")
     assert {name.partition(".")[0] for name in mine["name"].to_pylist()} == {"threading"}
+    with pytest.raises(REFUSED, match="threads may not have a search reranked"):
+        Client(server, "threads").sql(f"FROM {call}, rerank := 'local')")
     assert who.sql("FROM vector_search('library', NULL, mode := 'hybrid')").num_rows == 0
     assert who.sql(f"FROM {call}, mode := NULL)").num_rows == 7
     for wrong, message in (
