@@ -18,6 +18,7 @@ from typing import Any
 # Before faiss: its threads shall leave the cores to others while they wait, as those of the server do.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+import adbc_driver_flightsql.dbapi as adbc
 import faiss as untyped_faiss
 import numpy as np
 import psutil
@@ -431,14 +432,18 @@ def _over_the_wire(
             )
         )
         wire = Wire(flight.connect(uri))
-        ranks = np.array([wire.by_action(q)["id"].to_pylist() for q in queries[:200]])
-        sought = faiss.SearchParametersHNSW(efSearch=_PARAMETERS.ef_search)
-        ways: dict[str, Callable[[int], object]] = {
-            "bare": lambda n: bare.search(_one(queries, n), K, params=sought),
-            "SELECT 1": lambda _: drain(wire.client, query("SELECT 1")),
-            "action": lambda n: wire.by_action(queries[n % len(queries)]),
-        }
-        found = in_turn(ways, turns)
+        with adbc.connect(uri, autocommit=True) as connection, connection.cursor() as cursor:
+            ranks = np.array([wire.by_action(q)["id"].to_pylist() for q in queries[:200]])
+            sought = faiss.SearchParametersHNSW(efSearch=_PARAMETERS.ef_search)
+            ways: dict[str, Callable[[int], object]] = {
+                "bare": lambda n: bare.search(_one(queries, n), K, params=sought),
+                "SELECT 1": lambda _: drain(wire.client, query("SELECT 1")),
+                "action": lambda n: wire.by_action(queries[n % len(queries)]),
+                "one ticket": lambda n: wire.by_ticket(queries[n % len(queries)]),
+                "SQL": lambda n: wire.by_sql(queries[n % len(queries)]),
+                "SQL, prepared, over ADBC": lambda n: _prepared(cursor, queries[n % len(queries)]),
+            }
+            found = in_turn(ways, turns)
         for name in (each for each in ways if each not in ("bare", "SELECT 1")):
             more = median(found.seconds[name]) - median(found.seconds["bare"])
             lines.append(
@@ -453,6 +458,13 @@ def _over_the_wire(
     return lines
 
 
+def _prepared(cursor: Any, vector: Matrix) -> object:
+    """A search by a statement whose text stays the same."""
+    sql = f"SELECT id, score FROM vector_search('texts', ?::FLOAT[], {K}) ORDER BY rank"
+    cursor.execute(sql, pa.record_batch({"0": pa.array([vector], pa.list_(pa.float32()))}))
+    return cursor.fetch_arrow_table()
+
+
 class Wire:
     """Searches of one connection, each way that there is."""
 
@@ -465,3 +477,13 @@ class Wire:
         action = flight.Action("vectors.search", json.dumps(request).encode())
         told = json.loads(next(iter(self.client.do_action(action))).body.to_pybytes())
         return self.client.do_get(flight.Ticket(base64.b64decode(told["ticket"]))).read_all()
+
+    def by_ticket(self, vector: Matrix) -> pa.Table:
+        """One call: a ticket that says what is sought."""
+        said = json.dumps({"search": {"index": "texts", "k": K}}).encode()
+        return self.client.do_get(flight.Ticket(said + b"\0" + vector.tobytes())).read_all()
+
+    def by_sql(self, vector: Matrix) -> tuple[int, int]:
+        """Two calls: a statement with the vector in its text, and its result."""
+        numbers = ", ".join(map(str, vector.tolist()))
+        return drain(self.client, query(f"FROM vector_search('texts', [{numbers}], {K}) ORDER BY rank"))

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.flight as flight
 
+from flight_server.actions import vector_ticket
 from flight_server.actions.registry import ActionRegistry
 from flight_server.context import CallContext, CallLimits
 from flight_server.dispatch import DataStream, Dispatcher, FlightPlan, Upload
@@ -214,7 +215,9 @@ class LakehouseFlightServer(flight.FlightServerBase):
     def do_get(self, ctx: CallContext, call: _Call, ticket: flight.Ticket) -> flight.FlightDataStream:
         """DoGet."""
         check_size("the ticket", len(ticket.ticket), self._bounds.request_bytes, "limits.request_bytes")
-        if flights.is_path_ticket(ticket.ticket):
+        if vector_ticket.is_search_ticket(ticket.ticket):
+            result = vector_ticket.stream(ctx, vector_ticket.decode_ticket(ticket.ticket))
+        elif flights.is_path_ticket(ticket.ticket):
             wanted = objects.decode_ticket(ctx, ticket.ticket)
             if wanted is not None:
                 result = objects.stream(ctx, wanted)

@@ -6,7 +6,7 @@ import base64
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -458,7 +458,17 @@ def _columns(table: Table, names: list[str]) -> tuple[str, ...]:
     return tuple(known[fold(name)] for name in names)
 
 
-def _search(ctx: CallContext, request: SearchVectorsRequest) -> Iterator[Response]:
+class SearchAnswer(NamedTuple):
+    """What a search found, and how."""
+
+    generation: Generation
+    way: Way
+    ef: int
+    rows: pa.Table
+
+
+def searched(ctx: CallContext, request: SearchVectorsRequest) -> SearchAnswer:
+    """Search an index, on record."""
     request = _settled(ctx, request)
     lengths = sorted({len(vector) for vector in request.vectors})
     if len(lengths) > 1:
@@ -477,7 +487,7 @@ def _search(ctx: CallContext, request: SearchVectorsRequest) -> Iterator[Respons
                 watch=watch,
                 check=check,
             )
-            generation, way, ef, result = hits.generation, hits.found.way, hits.found.ef, _result(hits)
+            answer = SearchAnswer(hits.generation, hits.found.way, hits.found.ef, _result(hits))
         else:
             if request.rerank is not None:
                 ctx.lakehouse.ai_calls.admit_reranking(
@@ -485,9 +495,14 @@ def _search(ctx: CallContext, request: SearchVectorsRequest) -> Iterator[Respons
                 )
             ask = _asked(ctx, request, check)
             found = _guarded(ctx).ask(request.index, ask, where=request.filter, watch=watch, check=check)
-            generation, way, ef = found.generation, found.way, found.ef
-            result = _told(told(ask, found), found.rows, generation, way)
-        recording.record.rows = result.num_rows
+            rows = _told(told(ask, found), found.rows, found.generation, found.way)
+            answer = SearchAnswer(found.generation, found.way, found.ef, rows)
+        recording.record.rows = answer.rows.num_rows
+    return answer
+
+
+def _search(ctx: CallContext, request: SearchVectorsRequest) -> Iterator[Response]:
+    generation, way, ef, result = searched(ctx, request)
     ticket, expires_at = _announced(ctx, result)
     yield SearchVectorsResponse(
         index=generation.index,

@@ -280,13 +280,14 @@ class GuardedIndexes:
 
     def _selecting(self, index: str, where: str, watch: CallWatch | None) -> Select:
         """What tells the rows of a generation that the principal may find."""
-        self.find(index)
+        checked = self.find(index).generation
         if where:
             self._engine.gate.check_expression(where)
 
         def select(loaded: LoadedIndex) -> Selection | None:
             generation = loaded.generation
-            self.check_search(generation)  # it may be another one by now
+            if generation is not checked:
+                self.check_search(generation)  # it is another one by now
             if not where and not self._restricted(generation.guard.table):
                 return None
             keys = self._keys(generation, where, watch or CallWatch())

@@ -202,6 +202,58 @@ def test_filter_that_nothing_fits_finds_nothing(callers: dict[str, Caller]) -> N
     assert rows.column_names[-1] == "text"
 
 
+def _by_ticket(caller: Caller, ticket: bytes) -> pa.Table:
+    return caller.client.do_get(flight.Ticket(ticket), caller.options).read_all()
+
+
+def test_one_ticket_is_a_whole_search(callers: dict[str, Caller]) -> None:
+    search = {"index": "texts", "k": 5, "ef": 300, "filter": "id % 2 = 0"}
+    packed = QUERY.astype("<f4")
+    told, rows = callers["reader"].search("texts", packed, k=5, ef=300, filter="id % 2 = 0")
+    in_json = json.dumps({"search": {**search, "vectors": packed.tolist()}}, indent=2)
+    behind = json.dumps({"search": {**search, "dimension": D}}).encode() + b"\0" + packed.tobytes()
+    for ticket in (in_json.encode(), behind):
+        found = _by_ticket(callers["reader"], ticket)
+        assert found.equals(rows)
+        assert found.schema.metadata[b"vectors.way"].decode() == told["way"]
+        assert int(found.schema.metadata[b"vectors.ef"]) == told["ef"]
+    one = json.dumps({"search": search}).encode() + b"\0" + packed[1].tobytes()
+    assert _by_ticket(callers["reader"], one)["id"].to_pylist() == rows["id"].to_pylist()[5:10]
+    only_eu = _by_ticket(callers["european"], one)
+    assert only_eu["region"].to_pylist() == ["eu"] * 5
+    assert only_eu["id"].to_pylist() == expected(QUERY[1], (IDS % 10 == 0), 5)
+    for other, code in (("outsider", "VECTOR_INDEX_NOT_FOUND"), ("masked", "PERMISSION_DENIED")):
+        with pytest.raises(REFUSED, match=code):
+            _by_ticket(callers[other], one)
+    of_reader = "sql = 'VECTORS SEARCH texts' AND principal = 'reader' ORDER BY submitted_at DESC LIMIT 1"
+    record = callers["admin"].sql(f"SELECT kind, rows, state FROM system.statements WHERE {of_reader}")
+    assert record.to_pylist() == [{"kind": "vectors", "rows": 5, "state": "finished"}]
+
+
+@pytest.mark.parametrize(
+    ("ticket", "message"),
+    [
+        (b'{"search": {"index": "texts"}}', "vectors or texts"),
+        (b'{"search": {"index": "texts", "vectors": [[1.0]]}}\0' + bytes(4), "vectors twice"),
+        (b'{"search": {"index": "texts"}}\0' + bytes(4 * D + 1), f"{4 * D + 1} bytes"),
+        (b'{"search": {"index": "texts", "dimension": 3}}\0' + bytes(4 * D), "vectors of 3 float32"),
+        (b'{"search": {"index": "texts", "dimension": "x"}}\0' + bytes(4 * D), "vectors of 'x'"),
+        (b'{"search": {"index": "texts", "dimension": 0}}\0', "vectors of 0"),
+        (b'{"search": {"index": "texts"}}\0', "vectors of 0"),
+        (b'{"search": [}\0' + bytes(4), "not JSON"),
+        (b'{"search": []}\0' + bytes(4), "vectors"),
+        (b'{"search": {"index": "texts", "texts": ["x"]}, "more": 1}', "more"),
+        (b'{"search": {"index": "texts"}}\0' + b"\xff" * 4 * D, "not finite"),
+        (b'{"search": {"index": "texts"}}\0' + bytes(8), "2 dimensions, the index has"),
+    ],
+)
+def test_search_ticket_that_is_wrong_is_told_why(
+    callers: dict[str, Caller], ticket: bytes, message: str
+) -> None:
+    with pytest.raises(REFUSED, match=message):
+        _by_ticket(callers["reader"], ticket)
+
+
 @pytest.mark.parametrize(
     ("request_", "message"),
     [

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Literal, Self, TypeAlias, TypeVar
+from typing import Any, Literal, Self, TypeAlias, TypeVar, cast
 
 import adbc_driver_flightsql.dbapi as adbc
 import pyarrow as pa
@@ -493,13 +495,23 @@ class Client:
             LakehouseClientError: There is no such index, or a query does not fit.
         """
         listed = [queries] if isinstance(queries, str) else list(queries)
-        kind = "texts" if listed and isinstance(listed[0], str) else "vectors"
         others = {"k": k, "ef": ef, "rerank": rerank, "candidates": candidates, "profile": profile}
-        request: dict[str, Any] = {"index": index, kind: listed, "filter": where, "mode": mode}
+        request: dict[str, Any] = {"index": index, "filter": where, "mode": mode}
         request |= {name: value for name, value in others.items() if value is not None}
-        told = self.call("vectors.search", request)
+        packed = b""
+        if not listed or isinstance(listed[0], str):
+            request["texts"] = listed
+        else:
+            vectors = [array("f", cast("Sequence[float]", vector)) for vector in listed]
+            if len({len(vector) for vector in vectors}) > 1:
+                raise LakehouseClientError("INVALID_REQUEST", "the queries are of several dimensions")
+            request["dimension"] = len(vectors[0])
+            if sys.byteorder == "big":
+                for vector in vectors:
+                    vector.byteswap()
+            packed = b"\0" + b"".join(vector.tobytes() for vector in vectors)
         with client_errors():
-            return self._read_all([base64.b64decode(told["ticket"])])
+            return self._read_all([json.dumps({"search": request}).encode() + packed])
 
     def hnsw_trials(self, index: str = "", evaluation: str = "") -> pa.Table:
         """What was measured of vector indexes, in the columns of ``system.hnsw_trials``.
