@@ -33,6 +33,7 @@ from benchmarks.objects import objects
 from benchmarks.postgres import postgres_reads
 from benchmarks.processes import Line, drain, drain_reader, interleaved, lakehouse, query, ratio, started
 from benchmarks.resync import footers
+from benchmarks.retrieval import retrieval
 from benchmarks.storage import s3_reads
 from benchmarks.tables import compaction, planning
 from benchmarks.vectors import vectors
@@ -271,6 +272,7 @@ _BENCHMARKS: dict[str, Callable[[Path, bool], list[Line]]] = {
     "ingest-put": ingest_put,
     "vectors": vectors,
     "embedding": embedding,
+    "retrieval": retrieval,
 }
 
 
