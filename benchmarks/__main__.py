@@ -39,6 +39,16 @@ from benchmarks.tables import compaction, planning
 from benchmarks.vectors import vectors
 from benchmarks.writes import small_writes, writes
 
+
+def lance(directory: Path, quick: bool) -> list[Line]:
+    """Parquet with an index beside it, and Lance; wants the extra ``bench``."""
+    try:
+        from benchmarks.lance import lance_beside  # noqa: PLC0415 - may be absent
+    except ModuleNotFoundError:
+        return [Line("vectors beside Lance", "not measured", "pip install '.[bench]'", float("nan"), "")]
+    return lance_beside(directory, quick)
+
+
 _ROOT = Path(__file__).parent.parent
 _WIDE = (
     "SELECT range::BIGINT AS a, (range % 1000)::INTEGER AS b, random() AS c, random() * 100 AS d, "
@@ -273,6 +283,7 @@ _BENCHMARKS: dict[str, Callable[[Path, bool], list[Line]]] = {
     "vectors": vectors,
     "embedding": embedding,
     "retrieval": retrieval,
+    "lance": lance,
 }
 
 
