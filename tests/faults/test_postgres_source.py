@@ -25,10 +25,10 @@ from lakehouse.errors import (
     StorageError,
 )
 from lakehouse.ingest.sources.postgres import Dsn, PostgresDatabase, PostgresSource, Query, Reading, Relation
-from lakehouse.ingest.sources.postgres.sessions import AdbcSession, PsycopgSession
+from lakehouse.ingest.sources.postgres.sessions import AdbcSession, PsycopgSession, WireSession
 from lakehouse.ingest.sources.source import Inspection, OnError, Piece
 
-DRIVERS = {"adbc": AdbcSession, "psycopg": PsycopgSession}
+DRIVERS = {"wire": WireSession, "adbc": AdbcSession, "psycopg": PsycopgSession}
 ROWS = 20_000
 SMALL: dict[str, Any] = {"chunk_blocks": 16, "batch_bytes": 20_000, "buffer_bytes": 100_000}
 SESSIONS = (

@@ -13,10 +13,10 @@ from postgres import Postgres, start_postgres
 
 from lakehouse.catalog.arrow_types import storable_schema
 from lakehouse.ingest.sources.postgres import Dsn, PostgresSource, Query, Reading, Relation
-from lakehouse.ingest.sources.postgres.sessions import AdbcSession, PsycopgSession
+from lakehouse.ingest.sources.postgres.sessions import AdbcSession, PsycopgSession, WireSession
 from lakehouse.ingest.sources.source import Inspection, OnError
 
-DRIVERS = {"adbc": AdbcSession, "psycopg": PsycopgSession}
+DRIVERS = {"wire": WireSession, "adbc": AdbcSession, "psycopg": PsycopgSession}
 NAN = float("nan")
 US = pa.timestamp("us")
 UTC = pa.timestamp("us", "UTC")

@@ -33,7 +33,7 @@ class Reading:
         buffer_bytes: How much may wait until its turn comes.
         chunk_blocks: How many blocks of a table one query reads.
         retry_seconds: How long a lost server is waited for.
-        opener: Which driver streams; the fastest that is installed if None.
+        opener: What streams; the fastest that there is if None.
     """
 
     scan: bool = True
@@ -70,7 +70,7 @@ class Fetch:
         what: str,
     ) -> None:
         self._snapshot = snapshot
-        self._opener = reading.opener or fastest()
+        self._opener = reading.opener or fastest(snapshot)
         self._tasks = [_Task(sql) for sql in queries]
         self._what = what
         self._batch_bytes = reading.batch_bytes

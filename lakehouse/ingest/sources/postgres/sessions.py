@@ -1,4 +1,8 @@
-"""Connections that stream rows as Arrow: by the ADBC driver, or by psycopg where that is not installed."""
+"""Connections that stream rows as Arrow.
+
+Without TLS rows are read from the socket and decoded here, a column at a time. With TLS, and where a column
+is of a type that only they can read, the ADBC driver does it, or psycopg where that is not installed.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +18,11 @@ from psycopg.adapt import Loader
 from psycopg.pq import Format
 
 from lakehouse.errors import LakehouseError
+from lakehouse.ingest.sources.postgres.binary_rows import Kind, RowReader, kinds_by_oid
 from lakehouse.ingest.sources.postgres.dsn import Dsn
-from lakehouse.ingest.sources.postgres.failures import Dropped, connect_failure, failure_of
-from lakehouse.ingest.sources.postgres.snapshot import BEGIN, SETTINGS, connected
+from lakehouse.ingest.sources.postgres.failures import Dropped, attempt, connect_failure, failure_of
+from lakehouse.ingest.sources.postgres.snapshot import BEGIN, SETTINGS, Snapshot, connected, is_bare
+from lakehouse.ingest.sources.postgres.wire import CopyStream
 
 # Fetched at once; the first rows tell how large they are.
 _FIRST_ROWS = 8
@@ -48,9 +54,73 @@ class Session(Protocol):
 Opener = Callable[[Dsn, str, int], Session]
 
 
-def fastest() -> Opener:
+def fastest(snapshot: Snapshot) -> Opener:
+    """The best session for a server that is connected to."""
+    return WireSession if snapshot.is_bare else _of_driver()
+
+
+def _of_driver() -> Opener:
     """The session of the driver that is there."""
     return AdbcSession if importlib.util.find_spec("adbc_driver_postgresql") else PsycopgSession
+
+
+class WireSession:
+    """COPY in binary form, read from the bare socket of a connection without TLS.
+
+    A query with columns that cannot be read so goes to the session of a driver, which sees the same snapshot.
+    """
+
+    def __init__(self, dsn: Dsn, snapshot: str, batch_bytes: int) -> None:
+        self._dsn = dsn
+        self._snapshot = snapshot
+        self._batch_bytes = batch_bytes
+        self._connection, self._own_pid = _joined(dsn, snapshot)
+        self._driver: Session | None = None
+        self._kinds = kinds_by_oid()
+
+    @property
+    def pid(self) -> int:
+        """The number of the process that is at work."""
+        return self._own_pid if self._driver is None else self._driver.pid
+
+    def batches(self, sql: str, what: str) -> Iterator[pa.RecordBatch]:
+        """The rows of a query."""
+        kinds = attempt(self._dsn, what, lambda: self._described(sql))
+        if kinds is None:
+            if self._driver is None:
+                self._driver = _of_driver()(self._dsn, self._snapshot, self._batch_bytes)
+            yield from self._driver.batches(sql, what)
+            return
+        reader = RowReader(kinds)
+        stream = CopyStream(self._connection, f"COPY ({sql}) TO STDOUT (FORMAT binary)", self._batch_bytes)
+        failure: BaseException
+        try:
+            for rows in stream.rows():
+                yield reader.batch(rows)
+        except (psycopg.Error, OSError) as error:
+            failure = failure_of(error, self._dsn, what)
+        else:
+            return
+        raise failure
+
+    def _described(self, sql: str) -> list[Kind] | None:
+        """The types of the columns, or None if one of them cannot be read, or none may be so."""
+        bare = self._connection.pgconn
+        if not is_bare(self._connection):
+            return None
+        for result in (bare.prepare(b"", sql.encode()), bare.describe_prepared(b"")):
+            if result.status != psycopg.pq.ExecStatus.COMMAND_OK:
+                raise psycopg.errors.error_from_result(result)
+        found = [self._kinds.get(result.ftype(number)) for number in range(result.nfields)]
+        kinds = [kind for kind in found if kind is not None]
+        return kinds if len(kinds) == len(found) else None
+
+    def close(self) -> None:
+        """End it."""
+        if self._driver is not None:
+            self._driver.close()
+        with suppress(psycopg.Error, OSError):
+            self._connection.close()
 
 
 class AdbcSession:
@@ -125,20 +195,7 @@ class PsycopgSession:
     def __init__(self, dsn: Dsn, snapshot: str, batch_bytes: int) -> None:
         self._dsn = dsn
         self._batch_bytes = batch_bytes
-        self._connection = connected(dsn)
-        failure: BaseException | None = None
-        row: tuple[object, ...] | None = None
-        try:
-            self._connection.execute(BEGIN)
-            self._connection.execute(f"SET TRANSACTION SNAPSHOT '{snapshot}'".encode())
-            row = self._connection.execute(SETTINGS.encode()).fetchone()
-        except psycopg.Error as error:
-            failure = _no_snapshot(failure_of(error, dsn, "the database"))
-        if failure is not None:
-            self.close()
-            raise failure
-        assert row is not None
-        self.pid = int(str(row[0]))
+        self._connection, self.pid = _joined(dsn, snapshot)
 
     def batches(self, sql: str, what: str) -> Iterator[pa.RecordBatch]:
         """The rows of a query."""
@@ -170,6 +227,29 @@ class PsycopgSession:
         """End it."""
         with suppress(psycopg.Error, OSError):
             self._connection.close()
+
+
+def _joined(dsn: Dsn, snapshot: str) -> tuple[psycopg.Connection[tuple[Any, ...]], int]:
+    """A connection that sees a snapshot, and the number of its process.
+
+    Raises:
+        Dropped: There is none for now, or the snapshot is gone.
+        InvalidRequest: The server refuses.
+    """
+    connection = connected(dsn)
+    failure: BaseException
+    try:
+        connection.execute(BEGIN)
+        connection.execute(f"SET TRANSACTION SNAPSHOT '{snapshot}'".encode())
+        row = connection.execute(SETTINGS.encode()).fetchone()
+    except psycopg.Error as error:
+        failure = _no_snapshot(failure_of(error, dsn, "the database"))
+    else:
+        assert row is not None
+        return connection, int(str(row[0]))
+    with suppress(psycopg.Error, OSError):
+        connection.close()
+    raise failure
 
 
 def _no_snapshot(error: LakehouseError | Dropped) -> Dropped:

@@ -147,6 +147,11 @@ class Snapshot:
         """Whether it was opened and not closed since."""
         return self._connection is not None
 
+    @property
+    def is_bare(self) -> bool:
+        """Whether what passes between the server and us does so as it is."""
+        return self._connection is not None and is_bare(self._connection)
+
     def query(
         self, sql: str, values: Sequence[object], what: str, cancelled: Cancelled
     ) -> list[tuple[Any, ...]]:
@@ -266,6 +271,15 @@ def connected(dsn: Dsn) -> psycopg.Connection[tuple[Any, ...]]:
     except psycopg.Error as error:
         failure = connect_failure(error, dsn)
     raise failure
+
+
+def is_bare(connection: psycopg.Connection[Any]) -> bool:
+    """Whether a connection is without TLS and GSS, in a database whose texts are all UTF-8 for us."""
+    return (
+        not connection.pgconn.ssl_in_use
+        and any(each.keyword == b"gssencmode" and each.val == b"disable" for each in connection.pgconn.info)
+        and connection.info.parameter_status("server_encoding") != "SQL_ASCII"
+    )
 
 
 def pause(seconds: float, cancelled: Cancelled) -> None:
