@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 from pydantic import Field, model_validator
@@ -52,7 +53,7 @@ class ReadingRequest(DatabaseRequest):
         """How to read."""
         from lakehouse.ingest.sources.postgres import Reading  # noqa: PLC0415 - an extra
 
-        return Reading(connections=self.connections, batch_bytes=self.batch_bytes)
+        return Reading(trust=True, connections=self.connections, batch_bytes=self.batch_bytes)
 
 
 class RelationRequest(ReadingRequest, OfTable):
@@ -80,6 +81,11 @@ class PostgresPreviewRequest(RelationRequest):
     """What to look into, and the table that it is for, which the caller has to be allowed to write."""
 
     limit: int = Field(default=20, ge=0, le=1000, description="how many rows to give")
+
+    @property
+    def reading(self) -> Reading:
+        """How to read: what is told of the columns is true of all rows, few of which come."""
+        return replace(super().reading, trust=False)
 
 
 class PostgresAllRequest(ReadingRequest):

@@ -14,7 +14,7 @@ from postgres import Postgres, start_postgres
 from lakehouse.catalog.arrow_types import storable_schema
 from lakehouse.ingest.sources.postgres import Dsn, PostgresSource, Query, Reading, Relation
 from lakehouse.ingest.sources.postgres.sessions import AdbcSession, PsycopgSession, WireSession
-from lakehouse.ingest.sources.source import Inspection, OnError
+from lakehouse.ingest.sources.source import Disproved, Inspection, OnError
 
 DRIVERS = {"wire": WireSession, "adbc": AdbcSession, "psycopg": PsycopgSession}
 NAN = float("nan")
@@ -271,3 +271,44 @@ def test_every_type_survives_or_becomes_what_is_documented(
     assert [pair for pair in zip(found, wanted_, strict=True) if pair[0] != pair[1]] == []
     assert all(column.reason for column in inspection.columns)
     table.validate(full=True)
+
+
+@pytest.mark.parametrize("driver", ["wire", "adbc"])
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("date", "-infinity"),
+        ("date", "infinity"),
+        ("timestamp", "infinity"),
+        ("timestamptz", "-infinity"),
+        ("timestamp", "294247-01-01"),
+        ("time", "24:00"),
+        ("numeric(5,2)", "NaN"),
+    ],
+)
+def test_what_was_trusted_to_be_finite_and_is_not_begins_again(
+    postgres: Postgres, driver: str, kind: str, value: str
+) -> None:
+    dsn = postgres.database().replace("+psycopg", "")
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("ALTER DATABASE " + dsn.rsplit("/", 1)[1] + " SET timezone = 'UTC'")
+        ordinary = "12.34" if "numeric" in kind else "12:34:56" if kind == "time" else "2020-02-02"
+        connection.execute(f"CREATE TABLE t (n int, v {kind})".encode())
+        connection.execute(
+            f"INSERT INTO t SELECT n, (CASE n WHEN 50000 THEN '{value}' ELSE '{ordinary}' END)::{kind} "
+            "FROM generate_series(1, 60000) n".encode()
+        )
+        connection.execute("ANALYZE t")
+    reading = source(dsn, Relation("public", "t"), driver, trust=True)
+    inspection = reading.inspect(never, silent)
+    if inspection.columns[1].type != pa.string():  # else statistics told of it
+        with pytest.raises(Disproved, match="column 'v' has a value that no") as disproved:
+            list(reading.read(inspection, OnError.FAIL, never, silent))
+        inspection = disproved.value.inspection
+    assert inspection.columns[1].type == pa.string()
+    pieces = list(reading.read(inspection, OnError.FAIL, never, silent))
+    reading.close()
+    rows = pa.concat_batches([piece.batch for piece in pieces])
+    assert rows.num_rows == 60_000
+    told = dict(zip(rows["n"].to_pylist(), rows["v"].to_pylist(), strict=True))[50_000]
+    assert told.startswith(value.split("-01", maxsplit=1)[0])

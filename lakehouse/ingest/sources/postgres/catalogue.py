@@ -13,6 +13,10 @@ from lakehouse.types import ForeignKey, quote
 
 _KINDS = {"r": "table", "p": "partitioned table", "v": "view", "m": "materialized view", "f": "foreign table"}
 
+_SUSPECTS = """
+    SELECT attname FROM pg_catalog.pg_stats WHERE schemaname = %s AND tablename = %s
+        AND concat(most_common_vals::text, histogram_bounds::text) ~ '(infinity|Infinity|NaN)\\M'"""
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Relation:
@@ -272,3 +276,11 @@ _SAME_NAME = """
     SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE lower(c.relname) = lower(%s) AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
         AND has_table_privilege(c.oid, 'SELECT') ORDER BY 1, 2 LIMIT 3"""
+
+
+def suspects(snapshot: Snapshot, relation: Relation, cancelled: Cancelled) -> set[str]:
+    """Columns of a table of which its statistics know a value that is not finite; they do not know all."""
+    return {
+        name
+        for (name,) in snapshot.query(_SUSPECTS, (relation.schema, relation.name), str(relation), cancelled)
+    }

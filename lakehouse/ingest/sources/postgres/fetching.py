@@ -28,6 +28,9 @@ class Reading:
         scan: Whether ``inspect`` looks at all values where a type does not tell what they are: numeric
             without precision, infinite dates, arrays of several dimensions. Without it such columns
             become strings or are taken for what they mostly are, and rows that do not fit show while reading.
+        trust: Whether ``inspect`` takes dates, times and numbers of a large table for finite, as they mostly
+            are, and spares the look at all values. One that is not shows while reading, which then raises
+            ``Disproved`` and has to begin again.
         connections: How many read at once.
         batch_bytes: About how large the batches are; one row may be larger.
         buffer_bytes: How much may wait until its turn comes.
@@ -37,6 +40,7 @@ class Reading:
     """
 
     scan: bool = True
+    trust: bool = False
     connections: int = 2
     batch_bytes: int = 8 << 20
     buffer_bytes: int = 64 << 20

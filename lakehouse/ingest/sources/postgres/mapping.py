@@ -410,6 +410,31 @@ _SCALARS: dict[str, Scalar] = {
 }
 
 
+# What is infinite, or too much for the bits of its type once days are counted from 1970, comes out below all
+# dates that PostgreSQL has, which begin in 4713 BC.
+_FIRST_DAY = -2_440_588
+_FIRST_US = _FIRST_DAY * 86_400_000_000
+_AFTER_YEARS = int(np.datetime64("294247-01-01", "us").astype(np.int64))
+_DAY_US = 86_400_000_000
+_NEVER = 2**63 - 1
+
+
+def looks_unfit(array: pa.Array) -> bool:
+    """Whether a value that came is none of those that its type can hold, though nothing kept it out."""
+    kind = array.type
+    if pa.types.is_date32(kind):
+        numbers, first, after = array.view(pa.int32()), _FIRST_DAY, _NEVER
+    elif pa.types.is_timestamp(kind):
+        numbers, first, after = array.view(pa.int64()), _FIRST_US, _AFTER_YEARS
+    elif pa.types.is_time64(kind):
+        numbers, first, after = array.view(pa.int64()), 0, _DAY_US
+    else:
+        return False
+    extremes = pc.min_max(numbers)
+    least, most = extremes["min"].as_py(), extremes["max"].as_py()
+    return least is not None and (least < first or most >= after)
+
+
 def storage(array: pa.Array) -> pa.Array:
     """The values below an extension type that only says where they are from."""
     return array.storage if isinstance(array.type, pa.OpaqueType) else array

@@ -46,6 +46,12 @@ def questions(column: PgColumn, value: str, types: Types) -> list[str]:
     return asked
 
 
+def can_be_trusted(column: PgColumn, types: Types) -> bool:
+    """Whether a value that does not fit would show where it arrives."""
+    node = types.node(column.oid, column.modifier)
+    return isinstance(node, Scalar) and not types.is_open_numeric(column.oid, column.modifier)
+
+
 def chosen(column: PgColumn, types: Types, answers: Sequence[Any]) -> Chosen:
     """How a column travels, with what its values were found to be."""
     natural = types.node(column.oid, column.modifier)

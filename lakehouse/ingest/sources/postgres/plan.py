@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lakehouse.errors import InvalidRequest, SchemaMismatch
+from lakehouse.ingest.sources.disproof import Disproof
 from lakehouse.ingest.sources.postgres.catalogue import PgColumn
 from lakehouse.ingest.sources.postgres.mapping import (
     ListOf,
@@ -21,6 +22,7 @@ from lakehouse.ingest.sources.postgres.mapping import (
     Types,
     as_json,
     as_text,
+    looks_unfit,
 )
 from lakehouse.ingest.sources.source import Inspection, OnError, RejectedRow, SourceColumn
 from lakehouse.types import quote
@@ -31,12 +33,21 @@ _ALIAS = "t"
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A column: what it is called at the source, how it travels, and whether every value is known to fit."""
+    """A column: what it is called at the source, and how it travels.
+
+    Attributes:
+        column: What is wanted of it.
+        value: What stands for its values in SQL.
+        node: How they travel.
+        proven: Whether every value is known to fit, or trusted to.
+        trusted: Whether nobody has looked at them.
+    """
 
     column: SourceColumn
     value: str
     node: Node
     proven: bool
+    trusted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +143,7 @@ class Plan:
 
         Raises:
             InvalidRequest: A row does not fit, and ``on_error`` says fail.
+            Disproof: A value that was trusted to fit does not.
         """
         arrays = list(batch.columns)
         last = _ctid(arrays.pop()) if place and batch.num_rows else None
@@ -166,7 +178,11 @@ class Plan:
         for planned in self._columns:
             try:
                 made.append(planned.node.decode(columns))
+                if planned.trusted and looks_unfit(made[-1]):
+                    raise _disproof(planned)
             except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+                if planned.trusted:
+                    raise _disproof(planned) from None
                 if not isinstance(planned.node, Stated):
                     raise
                 failed = planned.column.name
@@ -186,6 +202,12 @@ class Plan:
             for at, length in ((0, half), (half, rows - half))
         ]
         return pa.concat_batches(parts)
+
+
+def _disproof(planned: Planned) -> Disproof:
+    return Disproof(
+        f"column '{planned.column.source_name}' has a value that no {planned.column.type} can hold"
+    )
 
 
 def planned_columns(

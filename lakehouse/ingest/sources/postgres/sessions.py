@@ -59,6 +59,11 @@ def fastest(snapshot: Snapshot) -> Opener:
     return WireSession if snapshot.is_bare else _of_driver()
 
 
+def can_trust(opener: Opener | None) -> bool:
+    """Whether dates that are not finite come as something that no date is; psycopg's cursor fails at them."""
+    return opener is not PsycopgSession and _of_driver() is not PsycopgSession
+
+
 def _of_driver() -> Opener:
     """The session of the driver that is there."""
     return AdbcSession if importlib.util.find_spec("adbc_driver_postgresql") else PsycopgSession

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from lakehouse.errors import InvalidRequest, LakehouseError, StorageError
+from lakehouse.ingest.sources.disproof import verified
 from lakehouse.ingest.sources.postgres import catalogue, measuring
 from lakehouse.ingest.sources.postgres.catalogue import Description, Leaf, PgColumn, Relation
 from lakehouse.ingest.sources.postgres.dsn import Dsn
@@ -21,6 +22,7 @@ from lakehouse.ingest.sources.postgres.naming import distinct
 from lakehouse.ingest.sources.postgres.plan import Plan, Planned, definition, planned_columns, value_of
 from lakehouse.ingest.sources.postgres.redaction import redacted
 from lakehouse.ingest.sources.postgres.resuming import Read, unchanged
+from lakehouse.ingest.sources.postgres.sessions import can_trust
 from lakehouse.ingest.sources.postgres.snapshot import Cancelled, Snapshot, pause
 from lakehouse.ingest.sources.source import Inspection, OnError, Piece, Progress, SourceColumn
 from lakehouse.types import quote
@@ -28,6 +30,8 @@ from lakehouse.types import quote
 T = TypeVar("T")
 
 _TID_RANGES = 140000
+# To look at fewer rows before they come takes next to no time.
+_MANY_ROWS = 50_000
 _BACK_OFF_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 
 
@@ -49,6 +53,7 @@ class _Known:
     description: Description
     types: Types
     proven: dict[str, pa.DataType] = field(default_factory=dict)
+    trusted: set[str] = field(default_factory=set)
 
 
 class PostgresSource:
@@ -86,6 +91,7 @@ class PostgresSource:
         self._known: _Known | None = None
         self._condition = ""
         self._is_few = False
+        self._trusts = self._reading.trust and self._reading.scan and can_trust(self._reading.opener)
 
     @property
     def relation(self) -> Relation | None:
@@ -123,12 +129,25 @@ class PostgresSource:
         Raises:
             InvalidRequest: A row does not fit, and ``on_error`` says fail.
             SchemaMismatch: It is not what was inspected.
+            Disproved: A value is not finite that was trusted to be.
             StorageError: The server is gone, or came back with other rows: start from the beginning.
             StatementTimeout: The server ended it.
             StatementCancelled: ``cancelled`` said so.
         """
         at = Read.parse(position) if position is not None else Read()
         _plainly(lambda: self._begin(at, position is not None, cancelled))
+
+        def everything() -> Inspection:
+            self._trusts = False
+            return self.inspect(cancelled, progress)
+
+        pieces = self._passes(inspection, on_error, cancelled, progress, at)
+        yield from verified(pieces, inspection, everything)
+
+    def _passes(
+        self, inspection: Inspection, on_error: OnError, cancelled: Cancelled, progress: Progress, at: Read
+    ) -> Iterator[Piece]:
+        """The rows, by as many connections as it takes, one after the other."""
         tries, since = 0, time.monotonic()
         while True:
             before = at.rows
@@ -231,6 +250,7 @@ class PostgresSource:
         progress(None, f"looking at {self._wanted}")
         known = self._look(cancelled)
         described = known.description
+        known.trusted = self._trusted(known, cancelled)
         answers = self._answers(known, cancelled, progress) if self._reading.scan else {}
         columns = []
         names = distinct([column.name for column in described.columns])
@@ -275,13 +295,28 @@ class PostgresSource:
             described.comment,
         )
 
+    def _trusted(self, known: _Known, cancelled: Cancelled) -> set[str]:
+        """The columns, by what they can be asked for, whose values nobody looks at before they come."""
+        columns = known.description.columns
+        if not self._trusts or (known.description.rows or 0) < _MANY_ROWS:
+            return set()
+        suspects: set[str] = set()
+        if isinstance(self._wanted, Relation):
+            suspects = catalogue.suspects(self._snapshot, self._wanted, cancelled)
+        return {
+            name
+            for column, name in zip(columns, self._names(columns), strict=True)
+            if column.name not in suspects and measuring.can_be_trusted(column, known.types)
+        }
+
     def _answers(self, known: _Known, cancelled: Cancelled, progress: Progress) -> dict[int, list[object]]:
         """What the values of columns are whose types do not tell: one pass over the table for all of them."""
         columns = known.description.columns
         asked = {
             number: found
             for number, (column, name) in enumerate(zip(columns, self._names(columns), strict=True))
-            if (found := measuring.questions(column, value_of(name), known.types))
+            if name not in known.trusted
+            and (found := measuring.questions(column, value_of(name), known.types))
         }
         answers: dict[int, list[object]] = {}
         for group in measuring.groups(asked):
@@ -356,8 +391,9 @@ class PostgresSource:
         columns = known.description.columns
         place = f"{self._dsn} {self._wanted}"
         found = planned_columns(inspection, columns, self._names(columns), known.types, place)
+        trusted = {value_of(name) for name in known.trusted}
         planned = [
-            Planned(column, value, node, known.proven.get(column.name) == node.type)
+            Planned(column, value, node, known.proven.get(column.name) == node.type, value in trusted)
             for column, value, node in found
         ]
         return Plan(planned, inspection.schema, place)
