@@ -96,6 +96,23 @@ def test_rows_are_those_that_the_driver_gives(snapshot: Snapshot, seed: int) -> 
     assert told(ours) == told(read(snapshot, AdbcSession, sql, 1 << 20))
 
 
+def test_numbers_are_those_that_their_text_names(snapshot: Snapshot) -> None:
+    chance = random.Random(7)
+    for precision, scale in ((18, 0), (18, 18), (18, 5), (18, 9), (12, 2), (1, 0), (1, 1), (5, -3), (17, 1)):
+        most = 10**precision
+        values: list[int | None] = [0, 1, -1, 9, -10, most - 1, 1 - most, most // 10, None]
+        values += [chance.randrange(most) // 10 ** chance.randrange(precision) for _ in range(200)]
+        values = [v for v in values if v is None or abs(v) < most]
+        written = ", ".join("(NULL)" if v is None else f"({v}e{-scale})" for v in values)
+        rows = f"SELECT v::numeric({precision},{scale}) AS v FROM (VALUES {written}) t(v)"
+        with closing(WireSession(snapshot.dsn, snapshot.id, 1_000)) as session:
+            batches = list(session.batches(f"SELECT v, v::text, 7 FROM ({rows}) t", "t"))
+        wanted = pa.decimal128(19, max(scale, 0))
+        found = pa.concat_arrays([batch.column(0).cast(wanted) for batch in batches])
+        assert found.equals(pa.concat_arrays([batch.column(1).cast(wanted) for batch in batches]))
+        assert len(found) == len(values)
+
+
 def test_a_row_larger_than_a_batch_comes_whole_between_others(snapshot: Snapshot) -> None:
     sql = "SELECT n, repeat(n::text, CASE n WHEN 3 THEN 2000000 ELSE 10 END) FROM generate_series(1, 5) n"
     table = read(snapshot, WireSession, sql, 4_000)

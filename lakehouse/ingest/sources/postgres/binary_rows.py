@@ -19,6 +19,16 @@ from lakehouse.ingest.sources.postgres.wire import SLACK, RowBytes
 _EPOCH_DAYS = 10_957
 _EPOCH_US = _EPOCH_DAYS * 86_400_000_000
 _UUID_BYTES = 16
+_MOST_DIGITS = 18
+_GROUP_DIGITS, _GROUPS = 4, 6
+_HEAD_BYTES = 8
+_HEAD = np.dtype(
+    [("digits", ">i2"), ("weight", ">i2"), ("sign", ">u2"), ("scale", ">i2")]
+    + [(f"d{group}", ">i2") for group in range(_GROUPS)]
+)
+_NEGATIVE = 0x4000
+_POWERS = 10 ** np.arange(_MOST_DIGITS + 1, dtype=np.int64)
+_LARGEST = (10**_MOST_DIGITS - 1) // _POWERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +48,11 @@ class Varying:
     type: pa.DataType
 
 
+@dataclass(frozen=True, slots=True)
+class Number(Varying):
+    """Numeric of up to 18 digits, which becomes decimal; a batch with NaN or infinity becomes text."""
+
+
 Kind = Fixed | Varying
 _KINDS: dict[str, Kind] = {
     "bool": Fixed("u1", "u1", pa.bool_()),
@@ -51,6 +66,7 @@ _KINDS: dict[str, Kind] = {
     "timestamp": Fixed(">i8", "i8", pa.timestamp("us"), _EPOCH_US),
     "timestamptz": Fixed(">i8", "i8", pa.timestamp("us", "UTC"), _EPOCH_US),
     "uuid": Fixed(f"V{_UUID_BYTES}", f"V{_UUID_BYTES}", pa.uuid()),
+    "numeric": Number(pa.string()),
     "text": Varying(pa.string()),
     "varchar": Varying(pa.string()),
     "bpchar": Varying(pa.string()),
@@ -159,7 +175,8 @@ def _run(memory: _Memory, run: _Run, at: np.ndarray, ends: np.ndarray) -> list[p
         lengths = memory.read(">i4", at) if run.last else None
         at += 4 if run.last else 0
     if run.last is not None and lengths is not None:
-        columns.append(_bytes(memory, run.last, lengths.astype(np.int32), at, ends))
+        read = _numbers if isinstance(run.last, Number) else _bytes
+        columns.append(read(memory, run.last, lengths.astype(np.int32), at, ends))
     return columns
 
 
@@ -211,3 +228,70 @@ def _bytes(memory: _Memory, kind: Varying, lengths: np.ndarray, at: np.ndarray, 
     pieces = pa.Array.from_buffers(kind.type, 2 * count, [None, pa.py_buffer(places), memory.buffer])
     wanted = np.arange(0, 2 * count, 2, dtype=np.int32)
     return pieces.take(pa.array(wanted, mask=missing))
+
+
+def _numbers(
+    memory: _Memory, kind: Varying, lengths: np.ndarray, at: np.ndarray, ends: np.ndarray
+) -> pa.Array:
+    """A column of numbers, each a head and some digits to the base of 10,000."""
+    missing = lengths < 0
+    lengths[missing] = 0
+    first = at.copy()
+    at += lengths
+    if (at > ends).any():
+        raise IndexError("a value reaches beyond its row")
+    head = memory.read(_HEAD, first)
+    digits, weight = head["digits"].astype(np.int64), head["weight"].astype(np.int64)
+    digits[missing] = 0
+    negative, scales = head["sign"] == _NEGATIVE, head["scale"].astype(np.int64)
+    scales[missing] = 0
+    if (lengths[~missing] != _HEAD_BYTES + 2 * digits[~missing]).any():
+        raise psycopg.DataError("the server sent numbers whose length is not that of their digits")
+    if (~missing & ~negative & (head["sign"] != 0)).any():
+        return _texts(head["sign"], missing)
+    scale = int(scales.max(initial=0))
+    if scale > _MOST_DIGITS:
+        raise psycopg.DataError(f"the server sent numbers of {scale} digits behind the point")
+    most = int(digits.max(initial=0))
+    if most > _GROUPS:
+        raise psycopg.DataError(f"the server sent numbers of more than {_MOST_DIGITS} digits")
+    values = np.zeros(len(at), np.int64)
+    # How many digits of the number are behind those of a group, as far as they are kept.
+    behind = 4 * weight + scale
+    for group in range(most):
+        values += _placed(np.where(digits > group, head[f"d{group}"], 0), behind - 4 * group)
+    np.negative(values, out=values, where=negative)
+    whole = np.empty((len(at), 2), np.int64)
+    whole[:, 0] = values
+    whole[:, 1] = values >> 63
+    valid = _bits(~missing) if missing.any() else None
+    made = pa.decimal128(_MOST_DIGITS, scale)
+    return pa.Array.from_buffers(made, len(at), [valid, pa.py_buffer(whole)])
+
+
+def _placed(groups: np.ndarray, behind: np.ndarray) -> np.ndarray:
+    """Groups of four digits, with so many digits behind each of them; fewer than 0 where it ends in zeros."""
+    found = groups.astype(np.int64)
+    places = np.where(found == 0, 0, behind)
+    if places.max(initial=0) > _MOST_DIGITS or places.min(initial=0) < -_GROUP_DIGITS:
+        raise psycopg.DataError(f"the server sent numbers of more than {_MOST_DIGITS} digits")
+    if places.min(initial=0) < 0:
+        cut = _POWERS[np.maximum(-places, 0)]
+        shorter = found // cut
+        if (shorter * cut != found).any():
+            raise psycopg.DataError("the server sent numbers with more digits than they have")
+        found, places = shorter, np.maximum(places, 0)
+    if (found > _LARGEST[places]).any():
+        raise psycopg.DataError(f"the server sent numbers of more than {_MOST_DIGITS} digits")
+    placed: np.ndarray = found * _POWERS[places]
+    return placed
+
+
+def _texts(signs: np.ndarray, missing: np.ndarray) -> pa.Array:
+    """That there are numbers which no decimal is, without the others."""
+    named = {0xC000: "NaN", 0xD000: "Infinity", 0xF000: "-Infinity"}
+    texts = [
+        None if gone else named.get(sign, "0")
+        for sign, gone in zip(signs.tolist(), missing.tolist(), strict=True)
+    ]
+    return pa.array(texts, pa.string())

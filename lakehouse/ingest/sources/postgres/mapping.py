@@ -7,7 +7,7 @@ database sends them, what of them its target type cannot hold, and how what was 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +18,7 @@ from lakehouse.catalog.names import fold
 from lakehouse.types import quote
 
 _MAX_DIGITS = 38
+NUMBER_DIGITS = 18
 _TEXT_REASONS = {
     "interval": "Iceberg has no interval; months, days and time are kept apart in the text",
     "timetz": "Iceberg has no time with an offset",
@@ -270,10 +271,17 @@ class Stated:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """What of a server the mapping depends on."""
+    """What of a server, and of how it is read, the mapping depends on.
+
+    Attributes:
+        version: Its number.
+        money_scale: How many digits of its money are behind the point.
+        sends_numbers: Whether numeric of up to ``NUMBER_DIGITS`` digits can be read as it is.
+    """
 
     version: int
     money_scale: int = 2
+    sends_numbers: bool = False
 
 
 @dataclass(slots=True)
@@ -315,6 +323,8 @@ class Types:
         if kind.element:
             element = self.node(kind.element, modifier)
             if isinstance(element, Scalar):
+                if pa.types.is_decimal(element.type):
+                    element = replace(element, template="{}::text")
                 return ListOf(element, 1, f"array of {element.reason}")
             return ListOf(as_json(self.known[kind.element].shown), 1, "array; its elements as JSON")
         return self._scalar(kind, modifier)
@@ -354,7 +364,8 @@ class Types:
         if digits > _MAX_DIGITS:
             return as_text(shown, f"decimals have up to {_MAX_DIGITS} digits")
         kind = pa.decimal128(digits, max(scale, 0))
-        return Scalar(kind, "{}::text", (("{} = 'NaN'", "NaN is no decimal"),), shown)
+        template = "{}" if self.server.sends_numbers and digits <= NUMBER_DIGITS else "{}::text"
+        return Scalar(kind, template, (("{} = 'NaN'", "NaN is no decimal"),), shown)
 
     def open_numeric(self, scale: int, digits: int) -> Scalar | None:
         """Numeric of unstated digits, all of whose values have so many of them; None if they are too many."""

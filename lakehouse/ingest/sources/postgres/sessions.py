@@ -16,6 +16,7 @@ import pyarrow as pa
 from psycopg.abc import Buffer
 from psycopg.adapt import Loader
 from psycopg.pq import Format
+from psycopg.types.numeric import NumericBinaryLoader
 
 from lakehouse.errors import LakehouseError
 from lakehouse.ingest.sources.postgres.binary_rows import Kind, RowReader, kinds_by_oid
@@ -287,7 +288,15 @@ class _Bytes(Loader):
         return bytes(data)
 
 
+class _Digits(NumericBinaryLoader):
+    """A number as text, since nothing says how many digits the others have."""
+
+    def load(self, data: Buffer) -> str:  # type: ignore[override]
+        return format(super().load(data), "f")
+
+
 _LOADERS: dict[str, type[Loader]] = {
+    "numeric": _Digits,
     "date": _Day,
     "time": _Number,
     "timestamp": _Moment,

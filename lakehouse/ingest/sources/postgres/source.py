@@ -22,7 +22,7 @@ from lakehouse.ingest.sources.postgres.naming import distinct
 from lakehouse.ingest.sources.postgres.plan import Plan, Planned, definition, planned_columns, value_of
 from lakehouse.ingest.sources.postgres.redaction import redacted
 from lakehouse.ingest.sources.postgres.resuming import Read, unchanged
-from lakehouse.ingest.sources.postgres.sessions import can_trust
+from lakehouse.ingest.sources.postgres.sessions import WireSession, can_trust
 from lakehouse.ingest.sources.postgres.snapshot import Cancelled, Snapshot, pause
 from lakehouse.ingest.sources.source import Inspection, OnError, Piece, Progress, SourceColumn
 from lakehouse.types import quote
@@ -228,7 +228,8 @@ class PostgresSource:
 
     def _server(self, cancelled: Cancelled) -> Server:
         ((scale,),) = self._snapshot.query("SELECT scale('0'::money::numeric)", (), "the database", cancelled)
-        return Server(self._snapshot.version, int(scale))
+        is_wire = self._reading.opener in (None, WireSession) and self._snapshot.is_bare
+        return Server(self._snapshot.version, int(scale), sends_numbers=is_wire)
 
     def _estimate(self, cancelled: Cancelled) -> int:
         explain = f"EXPLAIN (FORMAT JSON) SELECT * FROM {self._from(())}"
