@@ -34,7 +34,8 @@ class Reading:
         connections: How many read at once.
         batch_bytes: About how large the batches are; one row may be larger.
         buffer_bytes: How much may wait until its turn comes.
-        chunk_blocks: How many blocks of a table one query reads.
+        chunk_blocks: How many blocks of a table one query reads at most; fewer where rows of as many would
+            take more than one batch.
         retry_seconds: How long a lost server is waited for.
         opener: What streams; the fastest that there is if None.
     """
@@ -72,11 +73,22 @@ class Fetch:
         reading: Reading,
         queries: Sequence[str],
         what: str,
+        ends: Sequence[bool],
     ) -> None:
+        """Describe it; nothing is read yet.
+
+        Args:
+            snapshot: What is seen.
+            reading: How to read.
+            queries: Each of them is read by one connection.
+            what: What they read, for messages.
+            ends: For which of them it is told which batch is the last.
+        """
         self._snapshot = snapshot
         self._opener = reading.opener or fastest(snapshot)
         self._tasks = [_Task(sql) for sql in queries]
         self._what = what
+        self._ends = ends
         self._batch_bytes = reading.batch_bytes
         self._buffer_bytes = reading.buffer_bytes
         self._buffered = 0
@@ -90,8 +102,8 @@ class Fetch:
             for _ in range(min(reading.connections, len(queries)))
         ]
 
-    def batches(self, cancelled: Cancelled) -> Generator[tuple[int, pa.RecordBatch]]:
-        """The number of each query, and a batch of its rows.
+    def batches(self, cancelled: Cancelled) -> Generator[tuple[int, pa.RecordBatch, bool]]:
+        """The number of each query, a batch of its rows, and whether it is known to be the last.
 
         Raises:
             Dropped: A connection was lost.
@@ -102,12 +114,13 @@ class Fetch:
             thread.start()
         while self._head < len(self._tasks):
             batch = self._take(cancelled)
-            if batch is not None:
-                yield self._head, batch
-            else:
-                with self._changed:
-                    self._head += 1
-                    self._changed.notify_all()
+            while batch is not None:
+                following = self._take(cancelled) if self._ends[self._head] else None
+                yield self._head, batch, self._ends[self._head] and following is None
+                batch = following if self._ends[self._head] else self._take(cancelled)
+            with self._changed:
+                self._head += 1
+                self._changed.notify_all()
 
     def stop(self) -> None:
         """End all that still runs, at the server too. Comes back within a few seconds."""

@@ -32,6 +32,10 @@ T = TypeVar("T")
 _TID_RANGES = 140000
 # To look at fewer rows before they come takes next to no time.
 _MANY_ROWS = 50_000
+# No row of a block has a higher number.
+_LAST_OFFSET = 65_535
+_BLOCK_BYTES, _FIELD_BYTES = 8192, 4
+_SHARE, _LEAST_BLOCKS = 0.8, 64
 _BACK_OFF_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 
 
@@ -362,31 +366,51 @@ class PostgresSource:
         has_places = _has_places(known.description) and not self._is_few
         chunks = self._chunks(known.description, at) if has_places else [None]
         more = f" AND {self._condition}" if self._condition else ""
+        # Where the rows of a whole piece were read, their places need not come with them.
+        placed = [chunk is not None and (chunk.is_last or bool(more)) for chunk in chunks]
         queries = [
-            plan.select(f"ONLY {chunk.leaf.sql} AS t", f"{chunk.where}{more}", place=True)
+            plan.select(f"ONLY {chunk.leaf.sql} AS t", f"{chunk.where}{more}", place=has_place)
             if chunk
             else plan.select(self._from(known.description.columns), self._condition)
-            for chunk in chunks
+            for chunk, has_place in zip(chunks, placed, strict=True)
         ]
-        fetch = Fetch(self._snapshot, self._reading, queries, str(self._wanted))
+        ends = [chunk is not None and not has_place for chunk, has_place in zip(chunks, placed, strict=True)]
+        fetch = Fetch(self._snapshot, self._reading, queries, str(self._wanted), ends)
         described = replace(known.description, rows=None) if self._is_few else known.description
         account = _Account(described, chunks, progress, at.rows)
         account.say(0)
         try:
             with closing(fetch.batches(cancelled)) as batches:
-                for number, batch in batches:
+                reached, rows = -1, 0
+                for number, batch, is_last in batches:
                     if not batch.num_rows:
                         continue
-                    taken = plan.take(batch, on_error, place=has_places)
-                    chunk = chunks[number]
+                    rows = batch.num_rows + (rows if number == reached else 0)
+                    reached, chunk = number, chunks[number]
+                    taken = plan.take(batch, on_error, place=placed[number])
+                    last = taken.last_ctid
+                    if chunk is not None and last is None:
+                        last = (
+                            (chunk.end - 1, _LAST_OFFSET) if is_last else self._ctid(chunk, rows, cancelled)
+                        )
                     at.rows += batch.num_rows
-                    if chunk is not None and taken.last_ctid is not None:
-                        at.advance(chunk.leaf, taken.last_ctid, batch.num_rows)
+                    if chunk is not None and last is not None:
+                        at.advance(chunk.leaf, last, batch.num_rows)
                     account.say(number, at)
                     yield Piece(taken.batch, taken.rejected, at.text() if chunk is not None else None)
         finally:
             fetch.stop()
         account.end(at)
+
+    def _ctid(self, chunk: _Chunk, rows: int, cancelled: Cancelled) -> tuple[int, int]:
+        """The place of the last of so many rows of a piece."""
+        sql = (
+            f"SELECT t.ctid::text FROM ONLY {chunk.leaf.sql} AS t WHERE {chunk.where} "
+            f"ORDER BY t.ctid OFFSET {rows - 1} LIMIT 1"
+        )
+        ((found,),) = self._snapshot.query(sql, (), str(self._wanted), cancelled)
+        block, offset = found.strip("()").split(",")
+        return int(block), int(offset)
 
     def _plan(self, known: _Known, inspection: Inspection) -> Plan:
         columns = known.description.columns
@@ -401,7 +425,7 @@ class PostgresSource:
 
     def _chunks(self, description: Description, at: Read) -> list[_Chunk]:
         """What is left to read, a piece of a file each."""
-        step = self._reading.chunk_blocks if self._snapshot.version >= _TID_RANGES else 0
+        step = self._step(description) if self._snapshot.version >= _TID_RANGES else 0
         done = {place.oid for place in at.done}
         chunks = []
         for leaf in description.leaves:
@@ -414,6 +438,16 @@ class PostgresSource:
                 chunks.append(_Chunk(leaf, block, block + step if step else leaf.blocks, after, leaf.blocks))
         return chunks
 
+    def _step(self, description: Description) -> int:
+        """How many blocks are read at once: about as many as make a batch."""
+        blocks = sum(leaf.blocks for leaf in description.leaves)
+        # As they are sent, values have their lengths before them.
+        sent = _BLOCK_BYTES + _FIELD_BYTES * len(description.columns) * (description.rows or 0) / max(
+            blocks, 1
+        )
+        fitting = int(_SHARE * self._reading.batch_bytes / sent)
+        return max(min(fitting, self._reading.chunk_blocks), min(_LEAST_BLOCKS, self._reading.chunk_blocks))
+
 
 @dataclass(frozen=True, slots=True)
 class _Chunk:
@@ -424,6 +458,11 @@ class _Chunk:
     end: int
     after: tuple[int, int] | None
     blocks: int
+
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing of the file comes after it."""
+        return self.end >= self.blocks
 
     @property
     def where(self) -> str:
