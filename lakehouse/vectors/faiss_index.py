@@ -32,7 +32,7 @@ gives worse results, and not sooner."""
 EXACT_COUNT = 1000
 """Of so many vectors, or fewer, each is compared whatever the parameters."""
 _BATCH = 8192
-_STEP_SECONDS, _LEAST_STEP = 0.4, 256
+_STEP_SECONDS, _FIRST_STEP, _LEAST_STEP = 0.4, 1024, 256
 _KEPT_EFFORTS = 64
 _LEAST_SQUARE = float(np.finfo(np.float32).tiny)
 _TRAINED = 100_000
@@ -138,15 +138,19 @@ class VectorIndex:
             # Bounds of each dimension; of nothing there are none, and one vector is as good as another.
             step = max(1, count // _TRAINED)
             index.train(rows[::step] if count else np.zeros((1, dimension), dtype=np.float32))
-        start, step = 0, _BATCH
+        start, step = 0, _FIRST_STEP
         while start < count:
             check()
             began_s = time.monotonic()
             index.add(rows[start : start + step])
             start += step
             progress(min(1.0, start / count))
-            if time.monotonic() - began_s > _STEP_SECONDS:
-                step = max(_LEAST_STEP, step // 2)  # so that whoever stops it does not wait long
+            # Short enough that whoever stops it does not wait long, and no shorter.
+            seconds = time.monotonic() - began_s
+            if seconds > _STEP_SECONDS:
+                step = max(_LEAST_STEP, step // 2)
+            elif seconds < _STEP_SECONDS / 4:
+                step = min(_BATCH, step * 2)
         return cls(index, parameters)
 
     @property
