@@ -301,8 +301,7 @@ def _profile(ctx: CallContext, indexes: GuardedIndexes, index: str = "") -> Prof
 def _settled(ctx: CallContext, request: SearchVectorsRequest) -> SearchVectorsRequest:
     """A request that says all that its profile would: what is activated meanwhile does not matter to it."""
     indexes = _guarded(ctx, request.profile)
-    profile = _profile(ctx, indexes, request.index)
-    k = request.k or (_DEFAULT_K if profile is None else profile.settings.k)
+    k = request.k or indexes.usual_k(request.index)
     settled = request.model_copy(update={"index": indexes.named(request.index), "k": k})
     if settled.rerank is not None and settled.reranked > _MOST_RERANKED:
         raise InvalidRequest(_TOO_MANY)

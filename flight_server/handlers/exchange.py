@@ -31,7 +31,8 @@ class ExchangeCommand(BaseModel):
 
     exchange: Literal["vectors.search"]
     index: str = Field(min_length=1)
-    k: int = Field(default=10, ge=1, le=MOST_RESULTS)
+    profile: str | None = None
+    k: int | None = Field(default=None, ge=1, le=MOST_RESULTS)
     ef: int | None = None
     filter: str = ""
 
@@ -68,9 +69,13 @@ def answer(
     """
     wanted = _command(command)
     lakehouse, session = ctx.lakehouse, ctx.session
-    with Recording(ctx, f"VECTORS EXCHANGE {wanted.index}", "vectors") as recording:
+    guarded = GuardedIndexes(lakehouse.vectors, lakehouse.engine, session, wanted.profile)
+    # What is activated meanwhile does not matter to this stream.
+    index = guarded.named(wanted.index)
+    k = wanted.k or guarded.usual_k(index)
+    with Recording(ctx, f"VECTORS EXCHANGE {index}", "vectors") as recording:
         record, watched = recording.record, recording.watch()
-        found = lakehouse.sql_search.columns(wanted.index, session)
+        found = lakehouse.sql_search.columns(index, session)
         watched.note_tables([found.table])
 
         def check() -> None:
@@ -78,9 +83,9 @@ def answer(
             record.check_stop()
 
         stream = QueryStream(
-            GuardedIndexes(lakehouse.vectors, lakehouse.engine, session),
+            guarded,
             lakehouse.ai,
-            Wanted(wanted.index, wanted.k, wanted.ef, wanted.filter),
+            Wanted(index, k, wanted.ef, wanted.filter),
             queries,
             found.schema,
             watched,

@@ -38,6 +38,7 @@ from lakehouse.vectors.indexes import BuildRequest, Hits, Progress, Select, Vect
 from lakehouse.vectors.loader import LoadedIndex
 from lakehouse.vectors.selection import Selection
 
+_K = 10
 _POSITION = "~position"
 _Absent = (TableNotFound, SchemaNotFound, CatalogNotFound)
 
@@ -97,6 +98,11 @@ class GuardedIndexes:
                 known = FullName(index)
             self._names[index] = known
         return known
+
+    def usual_k(self, index: str) -> int:
+        """How many rows a search in an index gives that does not say: what its profile says, else 10."""
+        profile = parted_name(self.named(index))[0]
+        return self._session.access.profile(profile).settings.k if profile else _K
 
     def all(self) -> list[Live]:
         """The live generations of those that the principal may search, by name."""

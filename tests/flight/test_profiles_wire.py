@@ -288,6 +288,9 @@ def test_each_profile_has_its_own_index_model_and_parameters(prose: Server) -> N
     with connect(prose.uri, token=_token("early")) as lake:
         assert lake.search_vectors("prose", BREAD).num_rows == 3
         assert lake.search_vectors("prose", BREAD, profile="old").num_rows == 2
+        for profile, count in ((None, 3), ("old", 2)):
+            streamed = list(lake.stream_searches("prose", [[BREAD]], profile=profile))
+            assert sum(batch.num_rows for batch in streamed) == count
 
 
 def test_profile_of_other_roles_is_absent(prose: Server) -> None:

@@ -531,10 +531,11 @@ class Client:
         self,
         index: str,
         queries: Iterable[Queries],
-        k: int = 10,
+        k: int | None = None,
         *,
         ef: int | None = None,
         where: str = "",
+        profile: str | None = None,
     ) -> Iterator[pa.RecordBatch]:
         """The nearest rows of an index to queries that keep coming, in one call; see ``search_vectors``.
 
@@ -545,14 +546,22 @@ class Client:
             index: The name of the index.
             queries: Batches of texts, or of vectors: lists, or record batches with a column ``text`` or
                 ``vector``, of which NULL finds nothing.
-            k: How many rows to find for each query.
+            k: How many rows to find for each query; what the profile says, else 10, when left out.
             ef: Effort of the search; the index's own when left out.
             where: SQL predicate over the table that the vectors were made from.
+            profile: The profile to search with, ``none`` for none; the session's own when left out.
 
         Raises:
             LakehouseClientError: There is no such index, or a query does not fit: it says which.
         """
-        said = {"exchange": "vectors.search", "index": index, "k": k, "ef": ef, "filter": where}
+        said = {
+            "exchange": "vectors.search",
+            "index": index,
+            "k": k,
+            "ef": ef,
+            "filter": where,
+            "profile": profile,
+        }
         return searches.stream(self._channel, said, iter(queries))
 
     # -- actions ------------------------------------------------------------------------------------
