@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from weakref import WeakSet
 
 from lakehouse.ai.embedding import EmbeddingModel, ProfileEmbedder, Turns
 from lakehouse.ai.ollama_models import OllamaEmbedding, OllamaGenerator
@@ -13,7 +14,7 @@ from lakehouse.ai.ollama_service import OllamaService
 from lakehouse.ai.onnx_model import OnnxEmbedding, OnnxReranker
 from lakehouse.ai.provider import Check, Embedder, ModelIdentity, Reranker, TextGenerator, unchecked
 from lakehouse.ai.reranking import GeneratedReranker, VectorReranker
-from lakehouse.ai.static_model import STATIC_MODELS, StaticModel
+from lakehouse.ai.static_model import STATIC_MODELS, StaticModel, forget_static_models
 from lakehouse.config import AiSettings, ModelSettings
 from lakehouse.errors import LakehouseError, ModelNotFound
 
@@ -48,7 +49,7 @@ class Models:
         self._embedders: dict[str, ProfileEmbedder] = {}
         self._generators: dict[str, OllamaGenerator] = {}
         self._cross_encoders: dict[str, OnnxReranker] = {}
-        self._in_process: list[OnnxEmbedding | OnnxReranker] = []
+        self._in_process: WeakSet[OnnxEmbedding | OnnxReranker] = WeakSet()
         self._services: dict[str, OllamaService] = {}
 
     def embedder(self, name: str | None = None) -> Embedder:
@@ -99,7 +100,11 @@ class Models:
     def unload(self, name: str) -> None:
         """Let go of what is in memory of a model that embeds; who uses it keeps it as long."""
         with self._lock:
-            self._embedders.pop(name, None)
+            if self._embedders.pop(name, None) is None:
+                return
+            left = [self._profiles[each] for each in self._embedders]
+        if not any(each.provider == "local" and each.model in STATIC_MODELS for each in left):
+            forget_static_models()
 
     def models(self, check: Check = unchecked) -> tuple[ModelState, ...]:
         """All models of the configuration, each asked whether it is there, several at once."""
@@ -110,7 +115,7 @@ class Models:
         """Stop what is under way and release connections."""
         with self._lock:
             services, self._services = list(self._services.values()), {}
-            in_process, self._in_process = self._in_process, []
+            in_process = list(self._in_process)
         for service in services:
             service.close()
         for model in in_process:
@@ -166,7 +171,7 @@ class Models:
         if profile.provider == "local" and profile.model in STATIC_MODELS:
             return StaticModel(profile.model, profile.dimension)
         found = OnnxEmbedding(profile)
-        self._in_process.append(found)
+        self._in_process.add(found)
         return found
 
     def _cross_encoder(self, profile: ModelSettings) -> OnnxReranker:
@@ -176,7 +181,7 @@ class Models:
                 found = self._cross_encoders[profile.name] = OnnxReranker(
                     profile, Turns(profile.requests_in_flight)
                 )
-                self._in_process.append(found)
+                self._in_process.add(found)
             return found
 
     def _service(self, profile: ModelSettings) -> OllamaService:

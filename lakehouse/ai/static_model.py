@@ -93,6 +93,12 @@ class StaticModel:
             return _read(self._name)
 
 
+def forget_static_models() -> None:
+    """Let go of the files of all models; who needs them reads them again."""
+    with _loading:
+        _read.cache_clear()
+
+
 @cache
 def _read(name: str) -> _Loaded:
     """The files of a model, which profiles share."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ ROLES = [
 PROFILES = [
     {"name": "fresh", "datasets": ["lake.main.notes"], "m": 8, "ef_search": 99},
     {"name": "secret", "roles": ["chemist"]},
-    {"name": "plain"},
+    {"name": "plain", "model": "small"},
 ]
 
 
@@ -55,6 +56,7 @@ def settings(path: Path, **others: Any) -> Settings:
         "vectors": {"refresh_ms": 0},
         "datasets": {"enabled": False},
         "roles": ROLES,
+        "ai": {"models": [{"name": "local"}, {"name": "small", "dimension": 64}]},
         "profiles": PROFILES,
     }
     return Settings.model_validate({**told, **others})
@@ -122,7 +124,7 @@ def build(lake: Lakehouse, index: str, table: str = "notes", profile: str | None
         ({"profiles": [{"name": "none"}]}, "name of your own"),
         (
             {"profiles": [{"name": "a", "model": "gpt"}]},
-            "names the model 'gpt', expected one that embeds: local",
+            "names the model 'gpt', expected one that embeds: local, small",
         ),
         ({"profiles": [{"name": "a", "roles": ["x"]}]}, "names the role 'x'"),
         ({"profiles": [{"name": "a", "datasets": ["lake.*"]}]}, "catalog.schema.table"),
@@ -223,7 +225,10 @@ def test_deactivated_profile_is_refused_and_leaves_memory(lake: Lakehouse, profi
     assert profiles.searches["plain"] == 1
     server = another(lake)
     assert not server.state().inactive
+    shared, own = lake.ai.embedder("local"), weakref.ref(lake.ai.embedder("small"))
     profiles.deactivate("plain")
+    assert own() is None
+    assert lake.ai.embedder("local") is shared
     assert not profiles.loaded("plain")
     assert server.state().inactive == {"plain"}
     who.search("plain:notes", np.ones(4), 1)  # a call that has begun goes on
