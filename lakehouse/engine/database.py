@@ -116,7 +116,7 @@ class Input:
     schema: pa.Schema
     rows: Callable[[Callable[[], None]], pa.Table]
 
-    def again(self, session: Session, values: Mapping[str, Any]) -> Self:
+    def again(self, session: Session | None, values: Mapping[str, Any]) -> Self:
         """The same for another execution."""
         return self
 
@@ -132,11 +132,11 @@ class Input:
 class Supply(Protocol):
     """What a statement needs beside files: rows made for it, or what its functions ask."""
 
-    def again(self, session: Session, values: Mapping[str, Any]) -> Supply:
+    def again(self, session: Session | None, values: Mapping[str, Any]) -> Supply:
         """The same for another execution of the statement, in a session that sees what this one sees.
 
         Args:
-            session: The session.
+            session: The session; None for what is kept, which is to hold none.
             values: The values of the statement's parameters, by name.
         """
         ...

@@ -251,8 +251,11 @@ class Engine:
             bound.parameters,
         )
         if bound.fresh and len(analysis.sql) < 10_000:
+            kept = plan
+            if plan.inputs:
+                kept = replace(plan, inputs=tuple(each.again(None, {}) for each in plan.inputs))
             with self._plans_lock:
-                self._plans[key] = plan
+                self._plans[key] = kept
                 if len(self._plans) > _PLAN_CACHE_ENTRIES:
                     self._plans.popitem(last=False)
         return plan

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import duckdb
@@ -197,9 +197,11 @@ class ModelUse:
         """On behalf of a session."""
         return cls(calls, session.principal.name, session.access.may_run("ai.embed", Permission.AI))
 
-    def again(self, session: Session, values: Mapping[str, Any]) -> Self:
-        """The same for another execution."""
-        return self.of(self.calls, session)
+    def again(self, session: Session | None, values: Mapping[str, Any]) -> Self:
+        """The same for another execution; for none it asks nothing."""
+        return (
+            replace(self, principal="", may_embed=False) if session is None else self.of(self.calls, session)
+        )
 
     def supply(self, cursor: PooledCursor, check: Callable[[], None] | None) -> None:
         """Let what runs on a cursor ask models."""

@@ -32,7 +32,7 @@ class SearchInput:
         call: What is sought.
         calls: Who answers.
         compute: Gives the values of arguments that are no literals.
-        session: On whose behalf.
+        session: On whose behalf; None in what is kept for later executions.
         transaction: In which the statement runs, if in any.
         values: The values of the statement's parameters, by name.
     """
@@ -42,11 +42,11 @@ class SearchInput:
     call: SearchCall
     calls: ModelCalls
     compute: Compute
-    session: Session
+    session: Session | None
     transaction: Transaction | None = None
     values: Mapping[str, Any] = field(default_factory=dict)
 
-    def again(self, session: Session, values: Mapping[str, Any]) -> Self:
+    def again(self, session: Session | None, values: Mapping[str, Any]) -> Self:
         """The same search for another execution."""
         return replace(self, session=session, values=values)
 
@@ -69,8 +69,8 @@ class SearchInput:
         cursor.empty(self.name)
 
     def _rows(self, check: Callable[[], None]) -> pa.Table:
-        semantics = self.calls.semantics
-        if semantics is None:
+        semantics, session = self.calls.semantics, self.session
+        if semantics is None or session is None:
             raise NotSupported(f"{VECTOR_SEARCH} is not offered here")
 
         def value(argument: Argument) -> Any:
@@ -78,7 +78,7 @@ class SearchInput:
                 return argument.value
             if argument.parameter:
                 return self.values[argument.parameter]
-            return self.compute(argument.text, self.values, self.session, self.transaction, check)
+            return self.compute(argument.text, self.values, session, self.transaction, check)
 
-        found = semantics.search(wanted_search(self.call, value), self.session, check)
+        found = semantics.search(wanted_search(self.call, value), session, check)
         return fitting(found, self.schema, self.call.index)

@@ -459,3 +459,57 @@ def test_jdbc_searches_with_values_written_out_and_bound(callers: dict[str, Call
         "bound 1 food",
         f"vector {nearest(np.ones(DIMENSION, 'f4'), 1)[0]}",
     ], done.stderr[-2000:]
+
+
+def test_many_search_at_once_while_the_index_is_swapped(admin: Caller) -> None:
+    sql = "SELECT id FROM vector_search('points', $vector, $k, ef := 300) ORDER BY _rank"
+    wrong: list[str] = []
+
+    def search(first: int) -> None:
+        with admin.connect() as connection, connection.cursor() as cursor:
+            for number in range(first, first + 15):
+                sought = vector(number)
+                listed = pa.array([list(sought)], pa.list_(pa.float32()))
+                cursor.execute(sql, pa.record_batch({"vector": listed, "k": [4]}))
+                found = cursor.fetch_arrow_table()["id"].to_pylist()
+                if found != nearest(sought, 4):
+                    wrong.append(f"{number}: {found}")
+
+    threads = [threading.Thread(target=search, args=(100 * i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for _ in range(4):
+        admin.call("vectors.build", index="points", table="points", db_schema="docs", keys=["id"])
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_columns_follow_the_index(admin: Caller) -> None:
+    sql = f"FROM vector_search('other', {written(vector())}, 2)"
+    wanted = {"index": "other", "table": "points", "db_schema": "docs", "keys": ["id"]}
+    admin.call("vectors.build", **wanted)
+    assert admin.sql(sql).column_names == ["_rank", "score", "id", "rank"]
+    admin.call("vectors.build", **wanted, columns=["id"])
+    found = admin.sql(sql)
+    assert found.column_names == ["rank", "score", "id"]
+    assert found["id"].to_pylist() == nearest(vector(), 2)
+    admin.call("vectors.drop", index="other")
+    with pytest.raises(REFUSED, match="VECTOR_INDEX_NOT_FOUND"):
+        admin.sql(sql)
+
+
+def test_searches_stand_wherever_tables_do(admin: Caller) -> None:
+    call = f"vector_search('points', {written(vector())}, 3)"
+    assert admin.sql(f"DESCRIBE FROM {call}")["column_name"].to_pylist()[0] == "_rank"
+    assert admin.sql(f"SUMMARIZE FROM {call}").num_rows == 4
+    both = admin.sql(f"SELECT a.id FROM {call} a JOIN {call} b USING (id) UNION ALL SELECT id FROM {call}")
+    assert sorted(both["id"].to_pylist()) == sorted(nearest(vector(), 3) * 2)
+    inner = f"(SELECT vector FROM docs.points WHERE id = (SELECT min(id) FROM {call}))"
+    first = min(nearest(vector(), 3))
+    assert admin.ids(f"SELECT id FROM vector_search('points', {inner}, 1)") == [first]
+    assert admin.sql(f"SELECT count(*) AS n FROM docs.points WHERE id IN (SELECT id FROM {call})")[
+        "n"
+    ].to_pylist() == [3]
+    found = admin.sql(f"SELECT vector_search.id FROM {call} -- a comment with ?\n WHERE '?' <> ''")
+    assert found.num_rows == 3
