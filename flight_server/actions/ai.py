@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any, Literal, Self
 
 import pyarrow as pa
@@ -14,7 +14,7 @@ from flight_server.context import CallContext
 from lakehouse.ai.models import ModelState
 from lakehouse.ai.provider import Generated, Message, ModelIdentity, Purpose, Sampling, TokenStream, Vectors
 from lakehouse.ai.reranking import UNSCORED
-from lakehouse.errors import InvalidRequest, LimitExceeded, StatementTimeout
+from lakehouse.errors import InvalidRequest, LimitExceeded
 
 _EMBEDDED_AT_ONCE = 256
 _PART_BYTES = 1_000_000
@@ -151,7 +151,7 @@ class ModelsResponse(Response):
 
 def _embed(ctx: CallContext, request: EmbedRequest) -> Iterator[Response | Part]:
     _admit(ctx, request.texts)
-    embedder, check = ctx.lakehouse.ai.embedder(request.model), _check(ctx)
+    embedder, check = ctx.lakehouse.ai.embedder(request.model), ctx.stopping()
     ctx.noted["model"] = embedder.model.name
     for start in range(0, len(request.texts), _EMBEDDED_AT_ONCE):
         texts = request.texts[start : start + _EMBEDDED_AT_ONCE]
@@ -182,7 +182,7 @@ def _generate(ctx: CallContext, request: GenerateRequest) -> Iterator[Response |
         )
     said = [request.prompt or "", request.system, *(message.content for message in request.messages)]
     _admit(ctx, (), "".join(said))
-    generator, check = ctx.lakehouse.ai.generator(request.model), _check(ctx)
+    generator, check = ctx.lakehouse.ai.generator(request.model), ctx.stopping()
     ctx.noted["model"] = request.model or "the default one"
     sampling = Sampling(
         request.max_tokens, request.temperature, request.seed, tuple(request.stop), request.json_schema
@@ -222,7 +222,7 @@ def _rerank(ctx: CallContext, request: RerankRequest) -> Iterator[Response]:
     _admit(ctx, request.texts, request.query)
     reranker = ctx.lakehouse.ai.reranker(request.model)
     ctx.noted["model"] = reranker.model.name
-    scores = reranker.rerank(request.query, request.texts, check=_check(ctx)).tolist()
+    scores = reranker.rerank(request.query, request.texts, check=ctx.stopping()).tolist()
     order = sorted(range(len(scores)), key=lambda number: -scores[number])[: request.top]
     generated = reranker.method == "generate"
     yield RerankResponse(
@@ -234,7 +234,7 @@ def _rerank(ctx: CallContext, request: RerankRequest) -> Iterator[Response]:
 
 
 def _models(ctx: CallContext, request: ModelsRequest) -> Iterator[Response]:
-    yield ModelsResponse(models=[_configured(each) for each in ctx.lakehouse.ai.models(_check(ctx))])
+    yield ModelsResponse(models=[_configured(each) for each in ctx.lakehouse.ai.models(ctx.stopping())])
 
 
 def _configured(state: ModelState) -> ConfiguredModel:
@@ -281,19 +281,6 @@ def _admit(ctx: CallContext, texts: Sequence[str], prompt: str = "") -> None:
             )
     ctx.noted.update(texts=len(texts), characters=len(prompt) + sum(map(len, texts)))
     ctx.lakehouse.ai_calls.admit(ctx.principal.name, max(1, len(texts)))
-
-
-def _check(ctx: CallContext) -> Callable[[], None]:
-    """What stops the work of a call: its client went away, or its time is over."""
-    clock, seconds = ctx.lakehouse.clock, ctx.limits.statement_timeout_s
-    began_s = clock.monotonic()
-
-    def check() -> None:
-        ctx.check_cancelled()
-        if seconds is not None and clock.monotonic() - began_s > seconds:
-            raise StatementTimeout(f"the action ran longer than {seconds:g} s")
-
-    return check
 
 
 ACTIONS: tuple[ActionSpec, ...] = (

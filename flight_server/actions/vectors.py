@@ -493,6 +493,8 @@ def searched(ctx: CallContext, request: SearchVectorsRequest) -> SearchAnswer:
                     ctx.principal.name, ctx.session.access, request.reranked
                 )
             ask = _asked(ctx, request, check)
+            if ask.reranker is not None:
+                ctx.noted.update(model=ask.reranker.model.name, texts=request.reranked)
             found = _guarded(ctx).ask(request.index, ask, where=request.filter, watch=watch, check=check)
             rows = _told(told(ask, found), found.rows, found.generation, found.way)
             answer = SearchAnswer(found.generation, found.way, found.ef, rows)

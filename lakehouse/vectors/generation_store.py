@@ -160,6 +160,10 @@ class GenerationStore:
         for number in reversed(numbers):
             try:
                 found = self._slot(index, number)
+            except ObjectNotFound:
+                if number != numbers[-1] or self._slots(index)[-1:] <= numbers[-1:]:
+                    raise
+                return self.live(index)  # later ones were put since, and this one cleaned away
             except IndexDamaged as error:
                 _log.warning("vector_index_slot_unreadable", index=index, slot=number)
                 if number == numbers[0]:

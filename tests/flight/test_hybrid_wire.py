@@ -286,3 +286,12 @@ def test_statements_search_by_words_and_both(who: Client, server: Server) -> Non
     ):
         with pytest.raises(REFUSED, match=message):
             who.sql(f"FROM vector_search('library', {wrong})")
+
+
+def test_what_a_model_may_read_to_rerank_is_on_record(who: Client) -> None:
+    who.search("mutex", "heap", mode="lexical", k=1, candidates=7, rerank="local")
+    who.call("audit.flush")
+    told = who.sql(
+        "SELECT detail FROM system.audit WHERE action = 'vectors.search' ORDER BY time DESC LIMIT 1"
+    )
+    assert json.loads(told["detail"][0].as_py()) == {"model": "wordllama", "texts": 14}
