@@ -20,6 +20,9 @@ from lakehouse.ingest.clustering import Clustering
 from lakehouse.ingest.encodings import choose_encodings
 from lakehouse.storage import ObjectWriter, Uploads
 
+# Of what a writer stores while it goes on, parts may be in memory. Files of partitions may be many and small.
+_STORED_AT_ONCE = 2
+
 
 class FileWriter:
     """Writes the files of one target. One row group is encoded while the next is put together.
@@ -29,7 +32,8 @@ class FileWriter:
     Args:
         catalog: Where the table is.
         target: What is written for.
-        uploads: Where files that are complete are stored while the writer goes on; left out, it waits.
+        uploads: Where files that are complete are stored while the writer goes on, and after it has finished;
+            left out, all are stored when it has.
     """
 
     def __init__(self, catalog: IcebergCatalog, target: Target, uploads: Uploads | None = None) -> None:
@@ -57,6 +61,7 @@ class FileWriter:
             self._clustering.finish()
         if self._open is not None:
             self._open.close()
+        self._files.settle()
         return self._files.written
 
     def _wait(self) -> None:
@@ -97,7 +102,9 @@ class _Files:
         self.catalog = catalog
         self.target = target
         self.layout = layout
-        self.uploads = uploads
+        self._uploads = Uploads() if uploads is None else uploads
+        self._settles = uploads is None
+        self._storing = 0
         self.schema = target.file_schema
         self.written: list[DataFile] = []
         self.open_files: set[OpenFile] = set()
@@ -113,9 +120,24 @@ class _Files:
         self.open_files.add(opened)
         return opened
 
+    def store(self, sink: ObjectWriter) -> None:
+        """Complete an object while the next file is encoded: to wait for the disk or the store takes long."""
+        if self._settles and not self.layout.is_plain:
+            sink.close()
+            return
+        if self._settles and self._storing == _STORED_AT_ONCE:
+            self.settle()
+        self._uploads.start(sink.close)
+        self._storing += 1
+
+    def settle(self) -> None:
+        """Wait until all files are stored, unless that is done by whom the uploads belong to."""
+        if self._settles:
+            self._uploads.settle()
+            self._storing = 0
+
     def abandon(self) -> None:
-        if self.uploads is not None:
-            self.uploads.abandon()
+        self._uploads.abandon()
         for file in self.open_files:
             file.abort()
         for key in self._keys:
@@ -161,10 +183,7 @@ class OpenFile:
         """Complete the file."""
         files, target = self._files, self._files.target
         self._writer.close()
-        if files.uploads is None:
-            self._sink.close()
-        else:
-            files.uploads.start(self._sink.close)
+        files.store(self._sink)
         files.open_files.discard(self)
         files.written.append(
             data_file(
