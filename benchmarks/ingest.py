@@ -30,6 +30,7 @@ from lakehouse_client import Client, connect
 
 from benchmarks.postgres import COLUMNS, SMALL_ROWS, filled, postgres_server
 from benchmarks.processes import Line, lakehouse
+from lakehouse.catalog.iceberg_catalog import FileLimits
 from lakehouse.ingest.encodings import choose_encodings
 
 _SCALE, _QUICK_SCALE = 1.35, 0.1
@@ -37,6 +38,7 @@ _ROWS, _QUICK_ROWS = 10_000_000, 1_000_000
 _TABLE_ROWS, _QUICK_TABLE_ROWS = 2_000_000, 100_000
 _BATCH_ROWS = 100_000
 _PRICE = COLUMNS.index("price::text")
+_GROUP_ROWS = FileLimits().rows_per_group
 _ADMIN = '[auth]\nanonymous_role = "admin"\n'
 _WIDE = (
     "SELECT range::BIGINT AS a, (range % 1000)::INTEGER AS b, random() AS c, random() * 100 AS d, "
@@ -208,7 +210,7 @@ def ingest_put(directory: Path, quick: bool) -> list[Line]:
 def _written(data: pa.Table, path: Path) -> None:
     """A Parquet file as the server writes them."""
     with _writer(path, data.slice(0, _BATCH_ROWS)) as writer:
-        writer.write_table(data)
+        writer.write_table(data, row_group_size=_GROUP_ROWS)
 
 
 def _writer(path: Path, first: pa.Table) -> pq.ParquetWriter:

@@ -37,7 +37,8 @@ class ScratchDirectory:
         try:
             place.mkdir(parents=True, exist_ok=True)
             _remove_orphans(place)
-            self.path, self._lock = _made(place)
+            self.path, lock = _made(place)
+            self._lock: int | None = lock
         except OSError as error:
             raise ConfigError(
                 f"engine.spill_directory = {str(place)!r} cannot be used: {error.strerror}"
@@ -45,8 +46,10 @@ class ScratchDirectory:
 
     def close(self) -> None:
         """Remove it with all that is in it."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        os.close(self._lock)
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            shutil.rmtree(self.path, ignore_errors=True)
+            os.close(lock)
 
 
 def _made(place: Path) -> tuple[Path, int]:
