@@ -25,6 +25,7 @@ import duckdb
 import psutil
 import psycopg
 import pyarrow as pa
+import pyarrow.json as pjson
 import pyarrow.parquet as pq
 from lakehouse_client import Client, connect
 
@@ -32,6 +33,9 @@ from benchmarks.postgres import COLUMNS, SMALL_ROWS, filled, postgres_server
 from benchmarks.processes import Line, lakehouse
 from lakehouse.catalog.iceberg_catalog import FileLimits
 from lakehouse.ingest.encodings import choose_encodings
+from lakehouse.ingest.sources.byte_source import LocalFile
+from lakehouse.ingest.sources.file_options import FileOptions
+from lakehouse.ingest.sources.json_source import JsonReader
 
 _SCALE, _QUICK_SCALE = 1.35, 0.1
 _ROWS, _QUICK_ROWS = 10_000_000, 1_000_000
@@ -135,7 +139,7 @@ def ingest_files(directory: Path, quick: bool) -> list[Line]:
 def _file_lines(
     client: Client, server: _Server, file: Path, what: str, directory: Path, repetitions: int
 ) -> list[Line]:
-    ours, theirs = _Spent(), _Spent()
+    ours, theirs, parsed = _Spent(), _Spent(), _Spent()
     way = "csv" if file.suffix == ".csv" else "jsonl"
 
     def bring(number: int) -> object:
@@ -145,7 +149,15 @@ def _file_lines(
     for number in range(repetitions):
         ours.add(*server.measured(partial(bring, number)))
         theirs.add(*_bare(way, str(file), str(directory / "bare.parquet")))
-    return _lines(f"{what}, {file.stat().st_size / 1e9:.2f} GB", ours, "DuckDB", theirs, "≥ 0.8")
+        if way == "jsonl":
+            parsed.add(*_bare("parse", str(file), ""))
+    size = f"{file.stat().st_size / 1e9:.2f} GB"
+    lines = _lines(f"{what}, {size}", ours, "DuckDB", theirs, "≥ 0.8")
+    return (
+        lines + _lines(f"{what}, Arrow's parser alone", parsed, "DuckDB", theirs, "")
+        if parsed.cpu_s
+        else lines
+    )
 
 
 def ingest_postgres(directory: Path, quick: bool) -> list[Line]:
@@ -258,6 +270,19 @@ def _copied(reader: str) -> Callable[[str, str], object]:
     return copy
 
 
+def _parsed(source: str, target: str) -> object:
+    """Read by Arrow's parser with the schema that the server finds, and let go of."""
+    schema = JsonReader([LocalFile(Path(source))], FileOptions()).inspect(lambda: False, _untold).schema
+    reading = pjson.ReadOptions(use_threads=False, block_size=8 << 20)
+    parsing = pjson.ParseOptions(explicit_schema=schema, unexpected_field_behavior="error")
+    with pjson.open_json(source, reading, parsing) as reader:
+        return sum(batch.num_rows for batch in reader)
+
+
+def _untold(share: float | None, text: str) -> None:
+    pass
+
+
 def _drained(dsn: str, table: str) -> object:
     with adbc.connect(dsn) as connection, connection.cursor() as cursor:
         cursor.execute(f"SELECT {', '.join(COLUMNS)} FROM {table}")
@@ -307,6 +332,7 @@ def _paged(dsn: str, table: str) -> object:
 _WAYS: dict[str, Callable[[str, str], object]] = {
     "csv": _copied("read_csv"),
     "jsonl": _copied("read_json"),
+    "parse": _parsed,
     "drain": _drained,
     "encode": _encoded,
     "pages": _paged,

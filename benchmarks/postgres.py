@@ -25,7 +25,7 @@ import psycopg
 
 from benchmarks.processes import Line
 from lakehouse.ingest.sources.postgres import Dsn, PostgresSource, Reading, Relation
-from lakehouse.ingest.sources.postgres.sessions import AdbcSession, PsycopgSession
+from lakehouse.ingest.sources.postgres.sessions import PsycopgSession
 from lakehouse.ingest.sources.source import OnError
 
 _ROWS, _QUICK_ROWS = 2_000_000, 100_000
@@ -137,8 +137,8 @@ def _pages(dsn: str, table: str) -> tuple[int, float]:
 
 _WAYS: dict[str, Callable[[str, str], tuple[int, float]]] = {
     "adbc": _adbc,
-    "ours": lambda dsn, table: _ours(dsn, table, Reading(opener=AdbcSession)),
-    "one": lambda dsn, table: _ours(dsn, table, Reading(opener=AdbcSession, connections=1)),
+    "ours": lambda dsn, table: _ours(dsn, table, Reading()),
+    "one": lambda dsn, table: _ours(dsn, table, Reading(connections=1)),
     "psycopg": lambda dsn, table: _ours(dsn, table, Reading(opener=PsycopgSession)),
     "pages": _pages,
 }
