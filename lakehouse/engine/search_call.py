@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,6 +18,7 @@ VECTOR_SEARCH = "vector_search"
 PLACES = ("index", "query", "k", "ef", "filter", "mode", "rerank")
 """The names of its arguments, in their order."""
 
+_CAST = re.compile(r"\$(\w+)\s*::\s*(?:FLOAT|REAL|DOUBLE)\s*\[\d*\]", re.IGNORECASE)
 _OPENING, _CLOSING = ("(", "[", "{"), (")", "]", "}")
 _FORM = (
     "vector_search('index', 'text or vector', k, ef := …, filter := '…', mode := 'hybrid', rerank := 'model')"
@@ -31,12 +33,14 @@ class Argument:
         text: As written.
         value: What it is, where that is written out; then ``is_known``.
         parameter: The name of the parameter that it is, if it is one.
+        is_cast: Whether that is cast to a list of numbers, which a list of numbers need not be.
     """
 
     text: str
     value: Any = None
     is_known: bool = False
     parameter: str = ""
+    is_cast: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +163,9 @@ def _argument(text: str, piece: list[Token], tree: Mapping[str, Any], place: int
     expression = tree["expression"]
     if expression["class"] == "PARAMETER":
         return name or PLACES[place], Argument(written, parameter=str(expression["identifier"]))
+    cast = _CAST.fullmatch(written) if expression["class"] == "CAST" else None
+    if cast is not None:
+        return name or PLACES[place], Argument(written, parameter=cast[1], is_cast=True)
     try:
         return name or PLACES[place], Argument(written, _literal(expression), is_known=True)
     except _Computed:

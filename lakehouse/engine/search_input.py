@@ -77,7 +77,9 @@ class SearchInput:
             if argument.is_known:
                 return argument.value
             if argument.parameter:
-                return self.values[argument.parameter]
+                given = self.values[argument.parameter]
+                if not argument.is_cast or given is None or isinstance(given, list):
+                    return given
             return self.compute(argument.text, self.values, session, self.transaction, check)
 
         found = semantics.search(wanted_search(self.call, value), session, check)

@@ -223,6 +223,13 @@ def test_parameters_are_bound_by_adbc(admin: Caller) -> None:
             found = cursor.fetch_arrow_table()
             assert found["id"].to_pylist() == nearest(sought, k)
             assert set(zip(found["a"].to_pylist(), found["b"].to_pylist(), strict=True)) == {("x", 7)}
+        for cast in ("?::FLOAT[]", "?::DOUBLE[8]", "CAST(? AS FLOAT[])"):
+            listed = pa.record_batch({"1": pa.array([list(sought)], pa.list_(pa.float32()))})
+            cursor.execute(f"SELECT id FROM vector_search('points', {cast}, 5)", listed)
+            assert [i for (i,) in cursor.fetchall()] == nearest(sought, 5)
+        text = pa.record_batch({"1": [written(sought)]})
+        cursor.execute("SELECT id FROM vector_search('points', ?::FLOAT[], 5)", text)
+        assert [i for (i,) in cursor.fetchall()] == nearest(sought, 5)
         cursor.execute("SELECT id FROM vector_search('notes', ?, 1)", ("a loaf of bread",))
         assert cursor.fetchall() == [(1,)]
 
