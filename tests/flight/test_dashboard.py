@@ -39,6 +39,9 @@ result_bytes = 1000
 name = "dashboards"
 roles = ["writer"]
 token = {{ env = "TEST_TOKEN" }}
+[[profiles]]
+name = "meaning"
+datasets = ["lake.docs.*"]
 """
 
 

@@ -225,7 +225,9 @@ def test_table_types_are_taken_as_tools_write_them(ctx: CallContext, kind: str) 
 
 def test_other_table_types_have_no_tables(ctx: CallContext) -> None:
     assert found(ctx, table_types=("VIEW",)) == []
-    names = "columns datasets events files history lineage partitions sessions snapshots statements"
+    names = (
+        "columns datasets events files history hnsw_trials lineage partitions sessions snapshots statements"
+    )
     assert found(ctx, table_types=("VIEW", "SYSTEM TABLE")) == [f"system.{name}" for name in names.split()]
 
 
