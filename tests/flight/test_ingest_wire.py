@@ -49,7 +49,8 @@ class Ingest:
 
 @pytest.fixture
 def ingest(tmp_path: Path) -> Iterator[Ingest]:
-    server = start_server(tmp_path / "server", '[auth]\nanonymous_role = "admin"')
+    config = '[auth]\nanonymous_role = "admin"\n[limits]\nmessage_bytes = 8_000_000'
+    server = start_server(tmp_path / "server", config)
     yield Ingest(server)
     assert server.stop() == 0
 
@@ -207,6 +208,15 @@ def test_files_are_sent_in_pieces_and_stored_once(ingest: Ingest) -> None:
     assert ingest.sql("SELECT count(*) AS n, count(*) FILTER (name = 'changed') AS c FROM files.sent") == [
         {"n": 500_000, "c": 1}
     ]
+
+
+def test_a_batch_may_be_larger_than_a_message(ingest: Ingest) -> None:
+    wide = "x" * 3_000_000
+    rows = pa.table({"id": range(1_000_000), "text": [wide, *["y"] * 999_999]})
+    with connect(ingest.server.uri) as lake:
+        assert lake.ingest_rows(rows, "large", db_schema="files").rows_stored == 1_000_000
+    asked = "SELECT count(*) AS n, sum(id) AS s, max(length(text)) AS l FROM files.large"
+    assert ingest.sql(asked) == [{"n": 1_000_000, "s": 499_999_500_000, "l": 3_000_000}]
 
 
 def test_a_file_that_breaks_off_is_not_stored(ingest: Ingest) -> None:

@@ -19,7 +19,7 @@ from lakehouse_client.errors import LakehouseClientError, client_errors
 from lakehouse_client.messages import decode
 
 Source: TypeAlias = str | PathLike[str] | BinaryIO
-_PIECE_BYTES = 2_000_000
+_PIECE_BYTES, _MESSAGE_BYTES = 2_000_000, 5_000_000
 _END = json.dumps({"end": True}).encode()
 _CONTENT = pa.schema([pa.field("content", pa.binary(), nullable=False)])
 
@@ -95,7 +95,15 @@ def rows(
     options: Mapping[str, Any],
 ) -> RunResponse:
     """Send record batches; gives the run that stored them. See ``file``."""
-    return decode(RunResponse, _sent(channel, path, schema, iter(batches), dict(options), "run"))
+    return decode(RunResponse, _sent(channel, path, schema, _messages(batches), dict(options), "run"))
+
+
+def _messages(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Batches in pieces: a message has a largest size, which a batch of a table may exceed by far."""
+    for batch in batches:
+        rows = max(1, batch.num_rows * _MESSAGE_BYTES // max(1, batch.nbytes))
+        for start in range(0, batch.num_rows, rows):
+            yield batch.slice(start, rows)
 
 
 def _pieces(opened: BinaryIO, on_sent: Callable[[int], None] | None) -> Iterator[pa.RecordBatch]:
