@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.flight as flight
 import pyarrow.parquet as pq
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.datasets import manifests
@@ -299,7 +300,8 @@ def main() -> None:
             lines += _BENCHMARKS[name](Path(directory), arguments.quick)
     table = Table("what", "ours", "beside", "ratio", "aim")
     for line in lines:
-        table.add_row(line.what, line.ours, line.beside, f"{line.ratio:.2f}", line.aim)
+        texts = (line.what, line.ours, line.beside, f"{line.ratio:.2f}", line.aim)
+        table.add_row(*map(escape, texts))
     Console(width=110).print(table)
     Console().print(
         f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
