@@ -8,13 +8,10 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import structlog
-
 from lakehouse.errors import ConfigError
 
 _PREFIX = "lakehouse-scratch-"
 _LOCK = "lock"
-_log = structlog.get_logger()
 
 
 class ScratchDirectory:
@@ -38,11 +35,11 @@ class ScratchDirectory:
             place.mkdir(parents=True, exist_ok=True)
             _remove_orphans(place)
             self.path, lock = _made(place)
-            self._lock: int | None = lock
         except OSError as error:
             raise ConfigError(
                 f"engine.spill_directory = {str(place)!r} cannot be used: {error.strerror}"
             ) from None
+        self._lock: int | None = lock
 
     def close(self) -> None:
         """Remove it with all that is in it."""
@@ -56,13 +53,14 @@ def _made(place: Path) -> tuple[Path, int]:
     while True:
         path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
         descriptor = os.open(path / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        if _is_locked(descriptor):
+        if _is_locked(descriptor) and (path / _LOCK).exists():
             return path, descriptor
-        # Another process began to remove it in between.
+        # Another process removed it, or is about to, since nobody held the lock yet.
         os.close(descriptor)
 
 
 def _remove_orphans(place: Path) -> None:
+    """Remove what belongs to no process any more."""
     for path in place.glob(f"{_PREFIX}*"):
         try:
             descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -70,7 +68,6 @@ def _remove_orphans(place: Path) -> None:
             continue
         try:
             if _is_locked(descriptor):
-                _log.info("scratch_removed", directory=path.name)
                 shutil.rmtree(path, ignore_errors=True)
         finally:
             os.close(descriptor)

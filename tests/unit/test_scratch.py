@@ -20,7 +20,9 @@ time.sleep(60)
 """
 
 
-def test_what_a_killed_process_left_is_removed_by_the_next_and_not_before(tmp_path: Path) -> None:
+def test_what_a_killed_process_left_is_removed_by_the_next_and_not_before(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", _HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True
     ) as holder:
@@ -33,6 +35,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next_and_not_before(tmp_pa
         holder.send_signal(signal.SIGKILL)
     after = ScratchDirectory(str(tmp_path))
     assert sorted(tmp_path.iterdir()) == sorted([meanwhile.path, after.path])
+    assert capfd.readouterr() == ("", "")  # what starts says its address, and nothing before
     meanwhile.close()
     after.close()
     assert list(tmp_path.iterdir()) == []
