@@ -45,7 +45,7 @@ from lakehouse.vectors.hybrid import CANDIDATES, RRF_K, Ask, Mode, told
 from lakehouse.vectors.indexes import BuildRequest, Hits
 from lakehouse.vectors.lexical import is_text
 from lakehouse.vectors.parameters import Algorithm, IndexParameters, Metric, Storage
-from lakehouse.vectors.sql_search import embedded_queries
+from lakehouse.vectors.text_queries import embedded_queries
 
 _DEFAULT = IndexParameters()
 _CHUNKING = Chunking()
@@ -436,7 +436,7 @@ def _check_model(ctx: CallContext, profile: Profile, made_by: Model, table: Tabl
     # One model may be configured twice, with vectors of other lengths or other prefixes.
     is_same = (made_by.profile or models.default_embedder) == wanted
     model = models.embedder(wanted).model
-    if not is_same or (model.provider, model.name, model.digest) != identity_key(made_by):
+    if not is_same or identity_key(model) != identity_key(made_by):
         raise InvalidRequest(
             f"the vectors of '{table}' were made with the model '{made_by.profile or made_by.name}', the "
             f"profile '{profile.name}' has '{wanted}', or another version of it",

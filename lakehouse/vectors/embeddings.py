@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 import structlog
 
-from lakehouse.ai.provider import Embedder, Purpose
+from lakehouse.ai.provider import Embedder, ModelIdentity, Purpose
 from lakehouse.catalog import Table
 from lakehouse.catalog.history import snapshot_records
 from lakehouse.catalog.names import fold
@@ -504,7 +504,7 @@ class _Run:
         self._bucket.put(f"{PREFIX}/{target.uuid}.json", json.dumps(told).encode())
 
 
-def identity_key(model: Model) -> tuple[str, str, str]:
+def identity_key(model: Model | ModelIdentity) -> tuple[str, str, str]:
     """What two models have to have in common for their vectors to be comparable."""
     return (model.provider, model.name, model.digest)
 

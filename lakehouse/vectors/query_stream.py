@@ -18,7 +18,8 @@ from lakehouse.errors import InvalidRequest
 from lakehouse.vectors.faiss_index import Way
 from lakehouse.vectors.guarded_indexes import GuardedIndexes
 from lakehouse.vectors.indexes import Hits
-from lakehouse.vectors.sql_search import embedded_queries, result_schema
+from lakehouse.vectors.sql_search import result_schema
+from lakehouse.vectors.text_queries import embedded_queries
 
 TEXT, VECTOR = "text", "vector"
 QUERY = pa.field("query", pa.int64())

@@ -19,13 +19,12 @@ from lakehouse.engine.running import CallWatch
 from lakehouse.engine.semantics import Search, SearchColumns
 from lakehouse.engine.session import Session
 from lakehouse.errors import InvalidRequest, LakehouseError, LimitExceeded
-from lakehouse.vectors.embeddings import identity_key
-from lakehouse.vectors.faiss_index import unchecked
 from lakehouse.vectors.generation import Generation
 from lakehouse.vectors.generation_store import IndexDamaged
 from lakehouse.vectors.guarded_indexes import GuardedIndexes
 from lakehouse.vectors.hybrid import Ask, Mode, told
 from lakehouse.vectors.indexes import Hits, VectorIndexes
+from lakehouse.vectors.text_queries import embedded_queries
 
 _KEPT_SCHEMAS = 1000
 _EMBEDDED_AT_ONCE = 256
@@ -142,31 +141,6 @@ class SqlSearch:
                 if len(self._schemas) > _KEPT_SCHEMAS:
                     self._schemas.popitem(last=False)
         return known
-
-
-def embedded_queries(
-    generation: Generation, texts: Sequence[str], models: Models, check: Callable[[], None] = unchecked
-) -> NDArray[np.floating]:
-    """The vectors of queries, by the model that made those of an index; of shape ``(texts, dimension)``.
-
-    Raises:
-        InvalidRequest: Nobody knows that model, or it is another version of it now.
-        ModelUnavailable: The model cannot be asked.
-    """
-    made_by = generation.model
-    if not made_by.name:
-        raise InvalidRequest(
-            f"nobody said which model made the vectors of '{generation.index}'", "search it by vectors"
-        )
-    embedder = models.embedder(made_by.profile or None)
-    found = embedder.model
-    if (found.provider, found.name, found.digest) != identity_key(made_by):
-        raise InvalidRequest(
-            f"the vectors of '{generation.index}' were made with {made_by.name} {made_by.digest} of "
-            f"{made_by.provider}, the model is {found.name} {found.digest} of {found.provider} now",
-            "embed its table again and build another generation",
-        )
-    return embedder.embed(texts, purpose=Purpose.QUERY, check=check)
 
 
 def result_schema(rows: pa.Schema) -> pa.Schema:

@@ -9,12 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lakehouse.ai.models import Models
-from lakehouse.ai.provider import Check, Message, Purpose, Sampling, TextGenerator
+from lakehouse.ai.provider import Check, Message, Sampling, TextGenerator
 from lakehouse.errors import InvalidRequest
-from lakehouse.vectors.embeddings import identity_key
 from lakehouse.vectors.faiss_index import EXACT_COUNT, VectorIndex, Vectors
-from lakehouse.vectors.generation import Generation
 from lakehouse.vectors.parameters import Algorithm, IndexParameters, Metric
 from lakehouse.vectors.trials.evaluation import Queries
 from lakehouse.vectors.trials.measuring import scores
@@ -180,27 +177,3 @@ def questions(
             f"of {len(positions)} texts the model made {len(found)} questions, wanted {count}"
         )
     return found, np.array(made_of, np.int64)
-
-
-def embedded(models: Models, generation: Generation, texts: list[str], check: Check) -> Vectors:
-    """The vectors of questions, by the model that made those of an index.
-
-    Raises:
-        InvalidRequest: Nobody knows which that was, or it is another one now.
-        ModelUnavailable, ModelFailed: It does not answer.
-    """
-    made_by = generation.model
-    if not made_by.name:
-        raise InvalidRequest(
-            f"nobody said which model made the vectors of '{generation.index}', so no text can be a query",
-            "take held_out queries",
-        )
-    embedder = models.embedder(made_by.profile or None)
-    found = embedder.model
-    if (found.provider, found.name, found.digest) != identity_key(made_by):
-        raise InvalidRequest(
-            f"the vectors of '{generation.index}' were made with {made_by.name} {made_by.digest}, the model "
-            f"is {found.name} {found.digest} now",
-            "embed its table again and build another generation",
-        )
-    return embedder.embed(texts, purpose=Purpose.QUERY, check=check)

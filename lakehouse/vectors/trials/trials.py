@@ -25,6 +25,7 @@ from lakehouse.vectors.faiss_index import VectorIndex, Vectors, build_threads
 from lakehouse.vectors.generation import Generation, VectorColumn
 from lakehouse.vectors.indexes import Progress, VectorIndexes
 from lakehouse.vectors.loader import LoaderStatistics
+from lakehouse.vectors.text_queries import embedded_queries
 from lakehouse.vectors.trials.evaluation import (
     Evaluation,
     EvaluationSet,
@@ -37,7 +38,6 @@ from lakehouse.vectors.trials.journal import Build, Trial, TrialJournal
 from lakehouse.vectors.trials.making import (
     EvaluationRequest,
     drawn,
-    embedded,
     exact,
     kept,
     neighbours,
@@ -234,7 +234,7 @@ class Trials:
             queries, left = vectors[positions], kept(len(vectors), positions)
         else:
             texts, positions = self._questions(generation, request, found, count, check, progress, turn)
-            queries = embedded(self._models, generation, list(texts), check)
+            queries = embedded_queries(generation, texts, self._models, check, "take held_out queries")
             left = np.arange(len(vectors), dtype=np.int64)
         progress(0.5, f"comparing {count} queries with {len(left)} vectors")
         with self._indexes.building(check), build_threads(self._settings.build_threads):
