@@ -26,6 +26,8 @@ from flight_server.actions import (
     storage,
     tables,
     vectors,
+    vectors_embed,
+    vectors_search,
 )
 from flight_server.actions.registry import ActionRegistry
 
@@ -53,7 +55,9 @@ def all_actions() -> ActionRegistry:
         *ai.ACTIONS,
         *tables.ACTIONS,
         *maintenance.ACTIONS,
+        *vectors_embed.ACTIONS,
         *vectors.ACTIONS,
+        *vectors_search.ACTIONS,
         *profiles.ACTIONS,
         *hnsw.ACTIONS,
     )

@@ -1,4 +1,4 @@
-"""What actions about runs have in common: doing an ingest, and the status, list and cancel of runs."""
+"""What actions about runs have in common: doing one here, and the status, list and cancel of all."""
 
 from __future__ import annotations
 
@@ -8,11 +8,20 @@ from typing import Any
 
 from pydantic import Field
 
-from flight_server.actions.registry import ActionSpec, Permission, Progress, Request, Response, in_a_thread
+from flight_server.actions.registry import (
+    ActionSpec,
+    Permission,
+    Progress,
+    Request,
+    Response,
+    in_a_thread,
+    sparingly,
+)
 from flight_server.context import CallContext
+from flight_server.execution import Recording
 from lakehouse.errors import RunNotFound
 from lakehouse.ingest.sources.source import Source
-from lakehouse.runs import IngestRequest, RunRecord, Runs, RunState
+from lakehouse.runs import IngestRequest, RunRecord, Runs, RunState, TaskRequest, Watch
 
 
 class RunResponse(RunRecord, Response):
@@ -68,6 +77,33 @@ def ingesting(
         return run_response(ingests.run(request, source, ctx.principal, ctx.cancelled, progress))
 
     yield from in_a_thread(name, work)
+
+
+def doing(
+    ctx: CallContext, task: TaskRequest, response: Callable[[RunRecord], Response]
+) -> Iterator[Progress | Response]:
+    """Do a task while the caller waits, who is told of its progress."""
+
+    def work(report: Callable[[float, str], None]) -> Response:
+        tell = sparingly(report)
+        return response(
+            ctx.lakehouse.vector_runs.run(
+                task, ctx.principal, ctx.cancelled, lambda share, message: tell(share or 0.0, message)
+            )
+        )
+
+    return in_a_thread(task.action, work)
+
+
+def stop_of(watch: Watch, recording: Recording) -> Callable[[], None]:
+    """What stops a task: whoever cancels its run or kills its statement."""
+
+    def check() -> None:
+        watch.check()
+        if recording.record.stop is not None:
+            raise recording.record.stop
+
+    return check
 
 
 def run_actions(

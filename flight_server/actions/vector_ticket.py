@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from flight_server.actions.registry import Permission
-from flight_server.actions.vectors import SearchVectorsRequest, searched
+from flight_server.actions.vectors_search import SearchVectorsRequest, searched
 from flight_server.context import CallContext
 from flight_server.dispatch import DataStream
 from flight_server.misfit import misfit
