@@ -312,9 +312,10 @@ def test_manifests_that_say_what_is_not_so_are_put_right(whole: Seven, wrong: st
     for name in names:
         done = tools.resync(name)
         assert done.findings == ()
+    again = Tools(whole.lake)
     for name, original in whole.originals.items():
-        assert fields_that_differ(original, Tools(whole.lake).store.find(name)) == set()
-    assert Tools(whole.lake).verify() == []
+        assert fields_that_differ(original, again.store.find(name)) == set()
+    assert again.verify() == []
 
 
 def test_the_manifest_of_another_dataset_and_two_of_one_name(whole: Seven) -> None:
@@ -330,13 +331,14 @@ def test_the_manifest_of_another_dataset_and_two_of_one_name(whole: Seven) -> No
     tools.missing()
     for name in names:
         tools.resync(name)
+    again = Tools(whole.lake)
     for name, original in whole.originals.items():
-        found = Tools(whole.lake).store.find(name)
+        found = again.store.find(name)
         assert found is not None
         assert found.dataset_id == original.dataset_id
         # Whose tags and owner stood in it cannot be told any more.
         assert fields_that_differ(original, found) <= SAID | SAID_OF_PARQUET
-    assert Tools(whole.lake).verify() == []
+    assert again.verify() == []
 
 
 def test_a_manifest_marked_as_dropped_of_a_table_that_is_there(whole: Seven) -> None:
