@@ -4,8 +4,9 @@ from lakehouse.vectors.trials.evaluation import Evaluation, Queries
 from lakehouse.vectors.trials.journal import TRIALS_SCHEMA, Trial, TrialJournal
 from lakehouse.vectors.trials.making import EvaluationRequest
 from lakehouse.vectors.trials.sweep import SweepRequest
+from lakehouse.vectors.trials.sweeping import SweepOutcome
 from lakehouse.vectors.trials.system_table import trials_table
-from lakehouse.vectors.trials.trials import CacheUse, SweepOutcome, Trials
+from lakehouse.vectors.trials.trials import CacheUse, Trials
 
 __all__ = [
     "TRIALS_SCHEMA",

@@ -9,12 +9,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lakehouse.ai.models import Models
 from lakehouse.ai.provider import Check, Message, Sampling, TextGenerator
+from lakehouse.clock import Clock
 from lakehouse.errors import InvalidRequest
-from lakehouse.vectors.faiss_index import EXACT_COUNT, VectorIndex, Vectors
+from lakehouse.journal.change_event import current_origin
+from lakehouse.vectors.faiss_index import EXACT_COUNT, VectorIndex, Vectors, build_threads
+from lakehouse.vectors.generation import Generation
+from lakehouse.vectors.indexes import Progress, VectorIndexes
 from lakehouse.vectors.parameters import Algorithm, IndexParameters, Metric
-from lakehouse.vectors.trials.evaluation import Queries
+from lakehouse.vectors.text_queries import embedded_queries
+from lakehouse.vectors.trials.evaluation import Evaluation, EvaluationSet, EvaluationStore, Queries
 from lakehouse.vectors.trials.measuring import scores
+from lakehouse.vectors.trials.table_vectors import SnapshotVectors, TableVectors
 
 MOST_QUERIES, MOST_GENERATED, MOST_NEIGHBOURS = 10_000, 500, 100
 _BATCH = 16
@@ -177,3 +184,116 @@ def questions(
             f"of {len(positions)} texts the model made {len(found)} questions, wanted {count}"
         )
     return found, np.array(made_of, np.int64)
+
+
+class EvaluationMaker:
+    """Makes evaluation sets of the tables of indexes.
+
+    Args:
+        vectors: Gives the vectors of the tables.
+        models: What generates and embeds questions.
+        indexes: Whose turns of building it takes.
+        store: Where the sets are kept.
+        clock: Source of time.
+        threads: How many compare vectors at once.
+    """
+
+    def __init__(
+        self,
+        vectors: SnapshotVectors,
+        models: Models,
+        indexes: VectorIndexes,
+        store: EvaluationStore,
+        clock: Clock,
+        threads: int,
+    ) -> None:
+        self._vectors = vectors
+        self._models = models
+        self._indexes = indexes
+        self._store = store
+        self._clock = clock
+        self._threads = threads
+
+    def make(
+        self,
+        generation: Generation,
+        request: EvaluationRequest,
+        check: Callable[[], None],
+        progress: Progress,
+        turn: Callable[[], float],
+    ) -> Evaluation:
+        """Make a set of the table of an index as it is now, and keep it, as ``Trials.autogen`` is told to.
+
+        Raises:
+            InvalidRequest: There are too few vectors, or one cannot be compared.
+            LakehouseError: The table cannot be read, or a model does not answer.
+        """
+        progress(0.0, f"reading {generation.source.table}")
+        found = self._vectors.read(generation.source, None, check)
+        vectors, metric = found.vectors, generation.parameters.metric
+        count = request.count(len(vectors), generation.index)
+        texts: tuple[str, ...] = ()
+        if request.kind is Queries.HELD_OUT:
+            positions = drawn(count, len(vectors), request.seed)
+            queries, left = vectors[positions], kept(len(vectors), positions)
+        else:
+            texts, positions = self._questions(generation, request, found, count, check, progress, turn)
+            queries = embedded_queries(generation, texts, self._models, check, "take held_out queries")
+            left = np.arange(len(vectors), dtype=np.int64)
+        progress(0.5, f"comparing {count} queries with {len(left)} vectors")
+        with self._indexes.building(check), build_threads(self._threads):
+            index = exact(vectors[left] if len(left) < len(vectors) else vectors, metric, check)
+            near = left[
+                neighbours(
+                    index,
+                    queries,
+                    request.k,
+                    check,
+                    lambda share: progress(0.5 + 0.4 * share, f"comparing: {share:.0%}"),
+                )
+            ]
+        evaluation = Evaluation(
+            id=self._store.new_id(),
+            index=generation.index,
+            created_at=self._clock.now(),
+            created_by=current_origin().actor,
+            kind=request.kind,
+            model=self._models.generator(request.model or None).model.name if texts else "",
+            table=generation.source.table,
+            table_uuid=generation.source.table_uuid,
+            snapshot_id=found.snapshot_id,
+            column=generation.source.column,
+            metric=metric,
+            k=request.k,
+            queries=count,
+            vectors=len(vectors),
+            dimension=vectors.shape[1],
+            vectors_sha256=found.sha256,
+        )
+        worst = worst_of(queries, vectors, near, metric, check)
+        return self._store.put(EvaluationSet(evaluation, queries, positions, near, worst, texts))
+
+    def _questions(
+        self,
+        generation: Generation,
+        request: EvaluationRequest,
+        found: TableVectors,
+        count: int,
+        check: Callable[[], None],
+        progress: Progress,
+        turn: Callable[[], float],
+    ) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+        """Questions that a model made of texts beside the vectors, and the positions of these."""
+        generator = self._models.generator(request.model or None)
+        texts = self._vectors.texts_beside(found, generation.source, request.text_column, check)
+        order = np.random.default_rng(request.seed).permutation(len(texts))[: 2 * count + 10]
+        asked, positions = questions(
+            generator,
+            texts,
+            order.astype(np.int64),
+            count,
+            check,
+            lambda share: progress(0.1 + 0.3 * share, f"asking the model: {share:.0%}"),
+            turn,
+        )
+        return tuple(asked), positions
