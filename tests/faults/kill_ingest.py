@@ -8,12 +8,10 @@ which share of the usual time; the machine decides what that comes to.
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import itertools
 import json
 import random
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -21,14 +19,13 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pyarrow as pa
 from conftest import Server, start_server
-from faults.kill_random import References, grow_old, stored
+from faults.killing import KillTrial, References, grow_old, main, stored
 from lakehouse_client import Client, LakehouseClientError, connect
 from postgres import PASSWORD, Postgres, start_postgres
 
@@ -136,7 +133,7 @@ class SourceWriter:
         connection.commit()
 
 
-class Trial:
+class Trial(KillTrial):
     """A lakehouse, a database with somebody at work in it, and processes that are killed time and again."""
 
     def __init__(self, directory: Path, seed: int) -> None:
@@ -176,10 +173,14 @@ class Trial:
             if self._round % 10 == 0:
                 self._check_files(client)
 
-    def check_all_files(self) -> None:
+    def check_at_end(self) -> None:
         """Look for files that nothing refers to."""
         with connect(self._server.uri) as client:
             self._check_files(client)
+
+    def told(self) -> str:
+        """What was met so far, and how runs ended."""
+        return f"{super().told()}, runs: {dict(self.runs)}"
 
     # -- what is brought ------------------------------------------------------------------------------
 
@@ -385,36 +386,5 @@ class Trial:
         assert there == needed, f"not needed {there - needed}, lacking {needed - there}"
 
 
-def run(directory: Path, kills: int, seed: int, report: Callable[[str], None]) -> Trial:
-    """Kill so many times; gives what was met."""
-    trial = Trial(directory, seed)
-    try:
-        for number in range(kills):
-            try:
-                trial.kill_once()
-            except BaseException:
-                report(f"kill {number} of seed {seed}")
-                raise
-            if number % 10 == 9:
-                report(f"{number + 1} kills: {dict(trial.outcomes.most_common())}, runs: {dict(trial.runs)}")
-        trial.check_all_files()
-        return trial
-    finally:
-        trial.close()
-
-
-def main() -> None:
-    """Kill as often as the command line says."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
-    arguments = parser.parse_args()
-    report = partial(print, flush=True)
-    report(f"seed {arguments.seed}")
-    with tempfile.TemporaryDirectory() as directory:
-        trial = run(Path(directory) / "lake", arguments.kills, arguments.seed, report)
-    report(f"all well: {dict(trial.outcomes.most_common())}, runs: {dict(trial.runs)}")
-
-
 if __name__ == "__main__":
-    main()
+    main(Trial, 50)

@@ -7,19 +7,15 @@ statements and which share of its usual time each is given; the machine decides 
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import os
 import random
 import re
-import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +23,11 @@ import adbc_driver_manager
 import duckdb
 import pyarrow as pa
 from conftest import start_server
+from faults.killing import KillTrial, References, grow_old, main, stored
 from lakehouse_client import Client, LakehouseClientError, connect
 from random_statements import Statements
 
-from lakehouse.catalog import IcebergCatalog, Table
+from lakehouse.catalog import IcebergCatalog
 from lakehouse.clock import SystemClock
 from lakehouse.storage import open_local_bucket
 
@@ -57,7 +54,6 @@ SIDE_WRITERS = 2
 _GONE = ("UNREACHABLE", "FAILED", "CANCELLED")
 _USUAL_S = 0.05
 _MOST_MADE = 4
-_OLD_S = 86_400
 State = dict[str, pa.Table]
 Ask = Callable[[str], pa.Table]
 
@@ -313,7 +309,7 @@ class SideWriters:
                 client.close()
 
 
-class Trial:
+class Trial(KillTrial):
     """A lakehouse in a directory, DuckDB with the same tables, and a server that is killed time and again."""
 
     def __init__(self, directory: Path, seed: int) -> None:
@@ -443,76 +439,5 @@ def _difference(expected: pa.Table, found: pa.Table) -> str:
     return f"lacks {list((due - there).elements())[:3]} and has besides {list((there - due).elements())[:3]}"
 
 
-def grow_old(root: Path) -> None:
-    """Make every object look as if it had been there for a day."""
-    then = time.time() - _OLD_S
-    for path in root.rglob("*"):
-        if path.is_file():
-            os.utime(path, (then, then))
-
-
-def stored(place: Path) -> set[str]:
-    """All files of a table but its versions and what serves to find them."""
-    found = {str(p) for p in place.rglob("*") if p.is_file()}
-    kept = re.compile(r"/metadata/(v\d+\.metadata\.json|version-hint\.text|expired/\w+\.json)$")
-    return {path for path in found if not kept.search(path)}
-
-
-class References:
-    """The files that tables refer to; what is in one file never changes."""
-
-    def __init__(self) -> None:
-        self._read: dict[str, list[Any]] = {}
-
-    def of(self, catalog: IcebergCatalog, table: Table) -> set[str]:
-        """Paths of manifest lists, manifests and live data files of all snapshots."""
-        io = catalog.planner.io
-        found = set()
-        for snapshot in table.metadata.snapshots:
-            lists = snapshot.manifest_list
-            found.add(lists)
-            for manifest in self._once(lists, partial(snapshot.manifests, io)):
-                path = manifest.manifest_path
-                found.add(path)
-                entries = self._once(path, partial(manifest.fetch_manifest_entry, io, discard_deleted=True))
-                found.update(entry.data_file.file_path for entry in entries)
-        return {catalog.bucket.local_path(catalog.bucket.key_of(uri)) for uri in found}
-
-    def _once(self, path: str, read: Callable[[], list[Any]]) -> list[Any]:
-        if path not in self._read:
-            self._read[path] = read()
-        return self._read[path]
-
-
-def run(directory: Path, kills: int, seed: int, report: Callable[[str], None]) -> Counter[str]:
-    """Kill a server so many times; gives how often each outcome and each kind of work was met."""
-    trial = Trial(directory, seed)
-    try:
-        for number in range(kills):
-            try:
-                trial.kill_once()
-            except BaseException:
-                report(f"kill {number} of seed {seed}")
-                raise
-            if number % 20 == 19:
-                report(f"{number + 1} kills: {dict(trial.outcomes.most_common())}")
-        return trial.outcomes
-    finally:
-        trial.close()
-
-
-def main() -> None:
-    """Kill as often as the command line says."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
-    arguments = parser.parse_args()
-    report = partial(print, flush=True)
-    report(f"seed {arguments.seed}")
-    with tempfile.TemporaryDirectory() as directory:
-        outcomes = run(Path(directory) / "lake", arguments.kills, arguments.seed, report)
-    report(f"all well after {arguments.kills} kills: {dict(outcomes.most_common())}")
-
-
 if __name__ == "__main__":
-    main()
+    main(Trial, 200)
