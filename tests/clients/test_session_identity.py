@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
 from argon2 import PasswordHasher
-from conftest import Server, need, start_server
+from callers import start_guarded, token
+from conftest import Server, need
 from doors import Credential, Door
 from logins import BUILD, JDBC_VERSIONS, Login, seen_by_other_jdbc
 from wire import action, bare, bare_action, command, query, unwrapped
@@ -20,7 +21,6 @@ from wire import action, bare, bare_action, command, query, unwrapped
 from flight_server.protocol.messages import flight_class
 
 PASSWORD = "the same for both"
-TOKENS = {"ALICE_TOKEN": "alice" * 8, "BOB_TOKEN": "bobby" * 8}
 CONFIG = """
 [[auth.users]]
 name = "alice"
@@ -31,16 +31,6 @@ password_hash = { env = "HASH" }
 name = "bob"
 roles = ["writer"]
 password_hash = { env = "HASH" }
-
-[[auth.tokens]]
-name = "alice"
-roles = ["writer"]
-token = { env = "ALICE_TOKEN" }
-
-[[auth.tokens]]
-name = "bob"
-roles = ["writer"]
-token = { env = "BOB_TOKEN" }
 """
 
 
@@ -48,7 +38,8 @@ token = { env = "BOB_TOKEN" }
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with two users who may do the same."""
     cheap = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(PASSWORD)
-    running = start_server(tmp_path_factory.mktemp("identity"), CONFIG, HASH=cheap, **TOKENS)
+    names = {"alice": ["writer"], "bob": ["writer"]}
+    running = start_guarded(tmp_path_factory.mktemp("identity"), CONFIG, names, HASH=cheap)
     yield running
     assert running.stop() == 0, "".join(running.log[-50:])
 
@@ -163,8 +154,7 @@ def adbc_connection(server: Server, name: str, way: str) -> adbc.Connection:
     if way == "password":
         options = {"username": name, "password": PASSWORD}
     else:
-        header = f"Bearer {TOKENS[f'{name.upper()}_TOKEN']}"
-        options = {"adbc.flight.sql.authorization_header": header}
+        options = {"adbc.flight.sql.authorization_header": f"Bearer {token(name)}"}
     return adbc.connect(server.uri, db_kwargs=options, autocommit=True)
 
 
@@ -194,7 +184,7 @@ def test_jdbc_with_cookies_keeps_users_apart(server: Server, version: str) -> No
     door = Door(server.port, None)
     pairs: dict[str, tuple[Login, Login]] = {}
     for way in ("password", "bearer"):
-        secrets = [PASSWORD] * 2 if way == "password" else [*TOKENS.values()]
+        secrets = [PASSWORD] * 2 if way == "password" else [token("alice"), token("bob")]
         alice, bob = (
             Login(name, door, way, Credential(name, secret))
             for name, secret in zip(("alice", "bob"), secrets, strict=True)

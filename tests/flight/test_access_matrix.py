@@ -9,15 +9,15 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, is_dataclass
+from dataclasses import is_dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
-from conftest import start_server
-from wire import command, unwrapped, wrapped
+from callers import Caller, presenting, start_guarded
+from wire import command, put, unwrapped, wrapped
 
 from flight_server.actions.all import all_actions
 from flight_server.protocol import commands
@@ -86,48 +86,6 @@ def missing_beside(name: str) -> str:
     return "away0" if catalog_of(name) == "other" else "nothing"
 
 
-@dataclass
-class Caller:
-    """A principal with a connection of its own."""
-
-    client: flight.FlightClient
-    options: flight.FlightCallOptions
-
-    def get(self, descriptor: flight.FlightDescriptor) -> pa.Table:
-        info = self.client.get_flight_info(descriptor, self.options)
-        tables = [self.client.do_get(e.ticket, self.options).read_all() for e in info.endpoints]
-        return pa.concat_tables(tables)
-
-    def sql(self, text: str, **fields: Any) -> pa.Table:
-        return self.get(command("CommandStatementQuery", query=text, **fields))
-
-    def update(self, descriptor: flight.FlightDescriptor, table: pa.Table) -> int:
-        writer, reader = self.client.do_put(descriptor, table.schema, self.options)
-        with writer:
-            writer.write_table(table)
-            writer.done_writing()
-            return int(_count(reader.read().to_pybytes()))
-
-    def act(self, kind: str, body: bytes) -> list[bytes]:
-        return [r.body.to_pybytes() for r in self.client.do_action(flight.Action(kind, body), self.options)]
-
-    def call(self, name: str, /, **request: Any) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.act(name, json.dumps(request).encode())[-1])
-        return found
-
-
-def _count(body: bytes) -> int:
-    return int(unwrapped_bare(body).record_count)
-
-
-def unwrapped_bare(body: bytes) -> Any:
-    from flight_server.protocol.messages import message_class
-
-    message = message_class("DoPutUpdateResult")()
-    message.ParseFromString(body)
-    return message
-
-
 # -- the paths on which rows are read: each gives the ids that were seen -----------------------------
 
 
@@ -143,7 +101,7 @@ def by_update_command(who: Caller, name: str) -> set[int]:
     statement = command(
         "CommandStatementUpdate", query=f"CREATE OR REPLACE TEMP TABLE x AS FROM {full(name)}"
     )
-    who.update(statement, pa.table({}))
+    who.write(statement, pa.table({}))
     return ids(who.sql("FROM x"))
 
 
@@ -184,7 +142,7 @@ def by_prepared_statement(who: Caller, name: str) -> set[int]:
     writer, _ = who.client.do_put(statement, pa.schema([("1", pa.int64())]), who.options)
     with writer:
         writer.write_table(pa.table({"1": [0]}))
-    found = ids(who.get(statement))
+    found = ids(who.read(statement))
     who.act(
         "ClosePreparedStatement",
         wrapped("ActionClosePreparedStatementRequest", prepared_statement_handle=handle),
@@ -198,7 +156,7 @@ def by_schema_of_a_query(who: Caller, name: str) -> set[int]:
 
 
 def by_path(who: Caller, name: str) -> set[int]:
-    return ids(who.get(flight.FlightDescriptor.for_path(catalog_of(name), "hr", name)))
+    return ids(who.read(flight.FlightDescriptor.for_path(catalog_of(name), "hr", name)))
 
 
 def by_schema_of_a_path(who: Caller, name: str) -> set[int]:
@@ -210,7 +168,7 @@ def by_own_ticket(who: Caller, name: str) -> set[int]:
     ticket = json.dumps(
         {"path": [catalog_of(name), "hr", name], "columns": ["id"], "filter": "id > 0", "files": [0, 1]}
     )
-    return ids(who.client.do_get(flight.Ticket(ticket.encode()), who.options).read_all())
+    return ids(who.redeem(ticket.encode()))
 
 
 def by_snapshots(who: Caller, name: str) -> set[int]:
@@ -230,7 +188,7 @@ def by_diff(who: Caller, name: str) -> set[int]:
     """Between the empty table that it was first and what it is now, with the ticket of the action."""
     before = {"ref": "nothing"}
     answer = who.call("table.diff", **named(name), before=before)
-    rows = who.client.do_get(flight.Ticket(base64.b64decode(answer["ticket"])), who.options).read_all()
+    rows = who.redeem(base64.b64decode(answer["ticket"]))
     assert rows.column(0).to_pylist() == ["INSERT"] * answer["inserted"]
     return ids(rows)
 
@@ -330,20 +288,20 @@ READ = {
 
 
 def by_get_tables(who: Caller) -> set[str]:
-    found = who.get(command("CommandGetTables", db_schema_filter_pattern="hr"))
-    with_schema = who.get(command("CommandGetTables", db_schema_filter_pattern="hr", include_schema=True))
+    found = who.read(command("CommandGetTables", db_schema_filter_pattern="hr"))
+    with_schema = who.read(command("CommandGetTables", db_schema_filter_pattern="hr", include_schema=True))
     names = set(found.column("table_name").to_pylist())
     assert set(with_schema.column("table_name").to_pylist()) == names
     return names
 
 
 def by_get_schemas(who: Caller) -> set[str]:
-    schemas = who.get(command("CommandGetDbSchemas")).column("db_schema_name").to_pylist()
+    schemas = who.read(command("CommandGetDbSchemas")).column("db_schema_name").to_pylist()
     return by_get_tables(who) if "hr" in schemas else set()
 
 
 def by_primary_keys(who: Caller) -> set[str]:
-    found = [who.get(command("CommandGetPrimaryKeys", table=name)) for name in OBJECTS]
+    found = [who.read(command("CommandGetPrimaryKeys", table=name)) for name in OBJECTS]
     return {name for table in found for name in table.column("table_name").to_pylist()}
 
 
@@ -352,9 +310,9 @@ def by_foreign_keys(who: Caller) -> set[str]:
     found = set()
     for name in OBJECTS:
         for kind in ("CommandGetImportedKeys", "CommandGetExportedKeys"):
-            for row in who.get(command(kind, table=name)).to_pylist():
+            for row in who.read(command(kind, table=name)).to_pylist():
                 found |= {row["fk_table_name"], row["pk_table_name"]}
-    crossed = who.get(command("CommandGetCrossReference", pk_table="people", fk_table="open"))
+    crossed = who.read(command("CommandGetCrossReference", pk_table="people", fk_table="open"))
     assert (crossed.num_rows == 1) == (found >= {"people", "open"})
     return found | by_get_tables(who)
 
@@ -400,11 +358,11 @@ def by_show(who: Caller) -> set[str]:
 
 def by_get_catalogs(who: Caller) -> set[str]:
     """Table by table of the catalogs that are listed, with each of them named."""
-    listed = who.get(command("CommandGetCatalogs")).column("catalog_name").to_pylist()
+    listed = who.read(command("CommandGetCatalogs")).column("catalog_name").to_pylist()
     assert ("other" in listed) == ("away" in by_get_tables(who) or may_add_to_other(who))
     found: set[str] = set()
     for catalog in listed:
-        tables = who.get(command("CommandGetTables", catalog=catalog, db_schema_filter_pattern="hr"))
+        tables = who.read(command("CommandGetTables", catalog=catalog, db_schema_filter_pattern="hr"))
         assert {row["catalog_name"] for row in tables.to_pylist()} <= {catalog}
         found |= set(tables.column("table_name").to_pylist())
     return found
@@ -456,7 +414,7 @@ LIST = {
 
 def ingest(who: Caller, name: str, exists: int, missing: int = 1) -> int:
     options = {"if_not_exist": missing, "if_exists": exists}
-    return who.update(ingesting(name, options), ROWS.slice(0, 0))
+    return who.write(ingesting(name, options), ROWS.slice(0, 0))
 
 
 def ingesting(name: str, options: dict[str, int]) -> flight.FlightDescriptor:
@@ -486,7 +444,7 @@ def prepared_update(who: Caller, sql: str) -> int:
         "CreatePreparedStatement", wrapped("ActionCreatePreparedStatementRequest", query=sql)
     )
     handle = unwrapped(created, "ActionCreatePreparedStatementResult").prepared_statement_handle
-    return who.update(
+    return who.write(
         command("CommandPreparedStatementUpdate", prepared_statement_handle=handle), pa.table({})
     )
 
@@ -540,7 +498,7 @@ def drop_in_transaction(who: Caller, name: str) -> None:
         statement = command(
             "CommandStatementUpdate", query=f"DROP TABLE {full(name)}", transaction_id=transaction
         )
-        who.update(statement, pa.table({}))
+        who.write(statement, pa.table({}))
     finally:
         who.act(
             "EndTransaction", wrapped("ActionEndTransactionRequest", transaction_id=transaction, action=2)
@@ -721,23 +679,14 @@ NO_OBJECT_FAMILIES = ("profiles.", "ai.", "auth.", "admin.", "audit.", "cache.",
 
 @pytest.fixture(scope="module")
 def callers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Caller]]:
-    tokens = {role: f"{role}-" + "0123456789abcdef" * 3 for role in ROLES}
-    lines = [CONFIG]
-    for role in ROLES:
-        held = "[]" if role == "nobody" else f'["{role}"]'
-        lines += ["[[auth.tokens]]", f'name = "{role}"', f"roles = {held}", f'token = {{ env = "T_{role}" }}']
-    environment = {f"T_{role}": token for role, token in tokens.items()}
-    server = start_server(tmp_path_factory.mktemp("matrix"), "\n".join(lines), **environment)
-    found = {}
-    for role, token in tokens.items():
-        options = flight.FlightCallOptions(headers=[(b"authorization", f"Bearer {token}".encode())])
-        found[role] = Caller(flight.connect(server.uri), options)
+    server = start_guarded(tmp_path_factory.mktemp("matrix"), CONFIG, list(ROLES))
+    found = {role: Caller(server, role) for role in ROLES}
     admin = found["admin"]
     admin.sql("CREATE SCHEMA hr")
     admin.sql("CREATE SCHEMA other.hr")
     for name in OBJECTS:
         options = {"if_not_exist": 1, "if_exists": 1}
-        assert admin.update(ingesting(name, options), ROWS) == ROWS.num_rows
+        assert admin.write(ingesting(name, options), ROWS) == ROWS.num_rows
         declare(admin, name)
         admin.call("table.create_tag", **named(name), name="first")
         ingest(admin, name, exists=3)
@@ -745,7 +694,7 @@ def callers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Call
         admin.call("table.rollback", **named(name), ref="first")
     yield found
     for caller in found.values():
-        caller.client.close()
+        caller.close()
     assert server.stop() == 0, "".join(server.log[-50:])
 
 
@@ -857,7 +806,7 @@ def test_the_size_of_a_part_is_not_told(callers: dict[str, Caller], role: str) -
 
 def test_nobody_gets_in_without_credentials(callers: dict[str, Caller]) -> None:
     client = callers["admin"].client
-    strangers = (None, flight.FlightCallOptions(headers=[(b"authorization", b"Bearer wrong")]))
+    strangers = (None, presenting("wrong"))
     for options in strangers:
         calls: tuple[Callable[[], Any], ...] = (
             lambda o=options: client.get_flight_info(command("CommandGetCatalogs"), o),
@@ -866,9 +815,7 @@ def test_nobody_gets_in_without_credentials(callers: dict[str, Caller]) -> None:
             lambda o=options: list(client.do_action("server.status", o)),
             lambda o=options: list(client.list_actions(o)),
             lambda o=options: list(client.list_flights(b"", o)),
-            lambda o=options: Caller(client, o).update(
-                command("CommandStatementUpdate", query="x"), pa.table({})
-            ),
+            lambda o=options: put(client, command("CommandStatementUpdate", query="x"), pa.table({}), o),
         )
         for attempt in calls:
             # GetSchema cannot send that status.

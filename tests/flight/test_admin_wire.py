@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 
@@ -10,54 +9,31 @@ import psutil
 import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
-from conftest import start_server
-from wire import action, bare_action, command, query, unwrapped
+from callers import Caller, start_guarded
+from wire import action, bare_action, command, unwrapped
 
 from flight_server.protocol.messages import flight_class
 
 LONG = "select sum(a.range * b.range) from range(10000000) a, range(1000000) b"
-NAMES = ("root", "ann", "bob")
-CONFIG = "\n".join(
-    f'[[auth.tokens]]\nname = "{name}"\nroles = ["{"admin" if name == "root" else "writer"}"]\n'
-    f'token = {{ env = "TOKEN_{name.upper()}" }}\n'
-    for name in NAMES
-)
-
-
-def token(name):
-    return f"{name}-token-that-nobody-guesses-{name}"
+PRINCIPALS = {"root": ["admin"], "ann": ["writer"], "bob": ["writer"]}
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """A server with an administrator and two writers."""
-    tokens = {f"TOKEN_{name.upper()}": token(name) for name in NAMES}
-    running = start_server(tmp_path_factory.mktemp("admin"), CONFIG, **tokens)
+    running = start_guarded(tmp_path_factory.mktemp("admin"), "", PRINCIPALS)
     yield running
     assert running.stop() == 0, "".join(running.log[-50:])
 
 
-class Client:
-    """A connection on which a principal calls."""
-
-    def __init__(self, server, name):
-        self.flight = server.client()
-        self.options = flight.FlightCallOptions(
-            headers=[(b"authorization", f"Bearer {token(name)}".encode())]
-        )
-
-    def query(self, sql):
-        return query(self.flight, sql, self.options)
+class Client(Caller):
+    """A caller that is told of statements."""
 
     def rows(self, sql):
-        return self.query(sql).to_pylist()
+        return self.sql(sql).to_pylist()
 
     def info(self, sql):
-        return self.flight.get_flight_info(command("CommandStatementQuery", query=sql), self.options)
-
-    def call(self, name, **request):
-        results = list(self.flight.do_action(flight.Action(name, json.dumps(request).encode()), self.options))
-        return json.loads(results[-1].body.to_pybytes())
+        return self.client.get_flight_info(command("CommandStatementQuery", query=sql), self.options)
 
     def statements(self, **request):
         return self.call("admin.statements", **request)["statements"]
@@ -66,10 +42,10 @@ class Client:
 @pytest.fixture
 def clients(server):
     """Connections by name of the principal."""
-    opened = {name: Client(server, name) for name in NAMES}
+    opened = {name: Client(server, name) for name in PRINCIPALS}
     yield opened
     for client in opened.values():
-        client.flight.close()
+        client.close()
 
 
 class Busy:
@@ -84,7 +60,7 @@ class Busy:
 
     def _run(self):
         try:
-            self._client.query(self._sql)
+            self._client.sql(self._sql)
         except pa.ArrowException as error:
             self.error = error
         self.ended_s = time.monotonic()
@@ -126,8 +102,8 @@ def test_an_administrator_kills_a_statement_whose_client_is_told(server, clients
 
 def test_an_administrator_kills_a_session_with_all_that_it_runs_and_holds(clients):
     ann = clients["ann"]
-    ann.query("create temp table held as select 1 as x")
-    action(ann.flight, "BeginTransaction", "ActionBeginTransactionRequest", ann.options)
+    ann.sql("create temp table held as select 1 as x")
+    action(ann.client, "BeginTransaction", "ActionBeginTransactionRequest", ann.options)
     busy = Busy(ann)
     (item,) = running_of(clients, "ann")
     (found,) = [
@@ -145,7 +121,7 @@ def test_an_administrator_kills_a_session_with_all_that_it_runs_and_holds(client
     busy.thread.join(30)
     assert "an administrator stopped the session" in str(busy.error)
     with pytest.raises(pa.ArrowException, match="TABLE_NOT_FOUND"):
-        ann.query("from held")
+        ann.sql("from held")
     with pytest.raises(KeyError, match="SESSION_NOT_FOUND"):
         clients["root"].call("admin.kill", session_id=item["session_id"])
 
@@ -155,12 +131,12 @@ def test_a_statement_killed_before_it_is_fetched_does_not_run(clients):
     (item,) = clients["root"].statements(state="planned", principal="ann")
     clients["root"].call("admin.kill", statement_id=item["statement_id"])
     with pytest.raises(flight.FlightUnavailableError, match="an administrator stopped the statement"):
-        clients["ann"].flight.do_get(info.endpoints[0].ticket, clients["ann"].options).read_all()
+        clients["ann"].client.do_get(info.endpoints[0].ticket, clients["ann"].options).read_all()
 
 
 def test_a_result_whose_reader_stalls_can_be_killed(clients):
     ann = clients["ann"]
-    reader = ann.flight.do_get(
+    reader = ann.client.do_get(
         ann.info("select range as i from range(20000000)").endpoints[0].ticket, ann.options
     )
     reader.read_chunk()
@@ -230,12 +206,12 @@ def test_each_way_to_end_leaves_one_record(clients):
         ("select error('boom')", "failed", "SQL_FAILED", "query"),
     ):
         with pytest.raises(pa.ArrowException):
-            ann.query(sql)
+            ann.sql(sql)
         ended = newest(clients, "ann")
         assert (ended["sql"], ended["state"], ended["code"], ended["kind"]) == (sql, state, code, kind)
         assert ended["error"]
-    ann.query("create temp table counted as select range as i from range(5)")
-    ann.query("delete from counted where i < 2")
+    ann.sql("create temp table counted as select range as i from range(5)")
+    ann.sql("delete from counted where i < 2")
     ended = newest(clients, "ann")
     assert (ended["kind"], ended["state"], ended["rows"]) == ("dml", "finished", 2)
 
@@ -247,7 +223,7 @@ def test_a_fetch_repeated_is_a_statement_of_its_own(clients):
         "select statement_id from system.statements where sql like '%fetched twice%' and state = 'planned'"
     )
     for _ in range(2):
-        assert ann.flight.do_get(info.endpoints[0].ticket, ann.options).read_all().num_rows == 1
+        assert ann.client.do_get(info.endpoints[0].ticket, ann.options).read_all().num_rows == 1
     found = [s for s in clients["root"].statements() if s["sql"] == "select 'fetched twice' as x"]
     assert [s["state"] for s in found] == ["finished", "finished"]
     assert planned["statement_id"] in {s["statement_id"] for s in found}
@@ -256,7 +232,7 @@ def test_a_fetch_repeated_is_a_statement_of_its_own(clients):
 def test_a_prepared_statement_is_on_record_for_each_execution(clients):
     ann = clients["ann"]
     (result,) = action(
-        ann.flight,
+        ann.client,
         "CreatePreparedStatement",
         "ActionCreatePreparedStatementRequest",
         ann.options,
@@ -264,15 +240,15 @@ def test_a_prepared_statement_is_on_record_for_each_execution(clients):
     )
     handle = unwrapped(result, "ActionCreatePreparedStatementResult").prepared_statement_handle
     for _ in range(2):
-        info = ann.flight.get_flight_info(
+        info = ann.client.get_flight_info(
             command("CommandPreparedStatementQuery", prepared_statement_handle=handle), ann.options
         )
-        ann.flight.do_get(info.endpoints[0].ticket, ann.options).read_all()
+        ann.client.do_get(info.endpoints[0].ticket, ann.options).read_all()
     found = [s for s in clients["root"].statements() if s["sql"] == "select 'prepared' as x"]
     assert [s["state"] for s in found] == ["finished", "finished"]
     with pytest.raises(pa.ArrowException):
         action(
-            ann.flight,
+            ann.client,
             "CreatePreparedStatement",
             "ActionCreatePreparedStatementRequest",
             ann.options,
@@ -288,21 +264,21 @@ def test_loads_and_flights_are_on_record_with_their_tables(clients):
         table="loaded",
         table_definition_options={"if_not_exist": 1, "if_exists": 1},
     )
-    writer, _ = ann.flight.do_put(descriptor, schema, ann.options)
+    writer, _ = ann.client.do_put(descriptor, schema, ann.options)
     writer.write_batch(pa.record_batch([pa.array([1, 2, 3])], schema))
     writer.close()
     ended = newest(clients, "ann")
     assert (ended["kind"], ended["sql"], ended["rows"]) == ("ingest", "INGEST loaded (create)", 3)
     assert ended["tables"] == ["lake.main.loaded"]
-    info = ann.flight.get_flight_info(flight.FlightDescriptor.for_path("main", "loaded"), ann.options)
-    assert ann.flight.do_get(info.endpoints[0].ticket, ann.options).read_all().num_rows == 3
+    info = ann.client.get_flight_info(flight.FlightDescriptor.for_path("main", "loaded"), ann.options)
+    assert ann.client.do_get(info.endpoints[0].ticket, ann.options).read_all().num_rows == 3
     ended = newest(clients, "ann")
     assert (ended["kind"], ended["tables"], ended["rows"]) == ("flight", ["lake.main.loaded"], 3)
     assert ended["sql"].startswith("FLIGHT lake.main.loaded (")
     assert ann.rows("select l.x from loaded l, loaded k where l.x = k.x and l.x = 1")
     assert newest(clients, "ann")["tables"] == ["lake.main.loaded"]
     with pytest.raises(pa.ArrowException):
-        ann.flight.get_flight_info(flight.FlightDescriptor.for_path("main", "nope"), ann.options)
+        ann.client.get_flight_info(flight.FlightDescriptor.for_path("main", "nope"), ann.options)
     ended = newest(clients, "ann")
     assert (ended["sql"], ended["code"]) == ("FLIGHT main.nope", "TABLE_NOT_FOUND")
 
@@ -312,7 +288,7 @@ def test_a_cancelled_statement_is_on_record_as_cancelled(clients):
     info = ann.info("select 'cancelled' as x")
     request = flight_class("CancelFlightInfoRequest")()
     request.info.ParseFromString(info.serialize())
-    bare_action(ann.flight, "CancelFlightInfo", request, ann.options)
+    bare_action(ann.client, "CancelFlightInfo", request, ann.options)
     ended = newest(clients, "ann")
     assert (ended["sql"], ended["state"]) == ("select 'cancelled' as x", "cancelled")
     assert ended["run_seconds"] == 0

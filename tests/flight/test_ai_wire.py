@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
-from conftest import Server, start_server
+from callers import Caller, start_guarded, token
+from conftest import Server
 from onnx_models import bert_tokenizer, overlap_model
 
 CONFIG = """
@@ -37,52 +38,30 @@ actions = ["ai.generate"]
 [[roles]]
 name = "bare"
 grants = [{ on = "*.*.*" }]
-[[auth.tokens]]
-name = "reader"
-roles = ["reader"]
-token = { env = "T_reader" }
-[[auth.tokens]]
-name = "busy"
-roles = ["reader"]
-token = { env = "T_busy" }
-[[auth.tokens]]
-name = "bare"
-roles = ["bare"]
-token = { env = "T_bare" }
-[[auth.tokens]]
-name = "wordy"
-roles = ["bare", "reader"]
-token = { env = "T_wordy" }
-[[auth.tokens]]
-name = "admin"
-roles = ["admin"]
-token = { env = "T_admin" }
-[[auth.tokens]]
-name = "author"
-roles = ["author"]
-token = { env = "T_author" }
 """
-NAMES = ("reader", "busy", "bare", "wordy", "admin", "author")
+PRINCIPALS = {
+    "reader": ["reader"],
+    "busy": ["reader"],
+    "bare": ["bare"],
+    "wordy": ["bare", "reader"],
+    "admin": ["admin"],
+    "author": ["author"],
+}
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    tokens = {f"T_{name}": f"{name}-" + "0123456789abcdef" * 3 for name in NAMES}
     directory = tmp_path_factory.mktemp("ai")
     (directory / "judge").mkdir()
     overlap_model(directory / "judge" / "model.onnx")
     bert_tokenizer().save(str(directory / "judge" / "tokenizer.json"))
-    found = start_server(directory, CONFIG, **tokens)
+    found = start_guarded(directory, CONFIG, PRINCIPALS)
     yield found
     found.stop()
 
 
 def act(server: Server, name: str, who: str = "reader", /, **body: Any) -> list[dict[str, Any]]:
-    token = f"Bearer {who}-" + "0123456789abcdef" * 3
-    options = flight.FlightCallOptions(headers=[(b"authorization", token.encode())])
-    with server.client() as client:
-        results = client.do_action(flight.Action(name, json.dumps(body).encode()), options)
-        return [json.loads(result.body.to_pybytes()) for result in results]
+    return Caller(server, who).results(name, **body)
 
 
 def vectors(results: list[dict[str, Any]]) -> pa.Table:
@@ -173,13 +152,13 @@ def test_models_work_for_those_to_whom_that_is_granted(server: Server) -> None:
         ):
             act(server, name, "bare", **body)
     assert act(server, "ai.models", "bare")[0]["models"]
-    with lakehouse_client.connect(server.uri, token=f"bare-{'0123456789abcdef' * 3}") as client:
+    with lakehouse_client.connect(server.uri, token=token("bare")) as client:
         assert client.sql("SELECT 'embed(x)' AS t").table().num_rows == 1
         with pytest.raises(
             lakehouse_client.LakehouseClientError, match=r"PERMISSION_DENIED.*may not use embed"
         ):
             client.sql("SELECT embed('x') AS v").table()
-    with lakehouse_client.connect(server.uri, token=f"reader-{'0123456789abcdef' * 3}") as client:
+    with lakehouse_client.connect(server.uri, token=token("reader")) as client:
         assert len(client.sql("SELECT embed('x') AS v").table()["v"][0]) == 256
 
 
@@ -195,8 +174,7 @@ def test_generating_has_to_be_granted_and_calls_are_audited(server: Server) -> N
         ("rerank", True),
     ]
     act(server, "audit.flush", "admin")
-    token = "admin-" + "0123456789abcdef" * 3
-    with lakehouse_client.connect(server.uri, token=token) as client:
+    with lakehouse_client.connect(server.uri, token=token("admin")) as client:
         sql = "SELECT DISTINCT principal, outcome FROM system.audit WHERE action LIKE 'ai.%'"
         seen = {tuple(row.values()) for row in client.sql(sql).table().to_pylist()}
         assert {("reader", "PERMISSION_DENIED"), ("author", "MODEL_NOT_FOUND"), ("reader", "ok")} <= seen

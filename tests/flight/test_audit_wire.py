@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,57 +11,30 @@ import duckdb
 import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
-from conftest import Server, start_server
+from callers import Caller, presenting, start_guarded, token
+from conftest import Server
 from wire import query
 
 CANARY = "hunter2canary"
-TOKENS = {name: f"{name}-" + "0123456789abcdef" * 3 for name in ("alice", "boss")}
-CONFIG = """
-[[auth.tokens]]
-name = "alice"
-roles = ["writer"]
-token = { env = "T_alice" }
-[[auth.tokens]]
-name = "boss"
-roles = ["admin"]
-token = { env = "T_boss" }
-"""
-ENVIRONMENT = {f"T_{name}": token for name, token in TOKENS.items()}
+PRINCIPALS = {"alice": ["writer"], "boss": ["admin"]}
 
 
 def started(directory: Path, config: str = "") -> Server:
-    return start_server(directory, CONFIG + config, **ENVIRONMENT)
+    return start_guarded(directory, config, PRINCIPALS)
 
 
 @pytest.fixture(scope="module")
 def audited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     running = started(tmp_path_factory.mktemp("audited"))
-    with connect(running, "boss") as boss, boss.cursor() as cursor:
+    with Caller(running, "boss").adbc() as boss, boss.cursor() as cursor:
         cursor.adbc_ingest("people", pa.table({"id": [1, 2, 3], "name": ["a", "b", CANARY]}), mode="create")
     yield running
     assert running.stop() == 0, "".join(running.log[-50:])
 
 
-def connect(server: Server, name: str) -> adbc.Connection:
-    header = {"adbc.flight.sql.authorization_header": f"Bearer {TOKENS[name]}"}
-    return adbc.connect(server.uri, header, autocommit=True)
-
-
-def options(name: str) -> flight.FlightCallOptions:
-    return flight.FlightCallOptions(headers=[(b"authorization", f"Bearer {TOKENS[name]}".encode())])
-
-
-def act(server: Server, who: str, action: str, /, **request: Any) -> dict[str, Any]:
-    with server.client() as client:
-        results = list(client.do_action(flight.Action(action, json.dumps(request).encode()), options(who)))
-    decoded: dict[str, Any] = json.loads(results[-1].body.to_pybytes())
-    return decoded
-
-
 def audit(server: Server, where: str = "true") -> list[dict[str, Any]]:
-    with server.client() as client:
-        sql = f"SELECT * FROM system.audit WHERE {where} ORDER BY writer, seq"
-        rows: list[dict[str, Any]] = query(client, sql, options("boss")).to_pylist()
+    sql = f"SELECT * FROM system.audit WHERE {where} ORDER BY writer, seq"
+    rows: list[dict[str, Any]] = Caller(server, "boss").sql(sql).to_pylist()
     return rows
 
 
@@ -72,7 +44,7 @@ def stored(server: Server) -> str:
 
 
 def test_statements_are_on_record_with_tables_rows_and_outcome(audited: Server) -> None:
-    with connect(audited, "alice") as alice, alice.cursor() as cursor:
+    with Caller(audited, "alice").adbc() as alice, alice.cursor() as cursor:
         cursor.execute("SELECT id, 'on record' FROM people")
         assert cursor.fetch_arrow_table().num_rows == 3
         for refused in ("SELECT nowhere FROM people", "COPY people TO 'x.csv'", "SELEC 'on record'"):
@@ -114,9 +86,9 @@ def test_what_is_loaded_is_on_record(audited: Server) -> None:
 
 
 def test_actions_are_on_record_and_so_are_refusals(audited: Server) -> None:
-    act(audited, "alice", "server.status")
+    Caller(audited, "alice").call("server.status")
     with pytest.raises(flight.FlightUnauthorizedError):
-        act(audited, "alice", "audit.flush")
+        Caller(audited, "alice").call("audit.flush")
     found = audit(audited, "kind = 'action' AND principal = 'alice'")
     outcomes = {row["action"]: (row["outcome"], row["method"]) for row in found}
     assert outcomes["server.status"] == ("ok", "token")
@@ -124,30 +96,29 @@ def test_actions_are_on_record_and_so_are_refusals(audited: Server) -> None:
 
 
 def test_failed_attempts_to_authenticate_are_on_record(audited: Server) -> None:
-    wrong = flight.FlightCallOptions(headers=[(b"authorization", f"Bearer {CANARY}".encode())])
     with audited.client() as client, pytest.raises(flight.FlightUnauthenticatedError):
-        query(client, "SELECT 1", wrong)
+        query(client, "SELECT 1", presenting(CANARY))
     failed = audit(audited, "kind = 'authentication' AND outcome <> 'ok'")
     assert failed
     assert failed[-1]["peer"]
 
 
 def test_the_journal_is_there_for_admins_only(audited: Server) -> None:
-    with audited.client() as client:
-        for hidden in ("SELECT * FROM system.audit", "SELECT * FROM system.nowhere"):
-            with pytest.raises(pa.ArrowException, match="TABLE_NOT_FOUND"):
-                query(client, hidden, options("alice"))
+    alice = Caller(audited, "alice")
+    for hidden in ("SELECT * FROM system.audit", "SELECT * FROM system.nowhere"):
+        with pytest.raises(pa.ArrowException, match="TABLE_NOT_FOUND"):
+            alice.sql(hidden)
     for action in ("audit.flush", "audit.recent"):
         with pytest.raises(flight.FlightUnauthorizedError):
-            act(audited, "alice", action)
+            alice.call(action)
 
 
 def test_recent_events_are_given_newest_first(audited: Server) -> None:
-    act(audited, "boss", "server.status")
-    events = act(audited, "boss", "audit.recent", limit=2)["events"]
+    Caller(audited, "boss").call("server.status")
+    events = Caller(audited, "boss").call("audit.recent", limit=2)["events"]
     assert len(events) == 2
     assert events[0]["seq"] > events[1]["seq"]
-    only = act(audited, "boss", "audit.recent", kind="action", principal="boss")["events"]
+    only = Caller(audited, "boss").call("audit.recent", kind="action", principal="boss")["events"]
     assert {(event["kind"], event["principal"]) for event in only} == {("action", "boss")}
     assert "server.status" in [event["action"] for event in only]
 
@@ -158,31 +129,31 @@ def test_no_secret_gets_into_the_journal(audited: Server) -> None:
         f"SELECT * FROM people WHERE password = '{CANARY}'",
         f"ATTACH 'postgres://me:{CANARY}@db/main'",
     ]
-    with audited.client() as client:
-        for sql in secrets:
-            with pytest.raises(pa.ArrowException):
-                query(client, sql, options("alice"))
+    alice = Caller(audited, "alice")
+    for sql in secrets:
+        with pytest.raises(pa.ArrowException):
+            alice.sql(sql)
     for action, request in (("samples.load", {"name": CANARY}), ("server.status", {CANARY: CANARY})):
         with pytest.raises(pa.ArrowException):
-            act(audited, "boss", action, **request)
-    assert act(audited, "boss", "audit.flush")["flushed"] > 0
+            Caller(audited, "boss").call(action, **request)
+    assert Caller(audited, "boss").call("audit.flush")["flushed"] > 0
     text = stored(audited)
     assert "CREATE SECRET s (TYPE s3, KEY_ID ?, SECRET ?)" in text
     assert '"action":"samples.load"' in text
     assert CANARY not in text
-    assert not any(token in text for token in TOKENS.values())
+    assert not any(token(name) in text for name in PRINCIPALS)
 
 
 def test_what_was_flushed_survives_kill_and_what_was_not_a_clean_stop(tmp_path: Path) -> None:
     first = started(tmp_path, "[audit]\nflush_seconds = 3600\n")
-    with connect(first, "alice") as alice, alice.cursor() as cursor:
+    with Caller(first, "alice").adbc() as alice, alice.cursor() as cursor:
         cursor.execute("SELECT 'before the flush'")
         cursor.fetchall()
-    act(first, "boss", "audit.flush")
+    Caller(first, "boss").call("audit.flush")
     first.kill()
     second = started(tmp_path, "[audit]\nflush_seconds = 3600\nredact_literals = true\n")
     assert len(audit(second, "statement = 'SELECT ''before the flush'''")) == 1
-    with connect(second, "alice") as alice, alice.cursor() as cursor:
+    with Caller(second, "alice").adbc() as alice, alice.cursor() as cursor:
         cursor.execute("SELECT 'not flushed by hand', 42")
         cursor.fetchall()
     assert second.stop() == 0
@@ -198,6 +169,6 @@ def test_a_journal_that_is_switched_off_is_empty_and_says_so(tmp_path: Path) -> 
     running = started(tmp_path, "[audit]\nenabled = false\n")
     assert audit(running) == []
     with pytest.raises(pa.ArrowException, match=r"audit\.enabled"):
-        act(running, "boss", "audit.flush")
+        Caller(running, "boss").call("audit.flush")
     assert running.stop() == 0
     assert not (tmp_path / "bucket" / "_audit").exists()

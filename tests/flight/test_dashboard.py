@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
 import yaml
-from conftest import ROOT, start_server
+from callers import Caller, presenting, start_guarded, token
+from conftest import ROOT
 from prometheus_client.parser import text_string_to_metric_families as parse
 from wire import query
 
@@ -29,24 +30,15 @@ BY_SCRAPING = {"job", "instance"}
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
 
 
-TOKEN = "0123456789abcdef" * 3
 CONFIG = """
 [ops]
 http_port = {port}
 [limits]
 result_bytes = 1000
-[[auth.tokens]]
-name = "dashboards"
-roles = ["writer"]
-token = {{ env = "TEST_TOKEN" }}
 [[profiles]]
 name = "meaning"
 datasets = ["lake.docs.*"]
 """
-
-
-def presenting(token: str) -> flight.FlightCallOptions:
-    return flight.FlightCallOptions(headers=[(b"authorization", f"Bearer {token}".encode())])
 
 
 @dataclass
@@ -110,20 +102,20 @@ def offered(tmp_path_factory: pytest.TempPathFactory) -> Offered:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     directory = tmp_path_factory.mktemp("dashboard")
-    server = start_server(directory, CONFIG.format(port=port), TEST_TOKEN=TOKEN)
+    server = start_guarded(directory, CONFIG.format(port=port), {"dashboards": ["writer"]})
     try:
-        header = {"adbc.flight.sql.authorization_header": f"Bearer {TOKEN}"}
-        with server.adbc(db_kwargs=header) as connection, connection.cursor() as cursor:
+        with Caller(server, "dashboards").adbc() as connection, connection.cursor() as cursor:
             cursor.adbc_ingest("counted", pa.table({"a": [1]}))
         with server.client() as client:
-            assert query(client, "SELECT * FROM counted", presenting(TOKEN)).num_rows == 1
-            for text, token in (
-                ("FROM nowhere", TOKEN),
-                ("FROM range(100000)", TOKEN),
-                ("SELECT 1", "?" * 40),
+            known = presenting(token("dashboards"))
+            assert query(client, "SELECT * FROM counted", known).num_rows == 1
+            for text, options in (
+                ("FROM nowhere", known),
+                ("FROM range(100000)", known),
+                ("SELECT 1", presenting("?" * 40)),
             ):
                 with contextlib.suppress(*FAILURE):
-                    query(client, text, presenting(token))
+                    query(client, text, options)
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as reply:
             text = reply.read().decode()
     finally:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import json
 import threading
 import time
 from collections.abc import Iterator
@@ -14,9 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
-from conftest import Server, start_server
+from callers import Caller, start_guarded, token
+from conftest import Server
 from lakehouse_client import LakehouseClientError, connect
-from wire import command, query
 
 pytest.importorskip("wordllama")
 
@@ -46,20 +44,8 @@ TEXTS = {
 }
 
 
-class Client:
-    """Calls of one connection."""
-
-    def __init__(self, server: Server, role: str = "admin") -> None:
-        self.client = server.client()
-        header = (b"authorization", f"Bearer {_token(role)}".encode())
-        self.options = flight.FlightCallOptions(headers=[header])
-
-    def results(self, name: str, **request: Any) -> list[dict[str, Any]]:
-        action = flight.Action(name, json.dumps(request).encode())
-        return [json.loads(r.body.to_pybytes()) for r in self.client.do_action(action, self.options)]
-
-    def call(self, name: str, **request: Any) -> dict[str, Any]:
-        return self.results(name, **request)[-1]
+class Searcher(Caller):
+    """A caller that embeds notes, and searches them."""
 
     def embed(self, **request: Any) -> tuple[int, int, int, int]:
         wanted = {"table": "notes", "db_schema": "docs", "columns": ["title", "body"], "keys": ["id"]}
@@ -72,15 +58,10 @@ class Client:
             run = self.call("vectors.runs.status", run=run["id"])
         return run
 
-    def search(self, *texts: str, **request: Any) -> pa.Table:
-        told = self.call("vectors.search", index="notes", texts=texts, **request)
-        ticket = flight.Ticket(base64.b64decode(told["ticket"]))
-        return self.client.do_get(ticket, self.options).read_all()
+    def find(self, *texts: str, **request: Any) -> pa.Table:
+        return self.search("notes", texts=texts, **request)[1]
 
-    def sql(self, text: str) -> pa.Table:
-        return query(self.client, text, self.options)
-
-    def fill(self, rows: dict[int, tuple[str, str | None]], table: str = "notes") -> None:
+    def fill_notes(self, rows: dict[int, tuple[str, str | None]]) -> None:
         data = pa.table(
             {
                 "id": pa.array(rows.keys(), pa.int64()),
@@ -88,27 +69,11 @@ class Client:
                 "body": pa.array([body for _, body in rows.values()], pa.string()),
             }
         )
-        options = {"if_not_exist": 1, "if_exists": 3}
-        descriptor = command(
-            "CommandStatementIngest", table=table, schema="docs", table_definition_options=options
-        )
-        writer, reader = self.client.do_put(descriptor, data.schema, self.options)
-        with writer:
-            writer.write_table(data)
-            writer.done_writing()
-            reader.read()
-
-
-def _token(role: str) -> str:
-    return f"{role}-" + "0123456789abcdef" * 3
+        self.fill("docs.notes", data)
 
 
 def _start(directory: Path) -> Server:
-    lines = [CONFIG]
-    for role in ROLES:
-        lines += ["[[auth.tokens]]", f'name = "{role}"', f'roles = ["{role}"]']
-        lines += [f'token = {{ env = "T_{role}" }}']
-    return start_server(directory, "\n".join(lines), **{f"T_{role}": _token(role) for role in ROLES})
+    return start_guarded(directory, CONFIG, ROLES)
 
 
 @pytest.fixture(scope="module")
@@ -119,16 +84,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def who(server: Server) -> Client:
-    client = Client(server)
+def who(server: Server) -> Searcher:
+    client = Searcher(server)
     client.sql("CREATE SCHEMA IF NOT EXISTS docs")
     for name in ("notes", "notes_embeddings"):
         client.sql(f"DROP TABLE IF EXISTS docs.{name}")
-    client.fill(TEXTS)
+    client.fill_notes(TEXTS)
     return client
 
 
-def test_texts_are_found_by_their_meaning(who: Client) -> None:
+def test_texts_are_found_by_their_meaning(who: Searcher) -> None:
     told = who.results(
         "vectors.embed", table="notes", db_schema="docs", columns=["title", "body"], keys=["ID"]
     )
@@ -142,16 +107,16 @@ def test_texts_are_found_by_their_meaning(who: Client) -> None:
     built = who.call("vectors.build", index="notes", table="notes_embeddings", db_schema="docs")
     assert (built["source"], built["keys"], built["count"]) == ("lake.docs.notes", ["id"], 6)
     assert built["model"]["name"] == "wordllama"
-    found = who.search("how to bake a loaf", "commit or roll back", "growing vegetables outside", k=1)
+    found = who.find("how to bake a loaf", "commit or roll back", "growing vegetables outside", k=1)
     assert found["id"].to_pylist() == [1, 3, 4]
-    found = who.search("how to bake a loaf", k=3, filter="title IN ('Gardens', 'Nothing')")
+    found = who.find("how to bake a loaf", k=3, filter="title IN ('Gardens', 'Nothing')")
     assert set(found["id"].to_pylist()) == {4, 5}
 
 
-def test_client_searches_by_text_and_by_vector(who: Client, server: Server) -> None:
+def test_client_searches_by_text_and_by_vector(who: Searcher, server: Server) -> None:
     who.embed()
     who.call("vectors.build", index="notes", table="notes_embeddings", db_schema="docs", metric="l2")
-    with connect(server.uri, token=_token("admin")) as lake:
+    with connect(server.uri, token=token("admin")) as lake:
         by_text = lake.search_vectors("notes", "how to bake a loaf", k=2)
         assert by_text["id"].to_pylist()[0] == 1
         queries = lake.embed(["how to bake a loaf"], purpose="query").to_pylist()
@@ -161,7 +126,7 @@ def test_client_searches_by_text_and_by_vector(who: Client, server: Server) -> N
             lake.search_vectors("nothing", "x")
 
 
-def test_another_run_does_only_what_has_changed(who: Client) -> None:
+def test_another_run_does_only_what_has_changed(who: Searcher) -> None:
     cut = {"chunk_size": 60}
     assert who.embed(**cut) == (0, 6, 0, 12)
     before = who.sql("SELECT * FROM docs.notes_embeddings").sort_by(
@@ -185,44 +150,44 @@ def test_another_run_does_only_what_has_changed(who: Client) -> None:
     assert len({(p["id"], p["chunk_id"]) for p in pieces}) == len(pieces)
 
 
-def test_index_made_before_a_change_shows_what_was_there_then(who: Client) -> None:
+def test_index_made_before_a_change_shows_what_was_there_then(who: Searcher) -> None:
     who.embed()
     who.call("vectors.build", index="notes", table="notes_embeddings", db_schema="docs")
     who.sql("DELETE FROM docs.notes WHERE id = 1")
-    assert who.search("how to bake a loaf", k=1)["id"].to_pylist() == [1]
+    assert who.find("how to bake a loaf", k=1)["id"].to_pylist() == [1]
     who.embed()
     who.call("vectors.build", index="notes", table="notes_embeddings", db_schema="docs")
-    assert 1 not in who.search("how to bake a loaf", k=10)["id"].to_pylist()
+    assert 1 not in who.find("how to bake a loaf", k=10)["id"].to_pylist()
 
 
-def test_what_may_be_read_of_the_texts_may_be_found(who: Client, server: Server) -> None:
+def test_what_may_be_read_of_the_texts_may_be_found(who: Searcher, server: Server) -> None:
     """Grants on the table with the texts decide, whatever may be read of the table with the vectors."""
     who.embed()
     who.call("vectors.build", index="notes", table="notes_embeddings", db_schema="docs")
-    even = Client(server, "even")
-    assert sorted(even.search("how to bake a loaf", k=10)["id"].to_pylist()) == [2, 4, 6]
-    assert even.search("how to bake a loaf", k=10, filter="id > 4")["id"].to_pylist() == [6]
+    even = Searcher(server, "even")
+    assert sorted(even.find("how to bake a loaf", k=10)["id"].to_pylist()) == [2, 4, 6]
+    assert even.find("how to bake a loaf", k=10, filter="id > 4")["id"].to_pylist() == [6]
     # A row that is let through now, with what it was when it was not.
     who.sql("UPDATE docs.notes SET id = 10 WHERE id = 1")
-    assert sorted(even.search("how to bake a loaf", k=10)["id"].to_pylist()) == [2, 4, 6]
+    assert sorted(even.find("how to bake a loaf", k=10)["id"].to_pylist()) == [2, 4, 6]
     with pytest.raises(REFUSED, match="which is masked for untitled"):
-        Client(server, "untitled").search("how to bake a loaf")
-    derived = Client(server, "derived")
+        Searcher(server, "untitled").find("how to bake a loaf")
+    derived = Searcher(server, "derived")
     with pytest.raises(REFUSED, match="VECTOR_INDEX_NOT_FOUND"):
-        derived.search("how to bake a loaf")
+        derived.find("how to bake a loaf")
     for other in (even, derived):
         with pytest.raises(REFUSED, match=r"PERMISSION_DENIED|NOT_FOUND"):
             other.embed(into="mine")
 
 
-def test_two_runs_at_once_store_every_piece_once(who: Client, server: Server) -> None:
+def test_two_runs_at_once_store_every_piece_once(who: Searcher, server: Server) -> None:
     rows = {n: (f"note {n}", f"Text number {n}.") for n in range(9000)}
-    who.fill(rows)
+    who.fill_notes(rows)
     ended: list[tuple[int, int, int, int]] = []
 
     def run() -> None:
         with contextlib.suppress(*REFUSED):  # of which the other one is told
-            ended.append(Client(server).embed())
+            ended.append(Searcher(server).embed())
 
     threads = [threading.Thread(target=run) for _ in range(2)]
     for thread in threads:
@@ -234,7 +199,9 @@ def test_two_runs_at_once_store_every_piece_once(who: Client, server: Server) ->
     assert found == {"n": 9000, "i": 9000}
 
 
-def test_runs_in_the_background_tell_how_far_they_are_and_can_be_stopped(who: Client, server: Server) -> None:
+def test_runs_in_the_background_tell_how_far_they_are_and_can_be_stopped(
+    who: Searcher, server: Server
+) -> None:
     names = {"table": "notes", "db_schema": "docs", "columns": ["title", "body"], "keys": ["id"]}
     run = who.call("vectors.runs.embed", **names)
     assert (run["mode"], run["table"]) == ("vectors.embed", "lake.docs.notes_embeddings")
@@ -251,7 +218,7 @@ def test_runs_in_the_background_tell_how_far_they_are_and_can_be_stopped(who: Cl
     )
     failed = who.ended(who.call("vectors.runs.build", index="later", create=True, **source))
     assert (failed["state"], failed["error_code"]) == ("failed", "VECTOR_INDEX_ALREADY_EXISTS")
-    who.fill({n: ("", f"Text number {n} of very many.") for n in range(100, 60_000)})
+    who.fill_notes({n: ("", f"Text number {n} of very many.") for n in range(100, 60_000)})
     long = who.call("vectors.runs.embed", **names)
     waiting = who.call("vectors.runs.build", index="more", **source)  # one at a time
     while who.call("vectors.runs.status", run=long["id"])["progress"] in (None, 0.0):
@@ -259,7 +226,7 @@ def test_runs_in_the_background_tell_how_far_they_are_and_can_be_stopped(who: Cl
     assert who.call("vectors.runs.status", run=waiting["id"])["state"] == "queued"
     listed = who.call("vectors.runs.list")["runs"]
     assert [each["id"] for each in listed][:2] == [waiting["id"], long["id"]]
-    other = Client(server, "even")
+    other = Searcher(server, "even")
     assert other.call("vectors.runs.list")["runs"] == []
     with pytest.raises(REFUSED, match="there is no run"):
         other.call("vectors.runs.cancel", run=long["id"])
@@ -285,13 +252,13 @@ def test_runs_in_the_background_tell_how_far_they_are_and_can_be_stopped(who: Cl
         ({"table": "nothing"}, "TABLE_NOT_FOUND"),
     ],
 )
-def test_embedding_that_cannot_be_is_told_why(who: Client, request_: dict[str, Any], message: str) -> None:
+def test_embedding_that_cannot_be_is_told_why(who: Searcher, request_: dict[str, Any], message: str) -> None:
     with pytest.raises(REFUSED) as caught:
         who.embed(**request_)
     assert message in str(caught.value)
 
 
-def test_key_has_to_be_one(who: Client) -> None:
+def test_key_has_to_be_one(who: Searcher) -> None:
     who.sql("INSERT INTO docs.notes VALUES (1, 'again', 'x')")
     with pytest.raises(REFUSED, match="id = 1 comes twice"):
         who.embed()
@@ -305,7 +272,7 @@ def test_key_has_to_be_one(who: Client) -> None:
     assert who.embed()[0] + who.embed()[0] >= 5
 
 
-def test_search_by_text_wants_to_know_the_model(who: Client) -> None:
+def test_search_by_text_wants_to_know_the_model(who: Searcher) -> None:
     who.embed()
     who.call("vectors.build", index="notes", table="notes_embeddings", db_schema="docs")
     for wrong in ({}, {"texts": ["a"], "vectors": [[1.0]]}):
@@ -320,19 +287,16 @@ def test_search_by_text_wants_to_know_the_model(who: Client) -> None:
 def test_run_that_was_killed_is_taken_up(tmp_path: Path) -> None:
     docs = {n: (f"note {n}", f"Text number {n} about things.") for n in range(ROWS)}
     server = _start(tmp_path)
-    who = Client(server)
+    who = Searcher(server)
     who.sql("CREATE SCHEMA docs")
-    who.fill(docs)
+    who.fill_notes(docs)
     started = threading.Event()
 
     def embed() -> None:
-        action = flight.Action(
-            "vectors.embed",
-            json.dumps({"table": "notes", "db_schema": "docs", "columns": ["body"], "keys": ["id"]}).encode(),
-        )
+        wanted = {"table": "notes", "db_schema": "docs", "columns": ["body"], "keys": ["id"]}
         with contextlib.suppress(*REFUSED):
-            for result in who.client.do_action(action, who.options):
-                if json.loads(result.body.to_pybytes()).get("progress", 0) > 0.3:
+            for told in who.stream("vectors.embed", **wanted):
+                if told.get("progress", 0) > 0.3:
                     started.set()
 
     thread = threading.Thread(target=embed)
@@ -342,7 +306,7 @@ def test_run_that_was_killed_is_taken_up(tmp_path: Path) -> None:
     thread.join()
     server = _start(tmp_path)
     try:
-        who = Client(server)
+        who = Searcher(server)
         (there,) = who.sql("SELECT count(DISTINCT id) AS n FROM docs.notes_embeddings")["n"].to_pylist()
         assert 0 < there < ROWS
         unchanged, embedded, _, _ = who.embed(columns=["body"])

@@ -8,7 +8,7 @@ import json
 import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
-from wire import bare_action, command, query
+from wire import bare_action, command, put, query
 
 from flight_server.protocol.messages import flight_class
 
@@ -21,11 +21,7 @@ def call(client, name, /, **request):
 def ingest(client, table, rows, exists=2):
     options = {"if_not_exist": 1, "if_exists": exists}
     descriptor = command("CommandStatementIngest", table=table, table_definition_options=options)
-    writer, reader = client.do_put(descriptor, rows.schema)
-    with writer:
-        writer.write_table(rows)
-        writer.done_writing()
-        assert reader.read() is not None
+    put(client, descriptor, rows)
 
 
 @pytest.fixture

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import json
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +14,9 @@ import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
 from broken_ollama import BrokenOllama, Exchange, broken_ollama
-from conftest import Server, start_server
+from callers import Caller, start_guarded, token
+from conftest import Server
 from docstrings import docstrings
-from wire import command
 
 from flight_server.cli import run
 
@@ -57,44 +54,6 @@ COUNT = 2100
 REFUSED = (flight.FlightError, pa.ArrowException)
 
 
-@dataclass
-class Caller:
-    """A principal with a connection of its own."""
-
-    client: flight.FlightClient
-    options: flight.FlightCallOptions
-
-    def stream(self, name: str, **request: Any) -> Iterator[dict[str, Any]]:
-        action = flight.Action(name, json.dumps(request).encode())
-        return (json.loads(r.body.to_pybytes()) for r in self.client.do_action(action, self.options))
-
-    def results(self, name: str, **request: Any) -> list[dict[str, Any]]:
-        return list(self.stream(name, **request))
-
-    def call(self, name: str, **request: Any) -> dict[str, Any]:
-        return self.results(name, **request)[-1]
-
-    def rows(self, name: str, **request: Any) -> pa.Table:
-        told = self.call(name, **request)
-        found = self.client.do_get(flight.Ticket(base64.b64decode(told["ticket"])), self.options).read_all()
-        assert found.num_rows == told["rows"]
-        return found
-
-    def sql(self, text: str) -> pa.Table:
-        info = self.client.get_flight_info(command("CommandStatementQuery", query=text), self.options)
-        tables = [self.client.do_get(e.ticket, self.options).read_all() for e in info.endpoints]
-        return pa.concat_tables(tables)
-
-
-def _token(role: str) -> str:
-    return f"{role}-" + "0123456789abcdef" * 3
-
-
-def _caller(server: Server, role: str) -> Caller:
-    header = (b"authorization", f"Bearer {_token(role)}".encode())
-    return Caller(server.client(), flight.FlightCallOptions(headers=[header]))
-
-
 def _ask(exchange: Exchange) -> None:
     """A model that asks for the first sentence of a text; of some texts it says nothing."""
     if "messages" not in exchange.asked:
@@ -110,11 +69,7 @@ def _ask(exchange: Exchange) -> None:
 
 
 def _start(directory: Path, url: str) -> Server:
-    lines = [CONFIG.replace("URL", url)]
-    for role in ROLES:
-        lines += ["[[auth.tokens]]", f'name = "{role}"', f'roles = ["{role}"]']
-        lines += [f'token = {{ env = "T_{role}" }}']
-    return start_server(directory, "\n".join(lines), **{f"T_{role}": _token(role) for role in ROLES})
+    return start_guarded(directory, CONFIG.replace("URL", url), ROLES)
 
 
 @pytest.fixture(scope="module")
@@ -137,23 +92,12 @@ def server(directory: Path, service: BrokenOllama) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def callers(server: Server) -> dict[str, Caller]:
-    found = {role: _caller(server, role) for role in ROLES}
+    found = {role: Caller(server, role) for role in ROLES}
     admin = found["admin"]
     admin.sql("CREATE SCHEMA docs")
-    admin.sql("CREATE TABLE docs.texts (id BIGINT, name VARCHAR, body VARCHAR)")
     texts = docstrings(COUNT)
     rows = pa.table({"id": range(COUNT), "name": [n for n, _ in texts], "body": [t for _, t in texts]})
-    descriptor = command(
-        "CommandStatementIngest",
-        table="texts",
-        schema="docs",
-        table_definition_options={"if_not_exist": 1, "if_exists": 2},
-    )
-    writer, reader = admin.client.do_put(descriptor, rows.schema, admin.options)
-    with writer:
-        writer.write_table(rows)
-        writer.done_writing()
-        reader.read()
+    admin.fill("docs.texts", rows)
     admin.call(
         "vectors.embed", table="texts", db_schema="docs", columns=["body"], keys=["id"], chunk_by="none"
     )
@@ -204,8 +148,7 @@ def test_the_live_index_has_the_recall_that_its_parameters_were_chosen_for(
         reader.sql("SELECT vector FROM docs.texts_embeddings ORDER BY id")["vector"].to_pylist()
     )
     queries = vectors[np.random.default_rng(3).choice(COUNT, 200, replace=False)]
-    found = reader.call("vectors.search", index="texts", vectors=queries.tolist(), k=11)
-    rows = reader.client.do_get(flight.Ticket(base64.b64decode(found["ticket"])), reader.options).read_all()
+    _, rows = reader.search("texts", queries, k=11)
     scores = rows["score"].to_numpy().reshape(200, 11)[:, 1:]
     unit = vectors / np.linalg.norm(vectors, axis=1)[:, None]
     true = np.sort(queries / np.linalg.norm(queries, axis=1)[:, None] @ unit.T, axis=1)[:, ::-1][:, 10]
@@ -214,7 +157,7 @@ def test_the_live_index_has_the_recall_that_its_parameters_were_chosen_for(
 
 def test_trials_are_rows(callers: dict[str, Caller], swept: dict[str, Any]) -> None:
     reader = callers["reader"]
-    rows = reader.rows("hnsw.trials", index="texts").to_pylist()
+    rows = reader.fetch("hnsw.trials", index="texts")[1].to_pylist()
     assert len(rows) == swept["measured"]
     by_sql = reader.sql("SELECT * FROM system.hnsw_trials WHERE \"index\" = 'texts' ORDER BY trial")
     assert by_sql.to_pylist() == sorted(rows, key=lambda row: row["trial"])
@@ -270,12 +213,12 @@ def test_access(callers: dict[str, Caller], swept: dict[str, Any]) -> None:
         for name in ("hnsw.evals.list", "hnsw.trials", "hnsw.best"):
             with pytest.raises(REFUSED, match=r"VECTOR_INDEX_NOT_FOUND|PERMISSION_DENIED"):
                 caller.call(name, index="texts")
-        assert caller.rows("hnsw.trials").num_rows == 0
+        assert caller.fetch("hnsw.trials")[1].num_rows == 0
         assert caller.sql("FROM system.hnsw_trials").num_rows == 0
     with pytest.raises(REFUSED, match="VECTOR_INDEX_NOT_FOUND"):
         callers["outsider"].call("hnsw.best", index="texts")
     half = callers["half"]
-    rows = half.rows("hnsw.trials", index="texts")
+    rows = half.fetch("hnsw.trials", index="texts")[1]
     assert rows.num_rows > 0
     assert rows["index_bytes"].null_count == rows["vectors"].null_count == rows.num_rows
     told = half.call("hnsw.best", index="texts")
@@ -331,7 +274,7 @@ def test_questions_of_a_model_are_queries(callers: dict[str, Caller], service: B
     assert len(asked) > 30  # of some texts it made no question
     told = writer.call("hnsw.trial", index="asked", ef_search=[200])
     assert told["best"]["recall"] > 0.9
-    rows = writer.rows("hnsw.trials", index="asked").to_pylist()
+    rows = writer.fetch("hnsw.trials", index="asked")[1].to_pylist()
     assert [(row["vectors"], row["queries"]) for row in rows] == [(COUNT, 30)]  # nothing is left out
     with pytest.raises(REFUSED, match=r"column '.*absent' does not exist"):
         writer.call("hnsw.evals.autogen", index="asked", kind="generated", text_column="absent")
@@ -339,7 +282,7 @@ def test_questions_of_a_model_are_queries(callers: dict[str, Caller], service: B
     # The name is given to something else: what was measured before is not of it.
     writer.sql("CREATE TABLE docs.others AS SELECT id, vector FROM docs.texts_embeddings")
     writer.call("vectors.build", index="asked", table="others", db_schema="docs")
-    assert writer.rows("hnsw.trials", index="asked").num_rows == 0
+    assert writer.fetch("hnsw.trials", index="asked")[1].num_rows == 0
     with pytest.raises(REFUSED, match="EVALUATION_NOT_FOUND"):
         writer.call("hnsw.best", index="asked")
     with pytest.raises(REFUSED, match="EVALUATION_NOT_FOUND"):
@@ -362,9 +305,9 @@ def test_index_of_a_profile_is_tried_by_those_whom_it_is_for(
     (row,) = writer.sql(where).to_pylist()
     assert row["evaluation"] == made["evaluation"]
     assert len(reader.sql(where)) == 0
-    assert "inner:texts" not in reader.rows("hnsw.trials")["index"].to_pylist()
+    assert "inner:texts" not in reader.fetch("hnsw.trials")[1]["index"].to_pylist()
     with pytest.raises(REFUSED, match="NOT_FOUND"):
-        reader.rows("hnsw.trials", index="inner:texts")
+        reader.fetch("hnsw.trials", index="inner:texts")
     done = writer.call("hnsw.promote", index="inner:texts", trial=row["trial"])
     assert (done["index"], done["ef_search"]) == ("inner:texts", 50)
     writer.call("vectors.drop", index="inner:texts")
@@ -376,7 +319,7 @@ def test_a_killed_sweep_goes_on_where_it_was(
     wanted = {"index": "texts", "m": [4, 6, 12], "ef_construction": [20], "ef_search": [10, 30, 60]}
     other = _start(directory, service.url)
     with contextlib.suppress(*REFUSED):
-        for told in _caller(other, "writer").stream("hnsw.trial", **wanted):
+        for told in Caller(other, "writer").stream("hnsw.trial", **wanted):
             if "searching with ef 60" in told.get("message", ""):
                 other.kill()
     writer = callers["writer"]
@@ -391,9 +334,8 @@ def test_a_killed_sweep_goes_on_where_it_was(
 
 def test_a_cancelled_sweep_stops(callers: dict[str, Caller], swept: dict[str, Any]) -> None:
     writer, admin = callers["writer"], callers["admin"]
-    body = json.dumps({"index": "texts", "m": list(range(40, 60)), "ef_construction": [30]}).encode()
-    results = writer.client.do_action(flight.Action("hnsw.trial", body), writer.options)
-    assert json.loads(next(results).body.to_pybytes())["progress"] >= 0
+    results = writer.stream("hnsw.trial", index="texts", m=list(range(40, 60)), ef_construction=[30])
+    assert next(results)["progress"] >= 0
     running = (
         "FROM system.statements WHERE kind = 'hnsw' AND state NOT IN ('finished', 'failed', 'cancelled')"
     )
@@ -415,7 +357,7 @@ def test_command_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("LAKEHOUSE_URI", server.uri)
-    monkeypatch.setenv("LAKEHOUSE_TOKEN", _token("writer"))
+    monkeypatch.setenv("LAKEHOUSE_TOKEN", token("writer"))
 
     def said(*arguments: str, status: int = 0) -> str:
         assert run(["hnsw", *arguments]) == status
@@ -430,7 +372,7 @@ def test_command_line(
     assert said("best", "texts").startswith(f"{best['trial']}: fp32, m {best['m']}, ")
     assert (
         len(said("trials", "texts").splitlines())
-        == callers["writer"].rows("hnsw.trials", index="texts").num_rows + 2
+        == callers["writer"].fetch("hnsw.trials", index="texts")[1].num_rows + 2
     )
     chart = said("plot", "texts")
     assert chart.startswith("texts: recall@10 of 200 queries (exact search: ")

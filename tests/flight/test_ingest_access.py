@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from conftest import Server, start_server
+from callers import start_guarded, token
+from conftest import Server
 from lakehouse_client import Client, LakehouseClientError, connect
 
 ROLES = {
@@ -16,17 +17,7 @@ ROLES = {
     'row_filter = "region = \'eu\'", masks = { name = "hash" } }',
     "narrow": '{ on = "lake.hr.people", privileges = ["read", "write"] }',
 }
-TOKENS = {name: f"{name}-" + "0123456789abcdef" * 3 for name in (*ROLES, "admin")}
 CONFIG = '[[catalogs]]\nname = "other"\nwarehouse = "other"\n' + "".join(
-    f"""
-[[auth.tokens]]
-name = "{name}"
-roles = ["{name}"]
-token = {{ env = "T_{name.upper()}" }}
-"""
-    for name in TOKENS
-)
-CONFIG += "".join(
     f"""
 [[roles]]
 name = "{name}"
@@ -86,7 +77,7 @@ class Place:
 
     def bring(self, who: str, **request: Any) -> str:
         """Ask for an ingest; gives the state or the code of the error."""
-        with connect(self.server.uri, token=TOKENS[who]) as lake:
+        with connect(self.server.uri, token=token(who)) as lake:
             try:
                 return str(lake.call("ingest.file", request)["state"])
             except LakehouseClientError as error:
@@ -99,13 +90,12 @@ class Place:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    secrets = {f"T_{name.upper()}": token for name, token in TOKENS.items()}
-    server = start_server(tmp_path_factory.mktemp("access"), CONFIG, **secrets)
+    server = start_guarded(tmp_path_factory.mktemp("access"), CONFIG, (*ROLES, "admin"))
     directory = server.directory / "bucket/in"
     directory.mkdir(parents=True)
     for name, content in FILES.items():
         (directory / f"{name}.csv").write_text(content)
-    with connect(server.uri, token=TOKENS["admin"]) as admin:
+    with connect(server.uri, token=token("admin")) as admin:
         admin.execute("CREATE SCHEMA hr")
         admin.execute("CREATE VIEW hr.seen AS SELECT 1 AS id")
         yield Place(server, admin)

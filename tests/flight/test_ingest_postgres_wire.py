@@ -14,7 +14,8 @@ import psycopg
 import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
-from conftest import Server, start_server
+from callers import presenting, start_guarded, token
+from conftest import Server
 from lakehouse_client import LakehouseClientError, connect
 from postgres import PASSWORD, Postgres, start_postgres
 
@@ -35,14 +36,6 @@ INSERT INTO shop.orders
 CREATE VIEW shop.rich AS SELECT * FROM shop.customers WHERE balance > 9;
 """
 CONFIG = """
-[[auth.tokens]]
-name = "writer"
-roles = ["writer"]
-token = {{ env = "T_WRITER" }}
-[[auth.tokens]]
-name = "admin"
-roles = ["admin"]
-token = {{ env = "T_ADMIN" }}
 [[sources]]
 name = "shop"
 dsn = "{dsn}"
@@ -52,7 +45,6 @@ name = "wrong"
 dsn = "{dsn}"
 password = {{ env = "WRONG_PASSWORD" }}
 """
-TOKENS = {name: f"{name}-" + "0123456789abcdef" * 3 for name in ("writer", "admin")}
 WRONG = "not-the-password-1234"
 
 
@@ -74,20 +66,19 @@ def database(postgres: Postgres) -> str:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, postgres: Postgres, database: str) -> Iterator[Server]:
     config = CONFIG.format(dsn=f"postgresql://lake@127.0.0.1:{postgres.port}/{database}")
-    secrets = {"T_WRITER": TOKENS["writer"], "T_ADMIN": TOKENS["admin"]}
-    secrets |= {"SHOP_PASSWORD": PASSWORD, "WRONG_PASSWORD": WRONG}
-    running = start_server(tmp_path_factory.mktemp("shop"), config, **secrets)
+    secrets = {"SHOP_PASSWORD": PASSWORD, "WRONG_PASSWORD": WRONG}
+    running = start_guarded(tmp_path_factory.mktemp("shop"), config, ("writer", "admin"), **secrets)
     yield running
     assert running.stop() == 0
 
 
 def call(server: Server, action: str, who: str = "writer", **request: Any) -> dict[str, Any]:
-    with connect(server.uri, token=TOKENS[who]) as lake:
+    with connect(server.uri, token=token(who)) as lake:
         return lake.call(action, request)
 
 
 def rows(server: Server, sql: str) -> list[dict[str, Any]]:
-    with connect(server.uri, token=TOKENS["admin"]) as lake:
+    with connect(server.uri, token=token("admin")) as lake:
         found: list[dict[str, Any]] = lake.sql(sql).table().to_pylist()
         return found
 
@@ -168,7 +159,7 @@ def test_a_replacement_is_declared_to_be_what_the_source_is_now(
         assert brought("keys.changing", mode="replace")["rows_stored"] == 1
         assert declared(server, "changing") == (["b", "a"], [], "second", {**words, "e": "e, second"})
         assert rows(server, "SELECT * FROM keys.changing") == [{"a": 1, "b": "x", "boss": 1, "e": None}]
-    with connect(server.uri, token=TOKENS["writer"]) as lake:
+    with connect(server.uri, token=token("writer")) as lake:
         lake.ingest_rows(pa.table({"b": ["y"], "a": [2]}), "changing", db_schema="keys", mode="replace")
         assert declared(server, "changing") == (["b", "a"], [], "second", words)
         lake.ingest_rows(pa.table({"b": ["y"]}), "changing", db_schema="keys", mode="replace")
@@ -313,7 +304,7 @@ def test_no_password_is_seen_anywhere(server: Server, postgres: Postgres, databa
     tables = ("audit", "events", "statements", "lineage", "datasets")
     seen += [str(rows(server, f"SELECT * FROM system.{table}")) for table in tables]
     with flight.connect(server.uri) as client:
-        options = flight.FlightCallOptions(headers=[(b"authorization", f"Bearer {TOKENS['admin']}".encode())])
+        options = presenting(token("admin"))
         seen += [str(action) for action in client.list_actions(options)]
     bucket = Path(server.directory) / "bucket"
     seen += [file.read_bytes().decode("latin-1") for file in bucket.rglob("*") if file.is_file()]

@@ -9,7 +9,8 @@ from typing import Any
 
 import psycopg
 import pytest
-from conftest import Server, start_server
+from callers import start_guarded, token
+from conftest import Server
 from lakehouse_client import LakehouseClientError, connect
 from postgres import PASSWORD, Postgres, start_postgres
 
@@ -18,14 +19,6 @@ CONFIG = """
 name = "primary"
 kind = "local"
 path = "{bucket}"
-[[auth.tokens]]
-name = "admin"
-roles = ["admin"]
-token = {{ env = "T_ADMIN" }}
-[[auth.tokens]]
-name = "half"
-roles = ["half"]
-token = {{ env = "T_HALF" }}
 [[roles]]
 name = "half"
 actions = ["ingest.*"]
@@ -35,9 +28,6 @@ name = "shop"
 dsn = "postgresql://lake@127.0.0.1:{port}/{database}"
 password = {{ env = "SHOP_PASSWORD" }}
 """
-
-
-HALF, ADMIN = (name + "0123456789abcdef" * 3 for name in ("half-", "admin-"))
 
 
 class Shop:
@@ -53,7 +43,7 @@ class Shop:
             return cursor.fetchall() if cursor.description else []
 
     def call(self, action: str, server: int = 0, **request: Any) -> dict[str, Any]:
-        with connect(self.servers[server].uri, token=ADMIN) as lake:
+        with connect(self.servers[server].uri, token=token("admin")) as lake:
             found: dict[str, Any] = lake.call(action, request)
             return found
 
@@ -62,7 +52,7 @@ class Shop:
         return self.call("ingest.sync", server, **said)
 
     def rows(self, sql: str, server: int = 0) -> list[dict[str, Any]]:
-        with connect(self.servers[server].uri, token=ADMIN) as lake:
+        with connect(self.servers[server].uri, token=token("admin")) as lake:
             found: list[dict[str, Any]] = lake.sql(sql).table().to_pylist()
             return found
 
@@ -74,7 +64,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     directory = tmp_path_factory.mktemp("sync")
     config = CONFIG.format(port=postgres.port, database=database, bucket=directory / "bucket")
     servers = [
-        start_server(directory / name, config, SHOP_PASSWORD=PASSWORD, T_HALF=HALF, T_ADMIN=ADMIN)
+        start_guarded(directory / name, config, ("admin", "half"), SHOP_PASSWORD=PASSWORD)
         for name in ("one", "two")
     ]
     yield Shop(servers, postgres, database)
@@ -242,7 +232,7 @@ def test_who_does_not_see_which_rows_are_there_brings_none(shop: Shop) -> None:
         "INSERT INTO half_seen SELECT n, 1 FROM generate_series(1, 20) n",
     )
     said = {"source": "shop", "relation": "half_seen", "watermark": "at", "table": "half_seen"}
-    with connect(shop.servers[0].uri, token=HALF) as lake:
+    with connect(shop.servers[0].uri, token=token("half")) as lake:
         assert lake.call("ingest.sync", said)["rows_stored"] == 20
         with pytest.raises(LakehouseClientError, match="which it does not see in full") as raised:
             lake.call("ingest.sync", said)

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
+from callers import start_guarded, token
 from conftest import start_server
 from lakehouse_client import LakehouseClientError, connect
 
@@ -234,18 +235,6 @@ def test_a_file_that_breaks_off_is_not_stored(ingest: Ingest) -> None:
 
 
 ROLES = """
-[[auth.tokens]]
-name = "both"
-roles = ["both"]
-token = { env = "T_BOTH" }
-[[auth.tokens]]
-name = "table"
-roles = ["table"]
-token = { env = "T_TABLE" }
-[[auth.tokens]]
-name = "file"
-roles = ["file"]
-token = { env = "T_FILE" }
 [[roles]]
 name = "both"
 actions = ["ingest.*"]
@@ -263,14 +252,13 @@ objects = [{ on = "primary/in/*", privileges = ["read"] }]
 
 
 def test_both_the_file_and_the_table_have_to_be_granted(tmp_path: Path) -> None:
-    tokens = {name: f"{name}-" + "0123456789abcdef" * 3 for name in ("both", "table", "file")}
-    environment = {f"T_{name.upper()}": token for name, token in tokens.items()}
-    server = start_server(tmp_path / "server", ROLES, **environment)
+    names = ("both", "table", "file")
+    server = start_guarded(tmp_path / "server", ROLES, names)
     key = Ingest(server).file("in/people.csv", PEOPLE)
     Ingest(server).file("elsewhere.csv", "not,for,them\n")
     told = {}
-    for name, token in tokens.items():
-        with connect(server.uri, token=token) as lake:
+    for name in names:
+        with connect(server.uri, token=token(name)) as lake:
             into = {"table": "people", "db_schema": "files"}
             for action, request in (
                 ("file", {"key": key, **into}), ("preview", {"key": key}), ("sync", {"prefix": "", **into}),

@@ -8,14 +8,13 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
-from conftest import Server, start_server
-from wire import command
+from callers import Caller, start_guarded
+from conftest import Server
 
 BUCKETS = """
 [[buckets]]
@@ -47,23 +46,12 @@ objects = [{{ on = "media/*", privileges = ["read", "write"] }},
 name = "curious"
 objects = [{{ on = "*/*", privileges = ["read", "write"] }}]
 """
-PRINCIPALS = {
-    "admin": "admin", "reader": "reader", "writer": "writer", "viewer": "viewer", "dropper": "dropper",
-    "keeper": "keeper", "curious": "curious",
-}  # fmt: skip
+PRINCIPALS = ("admin", "reader", "writer", "viewer", "dropper", "keeper", "curious")
 BIG = os.urandom(11_000_000)
 
 
-@dataclass
-class Caller:
-    """A principal with a connection of its own."""
-
-    client: flight.FlightClient
-    options: flight.FlightCallOptions
-
-    def act(self, name: str, /, **body: Any) -> dict[str, Any]:
-        *_, last = self.client.do_action(flight.Action(name, json.dumps(body).encode()), self.options)
-        return dict(json.loads(last.body.to_pybytes()))
+class ObjectCaller(Caller):
+    """A caller that puts and gets objects."""
 
     def put(
         self,
@@ -95,42 +83,28 @@ class Caller:
         return b"".join(content), told
 
     def keys(self, bucket: str, **wish: Any) -> list[str]:
-        found = self.act("objects.list", bucket=bucket, **wish)
+        found = self.call("objects.list", bucket=bucket, **wish)
         return [each["key"] for each in found["objects"]] + found["prefixes"]
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     directory = tmp_path_factory.mktemp("objects")
-    lines = [BUCKETS.format(directory)]
-    tokens = {name: f"{name}-" + "0123456789abcdef" * 3 for name in PRINCIPALS}
-    for name, role in PRINCIPALS.items():
-        lines += [
-            "[[auth.tokens]]",
-            f'name = "{name}"',
-            f'roles = ["{role}"]',
-            f'token = {{ env = "T_{name}" }}',
-        ]
-    server = start_server(
-        directory, "\n".join(lines), **{f"T_{name}": token for name, token in tokens.items()}
-    )
+    server = start_guarded(directory, BUCKETS.format(directory), PRINCIPALS)
     yield server
     assert server.stop() == 0, "".join(server.log[-50:])
 
 
 @pytest.fixture(scope="module")
-def callers(running: Server) -> Iterator[dict[str, Caller]]:
-    found = {}
-    for name in PRINCIPALS:
-        header = (b"authorization", f"Bearer {name}-{'0123456789abcdef' * 3}".encode())
-        found[name] = Caller(running.client(), flight.FlightCallOptions(headers=[header]))
+def callers(running: Server) -> Iterator[dict[str, ObjectCaller]]:
+    found = {name: ObjectCaller(running, name) for name in PRINCIPALS}
     yield found
     for caller in found.values():
-        caller.client.close()
+        caller.close()
 
 
 @pytest.fixture
-def admin(callers: dict[str, Caller]) -> Caller:
+def admin(callers: dict[str, ObjectCaller]) -> ObjectCaller:
     return callers["admin"]
 
 
@@ -145,7 +119,7 @@ def refused(code: str) -> Iterator[None]:
 )
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()])
 def test_bytes_go_in_and_come_out_whatever_the_batches(
-    admin: Caller, batches: list[list[bytes]], kind: pa.DataType
+    admin: ObjectCaller, batches: list[list[bytes]], kind: pa.DataType
 ) -> None:
     content = b"".join(piece for batch in batches for piece in batch)
     sha256 = hashlib.sha256(content).hexdigest()
@@ -168,11 +142,11 @@ def test_bytes_go_in_and_come_out_whatever_the_batches(
     read = admin.client.do_get(endpoint.ticket, admin.options).read_all()
     assert read.schema == info.schema == schema
     assert b"".join(read.column("content").to_pylist()) == content
-    head = admin.act("objects.head", bucket="media", key="some/ü x.bin")
+    head = admin.call("objects.head", bucket="media", key="some/ü x.bin")
     assert (head["size"], head["e_tag"]) == (len(content), told["e_tag"])
 
 
-def test_the_hash_of_what_others_put_is_told_when_asked_for(running: Server, admin: Caller) -> None:
+def test_the_hash_of_what_others_put_is_told_when_asked_for(running: Server, admin: ObjectCaller) -> None:
     place(running, "media/others")
     path, expected = ["media", "others"], hashlib.sha256(b"before").hexdigest()
     assert admin.get(path)[1]["sha256"] is None
@@ -184,7 +158,7 @@ def test_the_hash_of_what_others_put_is_told_when_asked_for(running: Server, adm
     assert admin.get(path)[1]["sha256"] is None
 
 
-def test_text_and_a_slice_of_an_array_are_put_as_they_are(admin: Caller) -> None:
+def test_text_and_a_slice_of_an_array_are_put_as_they_are(admin: ObjectCaller) -> None:
     told = admin.put(["media", "text"], [["ä", "𝄞"]], kind=pa.large_string())
     assert admin.get(["media", "text"])[0] == "ä𝄞".encode()
     schema = pa.schema([("x", pa.binary())])
@@ -199,7 +173,7 @@ def test_text_and_a_slice_of_an_array_are_put_as_they_are(admin: Caller) -> None
     assert admin.get(["media", "text"])[0] == b"yes!"
 
 
-def test_what_was_announced_has_to_come(admin: Caller, running: Server) -> None:
+def test_what_was_announced_has_to_come(admin: ObjectCaller, running: Server) -> None:
     sha256 = hashlib.sha256(b"abc").hexdigest()
     path, content = ["media", "announced"], [[b"ab"], [b"c"]]
     for first, last in (
@@ -235,7 +209,7 @@ def test_what_was_announced_has_to_come(admin: Caller, running: Server) -> None:
     assert not left
 
 
-def test_what_is_no_bytes_is_refused(admin: Caller) -> None:
+def test_what_is_no_bytes_is_refused(admin: ObjectCaller) -> None:
     for batches, kind in (([[1]], pa.int64()), ([[b"x", None]], pa.binary()), ([["x"]], pa.string_view())):
         with refused("INVALID_REQUEST"):
             admin.put(["media", "none"], batches, kind=kind)
@@ -256,65 +230,57 @@ def test_what_is_no_bytes_is_refused(admin: Caller) -> None:
             admin.get(["media", "text"], **wish)
 
 
-def test_small_objects_in_actions_and_where_large_ones_are(admin: Caller) -> None:
+def test_small_objects_in_actions_and_where_large_ones_are(admin: ObjectCaller) -> None:
     content = os.urandom(999)
-    put = admin.act(
+    put = admin.call(
         "objects.put", bucket="vault", key="a/b", content=base64.b64encode(content).decode(), if_absent=True
     )
     assert put["sha256"] == hashlib.sha256(content).hexdigest()
-    got = admin.act("objects.get", bucket="vault", key="a/b")
+    got = admin.call("objects.get", bucket="vault", key="a/b")
     assert base64.b64decode(got["content"]) == content
     assert got["sha256"] == put["sha256"]
-    part = admin.act("objects.get", bucket="vault", key="a/b", offset=990, length=100)
+    part = admin.call("objects.get", bucket="vault", key="a/b", offset=990, length=100)
     assert base64.b64decode(part["content"]) == content[990:]
     with refused("LIMIT_EXCEEDED"):
-        admin.act("objects.put", bucket="vault", key="c", content=base64.b64encode(bytes(1001)).decode())
+        admin.call("objects.put", bucket="vault", key="c", content=base64.b64encode(bytes(1001)).decode())
     with refused("INVALID_REQUEST"):
-        admin.act("objects.put", bucket="vault", key="c", content="no base64!")
+        admin.call("objects.put", bucket="vault", key="c", content="no base64!")
     with refused("OBJECT_ALREADY_EXISTS"):
-        admin.act("objects.put", bucket="vault", key="a/b", content="", if_absent=True)
+        admin.call("objects.put", bucket="vault", key="a/b", content="", if_absent=True)
     with refused("NOT_SUPPORTED"):
-        admin.act("objects.put", bucket="vault", key="c", content="", content_type="text/plain")
+        admin.call("objects.put", bucket="vault", key="c", content="", content_type="text/plain")
     with refused("NOT_SUPPORTED"):
-        admin.act("objects.presign", bucket="vault", key="a/b")
+        admin.call("objects.presign", bucket="vault", key="a/b")
     with refused("LIMIT_EXCEEDED"):
-        admin.act("objects.presign", bucket="vault", key="a/b", seconds=3601)
+        admin.call("objects.presign", bucket="vault", key="a/b", seconds=3601)
     admin.put(["vault", "large"], [[BIG]])
-    large = admin.act("objects.get", bucket="vault", key="large", offset=5)
+    large = admin.call("objects.get", bucket="vault", key="large", offset=5)
     assert large["content"] is None
-    table = admin.client.do_get(flight.Ticket(base64.b64decode(large["ticket"])), admin.options).read_all()
+    table = admin.redeem(base64.b64decode(large["ticket"]))
     assert b"".join(table.column(0).to_pylist()) == BIG[5:]
 
 
-def test_copies_and_deletions(admin: Caller) -> None:
+def test_copies_and_deletions(admin: ObjectCaller) -> None:
     admin.put(["vault", "from", "here"], [[BIG]])
-    results = [
-        json.loads(each.body.to_pybytes())
-        for each in admin.client.do_action(
-            flight.Action(
-                "objects.copy",
-                b'{"bucket": "vault", "key": "from/here", "to_bucket": "media", "to_key": "to/there"}',
-            ),
-            admin.options,
-        )
-    ]
+    there = {"to_bucket": "media", "to_key": "to/there"}
+    results = admin.results("objects.copy", bucket="vault", key="from/here", **there)
     assert [each["progress"] for each in results[:-1]][-1] == 1
     assert results[-1]["sha256"] == hashlib.sha256(BIG).hexdigest()
     again = {"bucket": "media", "key": "to/there", "to_key": "to/here"}
-    assert admin.act("objects.copy", **again)["size"] == len(BIG)
+    assert admin.call("objects.copy", **again)["size"] == len(BIG)
     with refused("OBJECT_ALREADY_EXISTS"):
-        admin.act("objects.copy", **again, if_absent=True)
+        admin.call("objects.copy", **again, if_absent=True)
     with refused("INVALID_REQUEST"):
-        admin.act("objects.copy", bucket="media", key="to/here", to_key="to/here")
+        admin.call("objects.copy", bucket="media", key="to/here", to_key="to/here")
     admin.put(["media", "to", "there"], [[b"other"]])
     assert admin.get(["media", "to/here"])[0] == BIG
-    assert admin.act("objects.delete", bucket="media", key="to/here")["size"] == len(BIG)
+    assert admin.call("objects.delete", bucket="media", key="to/here")["size"] == len(BIG)
     for action in ("objects.delete", "objects.head", "objects.get"):
         with refused("OBJECT_NOT_FOUND"):
-            admin.act(action, bucket="media", key="to/here")
+            admin.call(action, bucket="media", key="to/here")
     with refused("OBJECT_NOT_FOUND"):
         admin.get(["media", "to/here"])
-    admin.act("objects.delete", bucket="media", key="to/there")
+    admin.call("objects.delete", bucket="media", key="to/there")
     admin.put(["media", "to"], [[b"where a directory was"]])
     admin.put(["media", "some", "x"], [[b""]])
     with refused("INVALID_REQUEST"):
@@ -352,7 +318,9 @@ def place(running: Server, path: str) -> None:
 
 @pytest.mark.parametrize("path", READABLE)
 @pytest.mark.parametrize("name", PRINCIPALS)
-def test_who_reads_and_who_writes(running: Server, callers: dict[str, Caller], name: str, path: str) -> None:
+def test_who_reads_and_who_writes(
+    running: Server, callers: dict[str, ObjectCaller], name: str, path: str
+) -> None:
     who, (bucket, key) = callers[name], path.split("/", 1)
     place(running, path)
     place(running, "vault/stolen/x")
@@ -365,9 +333,9 @@ def test_who_reads_and_who_writes(running: Server, callers: dict[str, Caller], n
         "schema": lambda named: who.client.get_schema(
             flight.FlightDescriptor.for_path(named["bucket"], *named["key"].split("/")), who.options
         ),
-        "head": lambda named: who.act("objects.head", **named),
-        "get": lambda named: who.act("objects.get", **named),
-        "copy": lambda named: who.act("objects.copy", **named, to_bucket="media", to_key=f"in/{name}"),
+        "head": lambda named: who.call("objects.head", **named),
+        "get": lambda named: who.call("objects.get", **named),
+        "copy": lambda named: who.call("objects.copy", **named, to_bucket="media", to_key=f"in/{name}"),
     }
     if name in READABLE[path]:
         for way, read in reads.items():
@@ -386,9 +354,11 @@ def test_who_reads_and_who_writes(running: Server, callers: dict[str, Caller], n
             )
     writes = {
         "flight": lambda: who.put([bucket, key], [[b"after"]]),
-        "put": lambda: who.act("objects.put", **named, content=""),
-        "copy": lambda: who.act("objects.copy", bucket="vault", key="stolen/x", to_bucket=bucket, to_key=key),
-        "delete": lambda: who.act("objects.delete", **named),
+        "put": lambda: who.call("objects.put", **named, content=""),
+        "copy": lambda: who.call(
+            "objects.copy", bucket="vault", key="stolen/x", to_bucket=bucket, to_key=key
+        ),
+        "delete": lambda: who.call("objects.delete", **named),
     }
     before = (running.directory / {"primary": "bucket"}.get(bucket, bucket) / key).read_bytes()
     if name in WRITABLE[path]:
@@ -396,17 +366,17 @@ def test_who_reads_and_who_writes(running: Server, callers: dict[str, Caller], n
             if way != "copy" or name in ("admin", "curious"):
                 write()
     else:
-        for write in (*writes.values(), lambda: who.act("objects.presign", **named, method="PUT")):
+        for write in (*writes.values(), lambda: who.call("objects.presign", **named, method="PUT")):
             with refused("(PERMISSION_DENIED|BUCKET_NOT_FOUND|OBJECT_NOT_FOUND)"):
                 write()
         assert (running.directory / {"primary": "bucket"}.get(bucket, bucket) / key).read_bytes() == before
 
 
-def test_a_bucket_without_grants_is_as_one_that_is_not_there(callers: dict[str, Caller]) -> None:
+def test_a_bucket_without_grants_is_as_one_that_is_not_there(callers: dict[str, ObjectCaller]) -> None:
     for name in ("reader", "writer", "viewer"):
         for attempt in (
             lambda who, bucket: who.keys(bucket),
-            lambda who, bucket: who.act("objects.head", bucket=bucket, key="x"),
+            lambda who, bucket: who.call("objects.head", bucket=bucket, key="x"),
             lambda who, bucket: who.get([bucket, "x"]),
         ):
             with pytest.raises(pa.ArrowException) as denied:
@@ -419,7 +389,7 @@ def test_a_bucket_without_grants_is_as_one_that_is_not_there(callers: dict[str, 
             callers[name].put(["vault", "x"], [[b"x"]])
 
 
-def test_listings_show_what_may_be_read(running: Server, callers: dict[str, Caller]) -> None:
+def test_listings_show_what_may_be_read(running: Server, callers: dict[str, ObjectCaller]) -> None:
     for path in READABLE:
         place(running, path)
     for name, expected in (
@@ -435,30 +405,27 @@ def test_listings_show_what_may_be_read(running: Server, callers: dict[str, Call
     assert {"_audit/", "warehouse/"} <= set(callers["admin"].keys("primary"))
     assert callers["curious"].keys("primary", recursive=True) == ["free"]
     admin, found = callers["admin"], []
-    page = admin.act("objects.list", bucket="media", recursive=True, limit=2)
+    page = admin.call("objects.list", bucket="media", recursive=True, limit=2)
     while page["next_token"]:
         found += [each["key"] for each in page["objects"]]
-        page = admin.act("objects.list", bucket="media", recursive=True, limit=2, token=page["next_token"])
+        page = admin.call("objects.list", bucket="media", recursive=True, limit=2, token=page["next_token"])
     found += [each["key"] for each in page["objects"]]
     assert found == admin.keys("media", recursive=True)
     with refused("INVALID_REQUEST"):
-        admin.act("objects.list", bucket="media", token="%")
+        admin.call("objects.list", bucket="media", token="%")
 
 
-def test_objects_are_on_record(running: Server, admin: Caller) -> None:
+def test_objects_are_on_record(running: Server, admin: ObjectCaller) -> None:
     admin.put(["media", "recorded"], [[b"1234"]])
     admin.get(["media", "recorded"])
     with refused("OBJECT_NOT_FOUND"):
         admin.get(["media", "unrecorded"])
-    admin.act("objects.delete", bucket="media", key="recorded")
-    admin.act("audit.flush")
-    query = command(
-        "CommandStatementQuery",
-        query="SELECT statement, action, outcome, bytes FROM system.audit WHERE "
-        "statement LIKE 'OBJECT%recorded' OR action = 'objects.delete' ORDER BY time, seq",
-    )
-    (endpoint,) = admin.client.get_flight_info(query, admin.options).endpoints
-    rows = admin.client.do_get(endpoint.ticket, admin.options).read_all().to_pylist()[-5:]
+    admin.call("objects.delete", bucket="media", key="recorded")
+    admin.call("audit.flush")
+    rows = admin.sql(
+        "SELECT statement, action, outcome, bytes FROM system.audit WHERE "
+        "statement LIKE 'OBJECT%recorded' OR action = 'objects.delete' ORDER BY time, seq"
+    ).to_pylist()[-5:]
     assert [(row["statement"] or row["action"], row["outcome"], row["bytes"] or 0) for row in rows] == [
         ("OBJECT PUT media/recorded", "ok", 4),
         ("OBJECT GET media/recorded", "ok", 4),
@@ -468,7 +435,7 @@ def test_objects_are_on_record(running: Server, admin: Caller) -> None:
     ]
 
 
-def test_only_so_many_objects_are_on_their_way(admin: Caller) -> None:
+def test_only_so_many_objects_are_on_their_way(admin: ObjectCaller) -> None:
     admin.put(["vault", "large"], [[BIG]] * 8)
     ticket = flight.Ticket(b'{"path": ["vault", "large"]}')
     open_ones = []

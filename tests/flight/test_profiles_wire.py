@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import threading
 import time
 from collections.abc import Iterator
@@ -13,9 +11,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
-from conftest import Server, start_server
+from callers import Caller, start_guarded, token
+from conftest import Server
 from lakehouse_client import connect
-from wire import query
 
 CONFIG = """
 [vectors]
@@ -65,47 +63,17 @@ REFUSED = (flight.FlightError, pa.ArrowException)
 VECTORS = [[1.0, 0.0], [0.0, 1.0], [0.6, 0.8], [0.8, 0.6]]
 
 
-def _token(role: str) -> str:
-    return f"{role}-" + "0123456789abcdef" * 3
-
-
-class Caller:
-    """A principal with a connection, and so a session, of its own."""
-
-    def __init__(self, server: Server, role: str) -> None:
-        self.client = server.client()
-        self.options = flight.FlightCallOptions(
-            headers=[(b"authorization", f"Bearer {_token(role)}".encode())]
-        )
-
-    def results(self, name: str, **request: Any) -> list[dict[str, Any]]:
-        action = flight.Action(name, json.dumps(request).encode())
-        return [json.loads(r.body.to_pybytes()) for r in self.client.do_action(action, self.options)]
-
-    def call(self, name: str, **request: Any) -> dict[str, Any]:
-        return self.results(name, **request)[-1]
-
-    def sql(self, text: str) -> pa.Table:
-        return query(self.client, text, self.options)
+class Searcher(Caller):
+    """A caller of searches by text."""
 
     def find(self, text: str, index: str = "prose", **request: Any) -> tuple[str, list[int]]:
         """In which index the nearest texts were found, and their ids."""
-        told = self.call("vectors.search", index=index, texts=[text], **request)
-        ticket = flight.Ticket(base64.b64decode(told["ticket"]))
-        return told["index"], self.client.do_get(ticket, self.options).read_all()["id"].to_pylist()
-
-    def search(self, index: str, **request: Any) -> pa.Table:
-        told = self.call("vectors.search", index=index, **request)
-        ticket = flight.Ticket(base64.b64decode(told["ticket"]))
-        return self.client.do_get(ticket, self.options).read_all()
+        told, rows = self.search(index, texts=[text], **request)
+        return told["index"], rows["id"].to_pylist()
 
 
 def _start(directory: Path, data: Path | None = None) -> Server:
-    lines = [CONFIG.replace("{directory}", str(data or directory))]
-    for role in ROLES:
-        lines += ["[[auth.tokens]]", f'name = "{role}"', f'roles = ["{role}"]']
-        lines += [f'token = {{ env = "T_{role}" }}']
-    return start_server(directory, "\n".join(lines), **{f"T_{role}": _token(role) for role in ROLES})
+    return start_guarded(directory, CONFIG.replace("{directory}", str(data or directory)), ROLES)
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +220,7 @@ def settled(prose: Server) -> Iterator[Server]:
 
 
 def test_each_profile_has_its_own_index_model_and_parameters(prose: Server) -> None:
-    who = Caller(prose, "reader")
+    who = Searcher(prose, "reader")
     listed = {each["index"]: each for each in who.call("vectors.list")["indexes"]}
     old, new = listed["old:prose"], listed["new:prose"]
     assert (old["dimension"], old["algorithm"], old["ef_search"]) == (64, "hnsw", 33)
@@ -285,7 +253,7 @@ def test_each_profile_has_its_own_index_model_and_parameters(prose: Server) -> N
     assert [edge["source"].partition("@")[0] for edge in where["lineage"]] == [
         "lake.docs.prose_embeddings_new", "lake.docs.prose", "local/wordllama",
     ]  # fmt: skip
-    with connect(prose.uri, token=_token("early")) as lake:
+    with connect(prose.uri, token=token("early")) as lake:
         assert lake.search_vectors("prose", BREAD).num_rows == 3
         assert lake.search_vectors("prose", BREAD, profile="old").num_rows == 2
         for profile, count in ((None, 3), ("old", 2)):
@@ -294,7 +262,7 @@ def test_each_profile_has_its_own_index_model_and_parameters(prose: Server) -> N
 
 
 def test_profile_of_other_roles_is_absent(prose: Server) -> None:
-    reader, even = Caller(prose, "reader"), Caller(prose, "even")
+    reader, even = Searcher(prose, "reader"), Searcher(prose, "even")
     for name in ("private", "nothing"):
         for call in (
             lambda name=name: reader.find(BREAD, profile=name),
@@ -342,7 +310,7 @@ def test_profile_takes_only_tables_that_it_covers_and_vectors_of_its_model(prose
 
 
 def test_warming_loads_the_model_and_the_indexes_ahead(settled: Server) -> None:
-    admin, reader = Caller(settled, "admin"), Caller(settled, "reader")
+    admin, reader = Caller(settled, "admin"), Searcher(settled, "reader")
     admin.call("profiles.deactivate", profile="old")
     for refused in (
         lambda: reader.find(BREAD, profile="old"),
@@ -379,7 +347,7 @@ def test_readers_move_to_another_model_and_see_no_error(settled: Server, tmp_pat
     stop = threading.Event()
 
     def read(server: Server) -> None:
-        who = Caller(server, "reader")
+        who = Searcher(server, "reader")
         while not stop.is_set():
             index, ids = who.find(BREAD, filter="id < 4")
             found.append((index, ids[0]))
@@ -408,14 +376,14 @@ def test_readers_move_to_another_model_and_see_no_error(settled: Server, tmp_pat
             reader.join(30)
         assert {index for index, _ in found} == {"old:prose", "new:prose"}
         assert {nearest for _, nearest in found} == {1}
-        assert Caller(other, "reader").find(BREAD)[0] == "new:prose"
+        assert Searcher(other, "reader").find(BREAD)[0] == "new:prose"
         assert {index for index, _ in found[-10:]} == {"new:prose"}
         mine = Caller(other, "reader").call("profiles.list")
         assert (mine["mine"], [p["is_active"] for p in mine["profiles"]]) == ("new", [True, False])
         # A session and a role say it better than everybody's default.
         admin.call("profiles.activate", profile="old")
         admin.call("profiles.activate", profile="old", role="early")
-        early = Caller(other, "early")
+        early = Searcher(other, "early")
         assert early.find(BREAD)[0] == "old:prose"
         early.call("profiles.activate", profile="new")
         assert early.find(BREAD)[0] == "new:prose"
@@ -433,10 +401,10 @@ def test_activation_refuses_a_profile_that_lacks_what_is_searched_now(settled: S
     admin.call("vectors.build", index="extra", **table, profile="old")
     with pytest.raises(REFUSED, match="'new' has no index 'extra', which is searched with 'old' now"):
         admin.call("profiles.activate", profile="new", everybody=True)
-    assert Caller(settled, "reader").find(BREAD, k=1) == ("old:prose", [1])
+    assert Searcher(settled, "reader").find(BREAD, k=1) == ("old:prose", [1])
     admin.call("vectors.drop", index="extra", profile="old")
     admin.call("profiles.activate", profile="new", everybody=True)
-    assert Caller(settled, "reader").find(BREAD, k=1) == ("new:prose", [1])
+    assert Searcher(settled, "reader").find(BREAD, k=1) == ("new:prose", [1])
     for wrong, message in (
         ({"profile": "private", "everybody": True}, "'private' is not for everybody"),
         ({"profile": "old", "role": "nobody"}, "there is no role 'nobody'"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import pyarrow as pa
 import pyarrow.flight as flight
 import pyarrow.parquet as pq
 import pytest
-from conftest import Server, start_server
+from callers import Caller, start_guarded
 from wire import command
 
 CONFIG = """
@@ -36,55 +35,18 @@ ROLES = ("admin", "registrar", "european", "stranger", "reader")
 ROWS = pa.table({"id": [1, 2, 3], "region": ["eu", "us", "eu"]})
 
 
-class Caller:
-    """A principal with a connection."""
-
-    def __init__(self, server: Server, token: str) -> None:
-        self.client = flight.connect(server.uri)
-        self.options = flight.FlightCallOptions(headers=[(b"authorization", f"Bearer {token}".encode())])
-
-    def get(self, descriptor: flight.FlightDescriptor) -> pa.Table:
-        info = self.client.get_flight_info(descriptor, self.options)
-        tables = [self.client.do_get(each.ticket, self.options).read_all() for each in info.endpoints]
-        return pa.concat_tables(tables)
-
-    def sql(self, text: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.get(command("CommandStatementQuery", query=text)).to_pylist()
-        return found
-
-    def call(self, name: str, /, **request: Any) -> list[dict[str, Any]]:
-        action = flight.Action(name, json.dumps(request).encode())
-        return [json.loads(r.body.to_pybytes()) for r in self.client.do_action(action, self.options)]
-
-    def put(self, descriptor: flight.FlightDescriptor, rows: pa.Table) -> None:
-        writer, reader = self.client.do_put(descriptor, rows.schema, self.options)
-        with writer:
-            writer.write_table(rows)
-            writer.done_writing()
-            reader.read()
-
-
 @pytest.fixture(scope="module")
 def callers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Caller]]:
     directory = tmp_path_factory.mktemp("registered")
-    lines = [CONFIG.format(directory=directory)]
-    tokens = {role: f"{role}-" + "0123456789abcdef" * 3 for role in ROLES}
-    for role in ROLES:
-        lines += [
-            "[[auth.tokens]]",
-            f'name = "{role}"',
-            f'roles = ["{role}"]',
-            f'token = {{ env = "T_{role}" }}',
-        ]
-    server = start_server(directory, "\n".join(lines), **{f"T_{role}": t for role, t in tokens.items()})
-    found = {role: Caller(server, token) for role, token in tokens.items()}
+    server = start_guarded(directory, CONFIG.format(directory=directory), ROLES)
+    found = {role: Caller(server, role) for role in ROLES}
     place = directory / "data" / "in" / "day=2026-01-02"
     place.mkdir(parents=True)
     pq.write_table(ROWS, place / "1.parquet")
     (directory / "data" / "in" / "readme.md").write_text("no rows")
     yield found
     for caller in found.values():
-        caller.client.close()
+        caller.close()
     assert server.stop() == 0, "".join(server.log[-50:])
     assert pq.read_table(place / "1.parquet", partitioning=None).equals(ROWS)
     assert sorted(p.name for p in Path(directory / "data").rglob("*")) == [
@@ -99,7 +61,7 @@ def registered(callers: dict[str, Caller]) -> dict[str, Any]:
         callers["reader"].call("catalog.register", **request)
     with pytest.raises(pa.ArrowException, match=r"\[PERMISSION_DENIED\]|\[SCHEMA_NOT_FOUND\]"):
         callers["registrar"].call("catalog.register", **request | {"name": "other.people"})
-    *progress, made = callers["registrar"].call("catalog.register", **request)
+    *progress, made = callers["registrar"].results("catalog.register", **request)
     assert [each["progress"] for each in progress] == [1.0]
     return made
 
@@ -116,39 +78,38 @@ def test_what_was_registered_is_told_and_read_in_every_way(
         ("day", "DATE", True),
     ]
     who = callers["admin"]
-    assert [row["id"] for row in who.sql("SELECT id FROM registered.raw.people ORDER BY id")] == [1, 2, 3]
+    assert who.ids("SELECT id FROM registered.raw.people ORDER BY id") == [1, 2, 3]
     path = flight.FlightDescriptor.for_path("registered", "raw", "people")
-    assert sorted(who.get(path).column("id").to_pylist()) == [1, 2, 3]
+    assert sorted(who.read(path).column("id").to_pylist()) == [1, 2, 3]
     listed = who.client.list_flights(b"registered.*", who.options)
     assert [info.descriptor.path[-1] for info in listed] == [b"people"]
-    tables = who.get(command("CommandGetTables", catalog="registered", include_schema=True)).to_pylist()
+    tables = who.read(command("CommandGetTables", catalog="registered", include_schema=True)).to_pylist()
     assert [(t["db_schema_name"], t["table_name"], t["table_type"]) for t in tables] == [
         ("raw", "people", "TABLE")
     ]
     schema = pa.ipc.read_schema(pa.py_buffer(tables[0]["table_schema"]))
     assert schema.names == ["id", "region", "day"]
-    (snapshot,) = who.call("catalog.snapshots", catalog="registered", db_schema="raw", table="people")[0][
-        "snapshots"
-    ]
+    named = {"catalog": "registered", "db_schema": "raw", "table": "people"}
+    (snapshot,) = who.call("catalog.snapshots", **named)["snapshots"]
     travelled = who.sql(
         f"SELECT count(*) AS n FROM registered.raw.people AT (VERSION => {snapshot['snapshot_id']})"
     )
-    assert travelled == [{"n": 3}]
-    (file,) = who.sql("SELECT * FROM system.files WHERE table_name = 'people'")
+    assert travelled["n"].to_pylist() == [3]
+    (file,) = who.sql("SELECT * FROM system.files WHERE table_name = 'people'").to_pylist()
     assert (file["record_count"], file["file_path"]) == (3, "in/day=2026-01-02/1.parquet")
 
 
 def test_who_may_not_read_it_sees_none_of_it(callers: dict[str, Caller], registered: dict[str, Any]) -> None:
     stranger, european = callers["stranger"], callers["european"]
-    assert [row["id"] for row in european.sql("SELECT id FROM registered.raw.people ORDER BY id")] == [1, 3]
+    assert european.ids("SELECT id FROM registered.raw.people ORDER BY id") == [1, 3]
     with pytest.raises(pa.ArrowException) as denied:
         stranger.sql("FROM registered.raw.people")
     with pytest.raises(pa.ArrowException) as missing:
         stranger.sql("FROM registerex.raw.people")
     assert str(denied.value) == str(missing.value).replace("registerex", "registered")
-    catalogs = stranger.get(command("CommandGetCatalogs")).column(0).to_pylist()
+    catalogs = stranger.read(command("CommandGetCatalogs")).column(0).to_pylist()
     assert "registered" not in catalogs
-    assert "registered" in european.get(command("CommandGetCatalogs")).column(0).to_pylist()
+    assert "registered" in european.read(command("CommandGetCatalogs")).column(0).to_pylist()
 
 
 def test_manifests_are_compared_and_made_anew_by_those_who_may(
@@ -156,12 +117,12 @@ def test_manifests_are_compared_and_made_anew_by_those_who_may(
 ) -> None:
     named = {"catalog": "registered", "db_schema": "raw", "table": "people"}
     for role in ("registrar", "admin"):
-        assert callers[role].call("catalog.verify", **named)[-1]["healthy"]
-        done = callers[role].call("catalog.resync", **named)[-1]
+        assert callers[role].call("catalog.verify", **named)["healthy"]
+        done = callers[role].call("catalog.resync", **named)
         assert (done["changed"], done["rows"], done["footers"]) == (False, 3, 1)
-    everything = callers["admin"].call("catalog.verify", deep=True)[-1]
+    everything = callers["admin"].call("catalog.verify", deep=True)
     assert (everything["healthy"], everything["datasets"]) == (True, 1)
-    assert callers["admin"].call("catalog.resync_missing")[-1] == {"resynced": [], "failed": [], "count": 0}
+    assert callers["admin"].call("catalog.resync_missing") == {"resynced": [], "failed": [], "count": 0}
     for role in ("european", "stranger", "reader"):
         for action in ("catalog.resync", "catalog.verify"):
             with pytest.raises(pa.ArrowException, match=r"\[PERMISSION_DENIED\]"):
@@ -174,17 +135,17 @@ def test_it_is_described_updated_and_dropped_while_the_objects_stay(callers: dic
     who, named = callers["admin"], {"catalog": "registered", "db_schema": "raw", "table": "again"}
     for _ in range(2):
         who.call("catalog.register", name="raw.again", bucket="data", prefix="in", owner="ann")
-        told = who.call("catalog.update", **named, description="once more", add_tags=["x"])[-1]
+        told = who.call("catalog.update", **named, description="once more", add_tags=["x"])
         assert (told["kind"], told["rows"], told["owner"], told["tags"]) == ("parquet", 3, "ann", ["x"])
-        told = callers["european"].call("catalog.describe", **named)[-1]
+        told = callers["european"].call("catalog.describe", **named)
         assert (told["description"], told["rows"]) == ("once more", None)
-        assert who.call("catalog.resync", **named)[-1]["changed"] is False
+        assert who.call("catalog.resync", **named)["changed"] is False
         found = who.sql("SELECT table_name, owner FROM system.datasets WHERE table_name = 'again'")
-        assert found == [{"table_name": "again", "owner": "ann"}]
+        assert found.to_pylist() == [{"table_name": "again", "owner": "ann"}]
         who.call("catalog.drop", **named)
         with pytest.raises(pa.ArrowException, match=r"does not exist"):
             who.sql("FROM registered.raw.again")
-        assert who.call("catalog.resync_missing")[-1]["count"] == 0
+        assert who.call("catalog.resync_missing")["count"] == 0
 
 
 def test_nothing_can_be_written_into_it(callers: dict[str, Caller], registered: dict[str, Any]) -> None:
@@ -199,9 +160,9 @@ def test_nothing_can_be_written_into_it(callers: dict[str, Caller], registered: 
             table=table,
         )
         with pytest.raises(pa.ArrowException, match="NOT_SUPPORTED"):
-            who.put(ingest, ROWS)
+            who.write(ingest, ROWS)
         with pytest.raises(pa.ArrowException):
-            who.put(flight.FlightDescriptor.for_path("registered", "raw", table), ROWS)
+            who.write(flight.FlightDescriptor.for_path("registered", "raw", table), ROWS)
     named = {"catalog": "registered", "db_schema": "raw", "table": "people"}
     for action, more in [
         ("table.compact", {"min_files": 1}),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
-from wire import action, bare, bare_action, command, cookie_options, query, unwrapped
+from wire import action, bare, bare_action, command, cookie_options, put, query, unwrapped
 
 from flight_server.protocol.messages import flight_class, message_class
 
@@ -117,11 +117,7 @@ def end(client, transaction: bytes, how: int) -> None:
 def ingest(client, name: str, table: pa.Table, **fields) -> int:
     options = {"if_not_exist": 1, "if_exists": 2}
     descriptor = command("CommandStatementIngest", table=name, table_definition_options=options, **fields)
-    writer, metadata = client.do_put(descriptor, table.schema)
-    with writer:
-        writer.write_table(table)
-        writer.done_writing()
-        return message_class("DoPutUpdateResult").FromString(metadata.read().to_pybytes()).record_count
+    return put(client, descriptor, table)
 
 
 def test_a_transaction_sees_its_own_rows_and_nobody_else_does_until_commit(server):

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
-from conftest import Server, start_server
+from callers import Caller, presenting, start_guarded, token
+from conftest import Server
 from lakehouse_client import LakehouseClientError, connect
-from wire import command, query
 
 REFUSED = (flight.FlightError, pa.ArrowException)
 POINTS, DIMENSION = 1500, 8
@@ -28,14 +28,6 @@ grants = [{ on = "lake.docs.points", row_filter = "id % 2 = 0" }]
 name = "outsider"
 grants = [{ on = "lake.other.*" }]
 """
-
-
-def _token(role: str) -> str:
-    return f"{role}-" + "0123456789abcdef" * 3
-
-
-def _options(role: str) -> flight.FlightCallOptions:
-    return flight.FlightCallOptions(headers=[(b"authorization", f"Bearer {_token(role)}".encode())])
 
 
 def vectors(count: int, seed: int) -> np.ndarray:
@@ -53,25 +45,13 @@ def column(values: np.ndarray) -> pa.Array:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    lines = [CONFIG]
-    for role in ROLES:
-        lines += ["[[auth.tokens]]", f'name = "{role}"', f'roles = ["{role}"]']
-        lines += [f'token = {{ env = "T_{role}" }}']
-    environment = {f"T_{role}": _token(role) for role in ROLES}
-    started = start_server(tmp_path_factory.mktemp("exchange"), "\n".join(lines), **environment)
+    started = start_guarded(tmp_path_factory.mktemp("exchange"), CONFIG, ROLES)
     try:
-        client, options = started.client(), _options("admin")
-        query(client, "CREATE SCHEMA docs", options)
+        admin = Caller(started)
+        admin.sql("CREATE SCHEMA docs")
         rows = pa.table({"id": pa.array(range(POINTS), pa.int64()), "vector": column(vectors(POINTS, 3))})
-        how = {"if_not_exist": 1, "if_exists": 3}
-        put = command("CommandStatementIngest", table="points", schema="docs", table_definition_options=how)
-        writer, reader = client.do_put(put, rows.schema, options)
-        with writer:
-            writer.write_table(rows)
-            writer.done_writing()
-            reader.read()
-        body = {"index": "points", "table": "points", "db_schema": "docs", "keys": ["id"]}
-        list(client.do_action(flight.Action("vectors.build", json.dumps(body).encode()), options))
+        admin.fill("docs.points", rows)
+        admin.call("vectors.build", index="points", table="points", db_schema="docs", keys=["id"])
         yield started
     finally:
         started.stop()
@@ -84,7 +64,7 @@ class Exchange:
         wanted = {"exchange": "vectors.search", "index": "points", **said}
         descriptor = flight.FlightDescriptor.for_command(json.dumps(wanted).encode())
         self.client = server.client()
-        self.writer, self.reader = self.client.do_exchange(descriptor, _options(role))
+        self.writer, self.reader = self.client.do_exchange(descriptor, presenting(token(role)))
 
     def begin(self, schema: pa.Schema) -> None:
         self.writer.begin(schema)
@@ -210,7 +190,7 @@ def test_a_query_that_cannot_be_answered_is_named(
 ) -> None:
     with pytest.raises(REFUSED, match=message):
         Exchange(server, **said).whole(batch)
-    rows = query(server.client(), "SELECT 1 AS one", _options("admin"))
+    rows = Caller(server).sql("SELECT 1 AS one")
     assert rows["one"].to_pylist() == [1]
 
 
@@ -226,14 +206,14 @@ def test_a_client_that_goes_away_leaves_nothing_behind(server: Server) -> None:
         "WHERE state IN ('running', 'planned') AND sql LIKE 'VECTORS%'"
     )
     for _ in range(100):
-        if query(server.client(), running, _options("admin"))["n"].to_pylist() == [0]:
+        if Caller(server).sql(running)["n"].to_pylist() == [0]:
             return
     pytest.fail("the exchange goes on")
 
 
 def test_the_client_streams_queries(server: Server) -> None:
     sought = vectors(40, 4)
-    with connect(server.uri, token=_token("admin")) as lake:
+    with connect(server.uri, token=token("admin")) as lake:
         parts = (sought[i : i + 10].tolist() for i in range(0, 40, 10))
         answers = lake.stream_searches("points", parts, k=3, ef=500)
         rows = pa.Table.from_batches(answers)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import adbc_driver_flightsql.dbapi as adbc
 import numpy as np
 import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
-from conftest import ROOT, Server, need, start_server
-from wire import command, query
+from callers import Caller, start_guarded, token
+from conftest import ROOT, need
 
 pytest.importorskip("wordllama")
 
@@ -49,35 +47,6 @@ NOTES = {
 POINTS, DIMENSION = 300, 8
 
 
-def _token(role: str) -> str:
-    return f"{role}-" + "0123456789abcdef" * 3
-
-
-class Caller:
-    """A principal with a Flight and an ADBC connection of its own."""
-
-    def __init__(self, server: Server, role: str) -> None:
-        self.client = server.client()
-        self.header = f"Bearer {_token(role)}"
-        self.options = flight.FlightCallOptions(headers=[(b"authorization", self.header.encode())])
-        self.uri = server.uri
-
-    def sql(self, text: str) -> pa.Table:
-        return query(self.client, text, self.options)
-
-    def ids(self, text: str) -> list[int]:
-        return list(self.sql(text)["id"].to_pylist())
-
-    def call(self, name: str, **request: Any) -> dict[str, Any]:
-        action = flight.Action(name, json.dumps(request).encode())
-        results = [json.loads(r.body.to_pybytes()) for r in self.client.do_action(action, self.options)]
-        return dict(results[-1])
-
-    def connect(self) -> adbc.Connection:
-        options = {"adbc.flight.sql.authorization_header": self.header}
-        return adbc.connect(self.uri, db_kwargs=options, autocommit=True)
-
-
 def points() -> np.ndarray:
     return np.random.default_rng(3).standard_normal((POINTS, DIMENSION)).astype("f4")
 
@@ -92,12 +61,7 @@ def nearest(vector: np.ndarray, k: int, ids: np.ndarray | None = None) -> list[i
 
 @pytest.fixture(scope="module")
 def callers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Caller]]:
-    lines = [CONFIG]
-    for role in ROLES:
-        lines += ["[[auth.tokens]]", f'name = "{role}"', f'roles = ["{role}"]']
-        lines += [f'token = {{ env = "T_{role}" }}']
-    environment = {f"T_{role}": _token(role) for role in ROLES}
-    server = start_server(tmp_path_factory.mktemp("sql"), "\n".join(lines), **environment)
+    server = start_guarded(tmp_path_factory.mktemp("sql"), CONFIG, ROLES)
     try:
         found = {role: Caller(server, role) for role in ROLES}
         admin = found["admin"]
@@ -107,30 +71,16 @@ def callers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Call
         admin.sql(f"INSERT INTO docs.notes VALUES {rows}")
         admin.call("vectors.embed", table="notes", db_schema="docs", columns=["body"], keys=["id"])
         admin.call("vectors.build", index="notes", table="notes_embeddings", db_schema="docs")
-        _fill_points(admin)
-        admin.call("vectors.build", index="points", table="points", db_schema="docs", keys=["id"])
-        yield found
-    finally:
-        server.stop()
-
-
-def _fill_points(admin: Caller) -> None:
-    rows = pa.table(
-        {
+        rows = {
             "id": pa.array(range(POINTS), pa.int64()),
             "rank": [f"r{i}" for i in range(POINTS)],
             "vector": pa.array(list(points()), pa.list_(pa.float32())),
         }
-    )
-    how = {"if_not_exist": 1, "if_exists": 3}
-    descriptor = command(
-        "CommandStatementIngest", table="points", schema="docs", table_definition_options=how
-    )
-    writer, reader = admin.client.do_put(descriptor, rows.schema, admin.options)
-    with writer:
-        writer.write_table(rows)
-        writer.done_writing()
-        reader.read()
+        admin.fill("docs.points", pa.table(rows))
+        admin.call("vectors.build", index="points", table="points", db_schema="docs", keys=["id"])
+        yield found
+    finally:
+        server.stop()
 
 
 @pytest.fixture
@@ -216,7 +166,7 @@ def test_parameters_are_bound_by_adbc(admin: Caller) -> None:
             "5": pa.array([0], pa.int64()),
         }
     )
-    with admin.connect() as connection, connection.cursor() as cursor:
+    with admin.adbc() as connection, connection.cursor() as cursor:
         for k in (6, 3):
             row = row.set_column(3, "4", pa.array([k], pa.int64()))
             cursor.execute(sql, row)
@@ -235,7 +185,7 @@ def test_parameters_are_bound_by_adbc(admin: Caller) -> None:
 
 
 def test_columns_are_known_before_anything_is_asked(admin: Caller) -> None:
-    with admin.connect() as connection, connection.cursor() as cursor:
+    with admin.adbc() as connection, connection.cursor() as cursor:
         sql = "SELECT * FROM vector_search('notes', ?, ?, filter := ?)"
         wanted = cursor.adbc_prepare(sql)
         assert wanted is not None
@@ -275,7 +225,7 @@ def test_what_was_found_can_be_kept(admin: Caller) -> None:
 
 def test_searches_stand_in_transactions_beside_temporary_tables(admin: Caller) -> None:
     sought = vector(4)
-    with admin.connect() as connection, connection.cursor() as cursor:
+    with admin.adbc() as connection, connection.cursor() as cursor:
         connection.adbc_connection.set_autocommit(False)
         cursor.execute(f"CREATE TEMP TABLE near AS FROM vector_search('points', {written(sought)}, 5)")
         cursor.execute("SELECT id FROM near ORDER BY _rank")
@@ -397,7 +347,7 @@ def test_vectors_of_a_statement_are_kept(admin: Caller) -> None:
     ]
     admin.call("vectors.build", index="made", table="made", db_schema="docs", keys=["id"])
     sql = "SELECT id FROM vector_search('made', embed(?, purpose := 'query'), 1)"
-    with admin.connect() as connection, connection.cursor() as cursor:
+    with admin.adbc() as connection, connection.cursor() as cursor:
         cursor.execute(sql, ("a boat",))
         assert cursor.fetchall() == [(106,)]
         cursor.execute("CREATE TEMP TABLE t AS SELECT embed('a') AS v")
@@ -429,7 +379,7 @@ def test_what_cannot_be_embedded_is_said(admin: Caller, sql: str, said: str) -> 
 
 def test_embedding_stops_with_its_statement(admin: Caller) -> None:
     sql = "SELECT sum(list_sum(embed(repeat('many words ', 500) || range))) FROM range(1000000)"
-    with admin.connect() as connection, connection.cursor() as cursor:
+    with admin.adbc() as connection, connection.cursor() as cursor:
         timer = threading.Timer(0.5, cursor.adbc_cancel)
         timer.start()
         began = time.monotonic()
@@ -449,8 +399,8 @@ def test_jdbc_searches_with_values_written_out_and_bound(callers: dict[str, Call
     java, driver = need("java"), ROOT / "build" / "jdbc" / "flight-sql-jdbc-driver-18.3.0.jar"
     if not driver.is_file():
         pytest.skip("make jdbc has not fetched the driver")
-    place = callers["admin"].uri.removeprefix("grpc://")
-    url = f"jdbc:arrow-flight-sql://{place}?useEncryption=false&token={_token('admin')}"
+    place = callers["admin"].server.uri.removeprefix("grpc://")
+    url = f"jdbc:arrow-flight-sql://{place}?useEncryption=false&token={token('admin')}"
     program = ROOT / "tests" / "clients" / "jdbc" / "VectorSearch.java"
     done = subprocess.run(
         [java, "--add-opens=java.base/java.nio=ALL-UNNAMED", "-cp", str(driver), str(program), url],
@@ -473,7 +423,7 @@ def test_many_search_at_once_while_the_index_is_swapped(admin: Caller) -> None:
     wrong: list[str] = []
 
     def search(first: int) -> None:
-        with admin.connect() as connection, connection.cursor() as cursor:
+        with admin.adbc() as connection, connection.cursor() as cursor:
             for number in range(first, first + 15):
                 sought = vector(number)
                 listed = pa.array([list(sought)], pa.list_(pa.float32()))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
-from conftest import Server, start_server
-from wire import command
+from callers import Caller, start_guarded
+from conftest import Server
 
 CONFIG = """
 [vectors]
@@ -41,47 +39,6 @@ N, D = 4000, 16
 REFUSED = (flight.FlightError, pa.ArrowException)
 
 
-@dataclass
-class Caller:
-    """A principal with a connection of its own."""
-
-    client: flight.FlightClient
-    options: flight.FlightCallOptions
-
-    def results(self, name: str, **request: Any) -> list[dict[str, Any]]:
-        action = flight.Action(name, json.dumps(request).encode())
-        return [json.loads(r.body.to_pybytes()) for r in self.client.do_action(action, self.options)]
-
-    def call(self, name: str, **request: Any) -> dict[str, Any]:
-        return self.results(name, **request)[-1]
-
-    def search(self, index: str, vectors: Any, **request: Any) -> tuple[dict[str, Any], pa.Table]:
-        told = self.call("vectors.search", index=index, vectors=np.asarray(vectors).tolist(), **request)
-        ticket = flight.Ticket(base64.b64decode(told["ticket"]))
-        rows = self.client.do_get(ticket, self.options).read_all()
-        assert told["rows"] == rows.num_rows
-        assert rows.schema.metadata[b"vectors.way"].decode() == told["way"]
-        return told, rows
-
-    def sql(self, text: str) -> pa.Table:
-        info = self.client.get_flight_info(command("CommandStatementQuery", query=text), self.options)
-        tables = [self.client.do_get(e.ticket, self.options).read_all() for e in info.endpoints]
-        return pa.concat_tables(tables)
-
-    def fill(self, name: str, rows: pa.Table) -> None:
-        descriptor = command(
-            "CommandStatementIngest",
-            table=name,
-            schema="hr",
-            table_definition_options={"if_not_exist": 1, "if_exists": 3},
-        )
-        writer, reader = self.client.do_put(descriptor, rows.schema, self.options)
-        with writer:
-            writer.write_table(rows)
-            writer.done_writing()
-            reader.read()
-
-
 def texts(count: int = N, seed: int = 0) -> pa.Table:
     rng = np.random.default_rng(seed)
     directions = np.random.default_rng(7).standard_normal((6, D))
@@ -97,31 +54,17 @@ def texts(count: int = N, seed: int = 0) -> pa.Table:
     )
 
 
-def _callers(server: Server) -> dict[str, Caller]:
-    tokens = {role: f"{role}-" + "0123456789abcdef" * 3 for role in ROLES}
-    found = {}
-    for role, token in tokens.items():
-        options = flight.FlightCallOptions(headers=[(b"authorization", f"Bearer {token}".encode())])
-        found[role] = Caller(server.client(), options)
-    return found
-
-
 def _start(directory: Path) -> Server:
-    lines = [CONFIG]
-    for role in ROLES:
-        held = "[]" if role == "nobody" else f'["{role}"]'
-        lines += ["[[auth.tokens]]", f'name = "{role}"', f"roles = {held}", f'token = {{ env = "T_{role}" }}']
-    environment = {f"T_{role}": f"{role}-" + "0123456789abcdef" * 3 for role in ROLES}
-    return start_server(directory, "\n".join(lines), **environment)
+    return start_guarded(directory, CONFIG, ROLES)
 
 
 @pytest.fixture(scope="module")
 def callers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Caller]]:
     server = _start(tmp_path_factory.mktemp("vectors"))
     try:
-        found = _callers(server)
+        found = {role: Caller(server, role) for role in ROLES}
         found["admin"].sql("CREATE SCHEMA hr")
-        found["admin"].fill("texts", texts())
+        found["admin"].fill("hr.texts", texts())
         names = ["id", "region", "text"]
         found["writer"].call(
             "vectors.build", index="texts", table="texts", db_schema="hr", keys=["id"], columns=names, m=16
@@ -202,10 +145,6 @@ def test_filter_that_nothing_fits_finds_nothing(callers: dict[str, Caller]) -> N
     assert rows.column_names[-1] == "text"
 
 
-def _by_ticket(caller: Caller, ticket: bytes) -> pa.Table:
-    return caller.client.do_get(flight.Ticket(ticket), caller.options).read_all()
-
-
 def test_one_ticket_is_a_whole_search(callers: dict[str, Caller]) -> None:
     search = {"index": "texts", "k": 5, "ef": 300, "filter": "id % 2 = 0"}
     packed = QUERY.astype("<f4")
@@ -213,18 +152,18 @@ def test_one_ticket_is_a_whole_search(callers: dict[str, Caller]) -> None:
     in_json = json.dumps({"search": {**search, "vectors": packed.tolist()}}, indent=2)
     behind = json.dumps({"search": {**search, "dimension": D}}).encode() + b"\0" + packed.tobytes()
     for ticket in (in_json.encode(), behind):
-        found = _by_ticket(callers["reader"], ticket)
+        found = callers["reader"].redeem(ticket)
         assert found.equals(rows)
         assert found.schema.metadata[b"vectors.way"].decode() == told["way"]
         assert int(found.schema.metadata[b"vectors.ef"]) == told["ef"]
     one = json.dumps({"search": search}).encode() + b"\0" + packed[1].tobytes()
-    assert _by_ticket(callers["reader"], one)["id"].to_pylist() == rows["id"].to_pylist()[5:10]
-    only_eu = _by_ticket(callers["european"], one)
+    assert callers["reader"].redeem(one)["id"].to_pylist() == rows["id"].to_pylist()[5:10]
+    only_eu = callers["european"].redeem(one)
     assert only_eu["region"].to_pylist() == ["eu"] * 5
     assert only_eu["id"].to_pylist() == expected(QUERY[1], (IDS % 10 == 0), 5)
     for other, code in (("outsider", "VECTOR_INDEX_NOT_FOUND"), ("masked", "PERMISSION_DENIED")):
         with pytest.raises(REFUSED, match=code):
-            _by_ticket(callers[other], one)
+            callers[other].redeem(one)
     of_reader = "sql = 'VECTORS SEARCH texts' AND principal = 'reader' ORDER BY submitted_at DESC LIMIT 1"
     record = callers["admin"].sql(f"SELECT kind, rows, state FROM system.statements WHERE {of_reader}")
     assert record.to_pylist() == [{"kind": "vectors", "rows": 5, "state": "finished"}]
@@ -251,7 +190,7 @@ def test_search_ticket_that_is_wrong_is_told_why(
     callers: dict[str, Caller], ticket: bytes, message: str
 ) -> None:
     with pytest.raises(REFUSED, match=message):
-        _by_ticket(callers["reader"], ticket)
+        callers["reader"].redeem(ticket)
 
 
 @pytest.mark.parametrize(
@@ -340,11 +279,11 @@ def test_who_may_do_what_with_an_index(callers: dict[str, Caller]) -> None:
 
 def test_index_is_gone_with_its_table_and_is_not_shown_of_another(callers: dict[str, Caller]) -> None:
     who = callers["admin"]
-    who.fill("short", texts(20))
+    who.fill("hr.short", texts(20))
     who.call("vectors.build", index="short", table="short", db_schema="hr")
     assert who.search("short", QUERY, k=30)[1].num_rows == 60
     who.sql("DROP TABLE hr.short")
-    who.fill("short", texts(5, 1))
+    who.fill("hr.short", texts(5, 1))
     with pytest.raises(REFUSED, match="VECTOR_INDEX_NOT_FOUND"):
         who.search("short", QUERY)
     assert who.call("vectors.build", index="short", table="short", db_schema="hr")["count"] == 5
@@ -353,7 +292,7 @@ def test_index_is_gone_with_its_table_and_is_not_shown_of_another(callers: dict[
 
 def test_generations_swap_and_go_back(callers: dict[str, Caller]) -> None:
     who = callers["admin"]
-    who.fill("swap", texts(50))
+    who.fill("hr.swap", texts(50))
     first = who.call("vectors.build", index="swap", table="swap", db_schema="hr", keys=["id"])
     who.sql("DELETE FROM hr.swap WHERE id < 10")
     assert who.search("swap", QUERY, k=50)[1].num_rows == 150  # it shows the snapshot that it was made from
@@ -398,21 +337,21 @@ def test_key_of_two_columns(callers: dict[str, Caller]) -> None:
 
 def test_index_outlives_the_server_and_is_mended(tmp_path: Path) -> None:
     server = _start(tmp_path)
-    who = _callers(server)["admin"]
+    who = Caller(server)
     who.sql("CREATE SCHEMA hr")
-    who.fill("texts", texts(300))
+    who.fill("hr.texts", texts(300))
     who.call("vectors.build", index="texts", table="texts", db_schema="hr", keys=["id"])
     before = who.search("texts", QUERY)[1]
     server.kill()
     (file,) = server.directory.rglob("vectors.faiss")
     server = _start(tmp_path)
     try:
-        who = _callers(server)["admin"]
+        who = Caller(server)
         assert who.search("texts", QUERY)[1].equals(before)
         server.kill()
         file.write_bytes(file.read_bytes()[:-5])
         server = _start(tmp_path)
-        who = _callers(server)["admin"]
+        who = Caller(server)
         assert who.search("texts", QUERY)[1].equals(before)
         assert who.call("vectors.list")["indexes"][0]["why"] == "repair"
     finally:

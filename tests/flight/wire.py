@@ -29,6 +29,17 @@ def query(client: flight.FlightClient, sql: str, options: Any = None, **fields: 
     return client.do_get(info.endpoints[0].ticket, options).read_all()
 
 
+def put(
+    client: flight.FlightClient, descriptor: flight.FlightDescriptor, rows: pa.Table, options: Any = None
+) -> int:
+    """Send rows; gives how many were changed."""
+    writer, reader = client.do_put(descriptor, rows.schema, options)
+    with writer:
+        writer.write_table(rows)
+        writer.done_writing()
+        return int(message_class("DoPutUpdateResult").FromString(reader.read().to_pybytes()).record_count)
+
+
 def action(
     client: flight.FlightClient, kind: str, message: str, options: Any = None, /, **fields: Any
 ) -> list[bytes]:
