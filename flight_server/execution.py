@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 
@@ -149,6 +149,16 @@ def execute(
         total_records=handle.result.num_rows if handle.result is not None else -1,
         total_bytes=handle.result.nbytes if handle.result is not None else -1,
     )
+
+
+def kept_result(ctx: CallContext, result: pa.Table) -> tuple[bytes, datetime]:
+    """The ticket that a finished result can be fetched with, and until when."""
+    clock, seconds = ctx.lakehouse.clock, ctx.lakehouse.settings.session.handle_seconds
+    handle = StatementHandle(
+        clock.token(), result.schema, result=result, expires_s=clock.monotonic() + seconds
+    )
+    ctx.session.add_handle(handle)
+    return encode_statement_ticket(handle.handle.encode()), clock.now() + timedelta(seconds=seconds)
 
 
 def plan_rows(

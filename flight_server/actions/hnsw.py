@@ -5,10 +5,9 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TypeVar
 
-import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
@@ -25,16 +24,15 @@ from flight_server.actions.registry import (
 from flight_server.actions.run_response import RunResponse, run_response
 from flight_server.actions.table_request import guarded_indexes
 from flight_server.context import CallContext
-from flight_server.execution import Recording
-from flight_server.protocol.codec import encode_statement_ticket
-from lakehouse.engine.session import Session, StatementHandle
+from flight_server.execution import Recording, kept_result
+from lakehouse.engine.session import Session
 from lakehouse.errors import InvalidRequest
 from lakehouse.runs.task import TaskRequest, TaskResult, Watch
 from lakehouse.vectors.generation import FullName, Generation
 from lakehouse.vectors.indexes import BuildRequest
 from lakehouse.vectors.parameters import Storage
 from lakehouse.vectors.trials import Evaluation, EvaluationRequest, Queries, SweepRequest, Trial
-from lakehouse.vectors.trials.sweep import best, check_recall, front, newest
+from lakehouse.vectors.trials.choosing import best, check_recall, front, newest
 from lakehouse.vectors.trials.system_table import shown
 
 T = TypeVar("T")
@@ -337,7 +335,7 @@ def _trials(ctx: CallContext, request: TrialsRequest) -> Iterator[Response]:
     if request.evaluation:
         table = table.filter(pc.equal(table["evaluation"], request.evaluation))
     result = shown(table, ctx.lakes, lakehouse.vectors)
-    ticket, expires_at = _announced(ctx, result)
+    ticket, expires_at = kept_result(ctx, result)
     yield TrialsResponse(
         rows=result.num_rows, ticket=base64.b64encode(ticket).decode("ascii"), expires_at=expires_at
     )
@@ -448,16 +446,6 @@ def _described(trial: Trial, *, is_whole: bool) -> TrialDescription:
     if not is_whole:
         told |= dict.fromkeys(("exact_p50_us", "build_seconds", "index_bytes"))
     return TrialDescription(**told)
-
-
-def _announced(ctx: CallContext, result: pa.Table) -> tuple[bytes, datetime]:
-    """The ticket that a result can be fetched with."""
-    clock, seconds = ctx.lakehouse.clock, ctx.lakehouse.settings.session.handle_seconds
-    handle = StatementHandle(
-        clock.token(), result.schema, result=result, expires_s=clock.monotonic() + seconds
-    )
-    ctx.session.add_handle(handle)
-    return encode_statement_ticket(handle.handle.encode()), clock.now() + timedelta(seconds=seconds)
 
 
 ACTIONS: tuple[ActionSpec, ...] = (

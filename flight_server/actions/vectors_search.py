@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -16,10 +16,8 @@ from flight_server.actions.registry import ActionSpec, Permission, ReadingRespon
 from flight_server.actions.table_request import guarded_indexes
 from flight_server.actions.vector_index import OfIndex
 from flight_server.context import CallContext
-from flight_server.execution import Recording
-from flight_server.protocol.codec import encode_statement_ticket
+from flight_server.execution import Recording, kept_result
 from lakehouse.catalog.names import fold
-from lakehouse.engine.session import StatementHandle
 from lakehouse.errors import InvalidRequest
 from lakehouse.vectors.faiss_index import MOST_RESULTS, Way
 from lakehouse.vectors.generation import Generation
@@ -166,7 +164,7 @@ def searched(ctx: CallContext, request: SearchVectorsRequest) -> SearchAnswer:
 
 def _search(ctx: CallContext, request: SearchVectorsRequest) -> Iterator[Response]:
     generation, way, ef, result = searched(ctx, request)
-    ticket, expires_at = _announced(ctx, result)
+    ticket, expires_at = kept_result(ctx, result)
     yield SearchVectorsResponse(
         index=generation.index,
         generation=generation.id,
@@ -234,16 +232,6 @@ def _told(own: dict[str, pa.Array], rows: pa.Table, generation: Generation, way:
     columns.update(zip(rows.column_names, rows.columns, strict=True))
     told = {"vectors.way": str(way), "vectors.generation": generation.id}
     return pa.table(columns).replace_schema_metadata(told)
-
-
-def _announced(ctx: CallContext, result: pa.Table) -> tuple[bytes, datetime]:
-    """The ticket that a result can be fetched with."""
-    clock, seconds = ctx.lakehouse.clock, ctx.lakehouse.settings.session.handle_seconds
-    handle = StatementHandle(
-        clock.token(), result.schema, result=result, expires_s=clock.monotonic() + seconds
-    )
-    ctx.session.add_handle(handle)
-    return encode_statement_ticket(handle.handle.encode()), clock.now() + timedelta(seconds=seconds)
 
 
 ACTIONS: tuple[ActionSpec, ...] = (

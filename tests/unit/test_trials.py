@@ -34,9 +34,9 @@ from lakehouse.vectors.indexes import BuildRequest, VectorIndexes
 from lakehouse.vectors.parameters import IndexParameters, Metric, Storage
 from lakehouse.vectors.trials import EvaluationRequest, SweepRequest, Trial, Trials
 from lakehouse.vectors.trials import measuring as measuring_module
+from lakehouse.vectors.trials.choosing import best, cost, front, newest, next_build
 from lakehouse.vectors.trials.evaluation import KEPT, PREFIX, EvaluationSet
 from lakehouse.vectors.trials.journal import Build
-from lakehouse.vectors.trials.sweep import best, cost, front, newest, next_build
 
 TABLE = TableName("lake", "docs", "chunks")
 SOURCE = VectorColumn(TABLE, "u-1", "vector", ("id",))

@@ -1,216 +1,272 @@
-"""Which parameters to try next, and which of those that were tried are the best."""
+"""Goes through a sweep: builds and measures what is not known yet of the parameters that are to be tried."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import product
 
-from lakehouse.errors import InvalidRequest, TrialNotFound
-from lakehouse.vectors.parameters import IndexParameters, Storage, check_ef
-from lakehouse.vectors.trials.journal import Build, Trial
-from lakehouse.vectors.trials.measuring import MOST_THREADS
+import numpy as np
 
-NEIGHBOURS = (8, 16, 32, 48, 64)
-EFFORTS_OF_BUILDING = (40, 80, 160, 320)
-EFFORTS = (10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
-MOST_BUILDS = 1000
-MOST_EFFORTS = 50
-_ALL_FOUND = 1 - 1e-9
+from lakehouse.clock import Clock
+from lakehouse.journal.change_event import current_origin
+from lakehouse.vectors.faiss_index import VectorIndex, Vectors, build_threads
+from lakehouse.vectors.generation import Generation
+from lakehouse.vectors.indexes import Progress, VectorIndexes
+from lakehouse.vectors.trials.choosing import SweepRequest, cost, newest, next_build
+from lakehouse.vectors.trials.evaluation import Evaluation, EvaluationSet, Queries
+from lakehouse.vectors.trials.journal import Build, Trial, TrialJournal
+from lakehouse.vectors.trials.making import exact, kept
+from lakehouse.vectors.trials.measuring import Latency, Measured, Measuring
+from lakehouse.vectors.trials.table_vectors import SnapshotVectors
+
+_EXACT_SECONDS = 0.3
 
 
 @dataclass(frozen=True, slots=True)
-class SweepRequest:
-    """What to try.
-
-    Without a bound it is a grid: every combination. With one, of the combinations (or of usual ones where
-    none are given) those are built first that promise most, until the bound is reached.
+class SweepOutcome:
+    """How a sweep ended.
 
     Attributes:
-        evaluation: The evaluation set; the newest that fits where left out.
-        storage: How numbers are kept; as the live index keeps them where left out.
-        m: Neighbours of a vector; likewise.
-        ef_construction: Efforts of building; likewise.
-        ef_search: Efforts of searching, measured on each index. Where left out, they grow until
-            half of what ``recall`` allows to be missing is found for sure.
-        recall: What is aimed at by the choice of what to build next.
-        max_trials: Most indexes to build, those that are known already among them.
-        max_seconds: Most seconds to take.
-        threads: How many search at once in the second part of measuring; 0 for as many as there are cores.
-        again: Whether what has been measured before is measured once more.
-
-    Raises:
-        InvalidRequest: There is nothing to try, or a value is out of bounds.
+        evaluation: What it was measured with.
+        trials: What is known of the parameters that it went through, in their order.
+        builds: How many indexes were built.
+        measured: How many of the trials were measured now; the others were known.
+        reason: Why it ended: ``done``, ``max_trials`` or ``max_seconds``.
     """
 
-    evaluation: str = ""
-    storage: tuple[Storage, ...] | None = None
-    m: tuple[int, ...] | None = None
-    ef_construction: tuple[int, ...] | None = None
-    ef_search: tuple[int, ...] | None = None
-    recall: float = 0.99
-    max_trials: int | None = None
-    max_seconds: float | None = None
-    threads: int = 0
-    again: bool = False
+    evaluation: Evaluation
+    trials: tuple[Trial, ...]
+    builds: int
+    measured: int
+    reason: str
 
-    def __post_init__(self) -> None:
-        check_recall(self.recall)
-        given = [self.storage, self.m, self.ef_construction, self.ef_search]
-        for name, values in zip(("storage", "m", "ef_construction", "ef_search"), given, strict=True):
-            if values is not None and not values:
-                raise InvalidRequest(f"{name} names nothing to try", "leave it out, or give values")
-        if not self.is_bounded and all(values is None for values in given):
-            raise InvalidRequest(
-                "there is nothing to try",
-                "give values of m, ef_construction, ef_search or storage, or max_trials or max_seconds",
-            )
-        if self.max_trials is not None and self.max_trials < 1:
-            raise InvalidRequest(f"max_trials = {self.max_trials}, expected at least 1")
-        if self.max_seconds is not None and not 0 < self.max_seconds < math.inf:
-            raise InvalidRequest(f"max_seconds = {self.max_seconds}, expected more than 0")
-        if not 0 <= self.threads <= MOST_THREADS:
-            raise InvalidRequest(f"threads = {self.threads}, expected 0 to {MOST_THREADS}")
-        if len(self.ef_search or ()) > MOST_EFFORTS:
-            raise InvalidRequest(f"ef_search has {len(self.ef_search or ())} values, most are {MOST_EFFORTS}")
-        for ef in self.ef_search or ():
-            check_ef(ef)
 
-    @property
-    def is_bounded(self) -> bool:
-        """Whether it is not a grid of which everything is tried."""
-        return self.max_trials is not None or self.max_seconds is not None
+class _TimeUp(Exception):
+    """The seconds of a sweep are over."""
 
-    def builds(self, live: IndexParameters) -> list[Build]:
-        """All that may be built, the cheapest first.
+
+class Sweep:
+    """One request to try parameters. What is measured goes into the journal as soon as it is known.
+
+    Args:
+        journal: What was measured before, and what is now.
+        vectors: Gives the vectors of the table.
+        indexes: Whose turns of building it takes.
+        clock: Source of time and ids.
+        generation: The live generation of the index.
+        request: What to try.
+        wanted: The evaluation set to measure with.
+        builds: What may be built, the cheapest first.
+        progress: Told of what is done.
+    """
+
+    def __init__(
+        self,
+        journal: TrialJournal,
+        vectors: SnapshotVectors,
+        indexes: VectorIndexes,
+        clock: Clock,
+        generation: Generation,
+        request: SweepRequest,
+        wanted: EvaluationSet,
+        builds: list[Build],
+        progress: Progress,
+    ) -> None:
+        self._journal = journal
+        self._vectors = vectors
+        self._indexes = indexes
+        self._clock = clock
+        self._generation = generation
+        self._request = request
+        self._wanted = wanted
+        self._builds = builds
+        self._progress = progress
+        self._since = clock.now()
+        self._began_s = time.monotonic()
+        self._tried: dict[Build, list[Trial]] = {}
+        self._built = self._measured = 0
+        self._slowest: tuple[float, float] = (0.0, 1.0)
+        self._at = 0.0
+
+    def run(self, check: Callable[[], None]) -> SweepOutcome:
+        """Go through it.
 
         Args:
-            live: What the index is now: its parameters stand for those that are left out.
+            check: Raises where the work shall stop; what has been measured stays.
 
         Raises:
-            InvalidRequest: A value is out of bounds, or it is too much.
+            InvalidRequest: The table is not what it was.
+            LakehouseError: It cannot be read, or the journal not be written.
         """
-        wide = self.is_bounded and self.m is None and self.ef_construction is None
-        storage = self.storage or (live.storage,)
-        m = self.m or (NEIGHBOURS if wide else (live.m,))
-        efforts = self.ef_construction or (EFFORTS_OF_BUILDING if wide else (live.ef_construction,))
-        if len(storage) * len(m) * len(efforts) > MOST_BUILDS:
-            raise InvalidRequest(f"these are more than {MOST_BUILDS} indexes to build", "try fewer values")
-        found = {Build(*each) for each in product(storage, m, efforts)}
-        for each in found:
-            each.parameters(live.metric, live.ef_search)  # within bounds
-        return sorted(found, key=lambda each: (cost(each), each))
 
-    def efforts(self) -> tuple[int, ...]:
-        """The efforts of searching, the least first."""
-        return tuple(sorted(set(self.ef_search or EFFORTS)))
+        def within() -> None:
+            check()
+            if self._seconds_left() <= 0:
+                raise _TimeUp
 
-    def goes_on(self, found: Sequence[Trial]) -> bool:
-        """Whether more effort is worth a look, after what was found with less."""
-        if self.ef_search is not None or not found:
-            return True
-        enough = 1 - (1 - self.recall) / 2
-        return found[-1].recall < _ALL_FOUND and found[-1].recall_low < enough
+        reason = "done"
+        try:
+            self._tell(0.0, f"reading {self._generation.source.table}")
+            vectors = self._vectors.of(self._wanted.evaluation, within).vectors
+            held = self._wanted.positions if self._wanted.evaluation.kind is Queries.HELD_OUT else None
+            left = np.arange(len(vectors), dtype=np.int64) if held is None else kept(len(vectors), held)
+            mine = vectors if held is None else vectors[left]
+            brute = exact(mine, self._wanted.evaluation.metric, within)
+            measuring = Measuring(self._wanted, vectors, left, within)
+            while (build := self._next()) is not None:
+                if self._request.max_trials is not None and len(self._tried) >= self._request.max_trials:
+                    reason = "max_trials"
+                    break
+                self._tried[build] = []
+                with self._indexes.building(within):
+                    self._try(build, mine, brute, measuring, within)
+        except _TimeUp:
+            reason = "max_seconds"
+        found = tuple(each for tried in self._tried.values() for each in tried)
+        return SweepOutcome(self._wanted.evaluation, found, self._built, self._measured, reason)
+
+    def _next(self) -> Build | None:
+        request = self._request
+        if not request.is_bounded:
+            return next((each for each in self._builds if each not in self._tried), None)
+        live = self._generation.parameters
+        start = Build(live.storage, live.m, live.ef_construction)
+        known = self._known()
+        left = self._seconds_left()
+        seconds, of_cost = self._slowest
+        # What cannot be built in the time that is left is not begun.
+        able = [
+            each
+            for each in self._builds
+            if each in self._tried or each in known or seconds * cost(each) / of_cost < left
+        ]
+        tried = {each: self._tried[each] for each in self._tried if each in able}
+        found = next_build(able, tried, request.recall, start)
+        if found is None and len(self._tried) < len(self._builds):
+            raise _TimeUp
+        return found
+
+    def _known(self) -> dict[Build, dict[int, Trial]]:
+        """What has been measured already with this evaluation set: before, or by somebody else meanwhile."""
+        since = self._since if self._request.again else None
+        evaluation = self._wanted.evaluation
+        found: dict[Build, dict[int, Trial]] = {}
+        for each in newest(self._journal.of(evaluation.index, evaluation.id, since)):
+            found.setdefault(each.built, {})[each.ef_search] = each
+        return found
+
+    def _try(
+        self,
+        build: Build,
+        vectors: Vectors,
+        brute: VectorIndex,
+        measuring: Measuring,
+        check: Callable[[], None],
+    ) -> None:
+        """Measure what is not known of a build; it is built only if something is not."""
+        known, found = self._known().get(build, {}), self._tried[build]
+        made: _Made | None = None
+        efforts = self._request.efforts()
+        for number, ef in enumerate(efforts):
+            check()
+            if not self._request.goes_on(found):
+                break
+            if ef not in known:
+                if made is None:
+                    made = self._made(build, vectors, brute, measuring, check)
+                share = 0.5 + 0.5 * number / len(efforts)
+                self._tell(share, f"{_said(build)}: searching with ef {ef}")
+                measured = measuring.measure(made.index, ef, self._request.threads)
+                known[ef] = self._trial(build, ef, made, measured, len(vectors))
+                self._journal.record(known[ef])
+                self._measured += 1
+            found.append(known[ef])
+
+    def _made(
+        self,
+        build: Build,
+        vectors: Vectors,
+        brute: VectorIndex,
+        measuring: Measuring,
+        check: Callable[[], None],
+    ) -> _Made:
+        parameters = build.parameters(self._wanted.evaluation.metric, self._request.efforts()[0])
+        began_s, cpu_s = time.perf_counter(), time.process_time()
+        with build_threads(self._indexes.settings.build_threads):
+            index = VectorIndex.build(
+                vectors,
+                parameters,
+                check=check,
+                progress=lambda share: self._tell(0.5 * share, f"{_said(build)}: building"),
+            )
+        seconds, cpu_s = time.perf_counter() - began_s, time.process_time() - cpu_s
+        self._built += 1
+        self._slowest = max(self._slowest, (seconds, cost(build)), key=lambda each: each[0] / each[1])
+        alone, _ = measuring.alone(brute, None, _EXACT_SECONDS)
+        return _Made(self._clock.token()[-12:], index, round(seconds, 3), round(cpu_s, 3), alone)
+
+    def _trial(self, build: Build, ef: int, made: _Made, measured: Measured, vectors: int) -> Trial:
+        evaluation, alone, together = self._wanted.evaluation, measured.alone, measured.together
+        return Trial(
+            trial=self._clock.token()[-12:],
+            build=made.id,
+            index=evaluation.index,
+            evaluation=evaluation.id,
+            table_uuid=evaluation.table_uuid,
+            snapshot_id=evaluation.snapshot_id,
+            metric=str(evaluation.metric),
+            storage=str(build.storage),
+            m=build.m,
+            ef_construction=build.ef_construction,
+            ef_search=ef,
+            k=evaluation.k,
+            vectors=vectors,
+            dimension=evaluation.dimension,
+            queries=evaluation.queries,
+            way=str(measured.way),
+            recall=measured.recall,
+            recall_low=measured.recall_low,
+            p50_us=alone.p50_us,
+            p95_us=alone.p95_us,
+            p99_us=alone.p99_us,
+            cpu_us=measured.cpu_us,
+            threads=measured.threads,
+            queries_per_second=measured.queries_per_second,
+            concurrent_p50_us=together.p50_us,
+            concurrent_p95_us=together.p95_us,
+            concurrent_p99_us=together.p99_us,
+            exact_p50_us=made.exact.p50_us,
+            build_seconds=made.seconds,
+            build_cpu_seconds=made.cpu_seconds,
+            index_bytes=made.index.size_bytes,
+            created_by=current_origin().actor,
+        )
+
+    def _seconds_left(self) -> float:
+        most = self._request.max_seconds
+        return float("inf") if most is None else most - (time.monotonic() - self._began_s)
+
+    def _tell(self, share: float, message: str) -> None:
+        """Tell how far all of it is, from the share of the present index."""
+        most = len(self._builds)
+        if self._request.max_trials is not None:
+            most = min(most, self._request.max_trials)
+        done = (max(0, len(self._tried) - 1) + share) / most
+        if self._request.max_seconds is not None:
+            done = max(done, 1 - self._seconds_left() / self._request.max_seconds)
+        self._at = max(self._at, min(1.0, done))
+        self._progress(self._at, message)
 
 
-def check_recall(recall: float) -> float:
-    """The same number, if it can be a recall.
-
-    Raises:
-        InvalidRequest: It cannot.
-    """
-    if isinstance(recall, bool) or not 0 < recall <= 1:
-        raise InvalidRequest(f"recall = {recall}, expected more than 0 and at most 1")
-    return recall
+@dataclass(frozen=True, slots=True, eq=False)
+class _Made:
+    id: str
+    index: VectorIndex
+    seconds: float
+    cpu_seconds: float
+    exact: Latency
 
 
-def cost(build: Build) -> float:
-    """What building takes, as a ratio: of a graph mostly the candidates that are looked at."""
-    return build.ef_construction + 2.0 * build.m
-
-
-def next_build(
-    builds: Sequence[Build], tried: Mapping[Build, Sequence[Trial]], recall: float, start: Build
-) -> Build | None:
-    """What to build next within a bound: beside the best so far, else the cheapest that is left.
-
-    Args:
-        builds: All that may be built, the cheapest first.
-        tried: What was built already, with what was measured.
-        recall: What is aimed at.
-        start: What to begin near.
-
-    Returns:
-        None where everything was tried.
-    """
-    left = [each for each in builds if each not in tried]
-    if not left:
-        return None
-    if not tried:
-        return min(left, key=lambda each: (_steps(builds, each, start), cost(each), each))
-    best = min(tried, key=lambda each: (*_merit(tried[each], recall), cost(each), each))
-    reached = _merit(tried[best], recall)[0] < math.inf
-    beside = [each for each in left if _steps(builds, each, best) == 1]
-    if not reached:  # more of everything finds more
-        beside = [each for each in beside if cost(each) > cost(best)] or beside
-    return min(beside or left, key=lambda each: (cost(each), each))
-
-
-def _merit(found: Sequence[Trial], recall: float) -> tuple[float, float]:
-    """Smaller is better: the latency at the recall, else how little is missing of it."""
-    fast = min((each.p50_us for each in found if each.recall_low >= recall), default=math.inf)
-    return fast, -max((each.recall for each in found), default=0.0)
-
-
-def _steps(builds: Sequence[Build], one: Build, other: Build) -> int:
-    """How many steps two are apart, in the values that there are of each parameter."""
-    steps = int(one.storage != other.storage)
-    for name in ("m", "ef_construction"):
-        low, high = sorted((getattr(one, name), getattr(other, name)))
-        steps += len({getattr(each, name) for each in builds if low < getattr(each, name) <= high})
-    return steps
-
-
-def newest(trials: Iterable[Trial]) -> list[Trial]:
-    """Of trials with the same parameters, evaluation and callers only the newest, in their order."""
-    found: dict[tuple[str, Build, int], Trial] = {}
-    for each in trials:
-        key = (each.evaluation, each.built, each.ef_search)
-        found.pop(key, None)
-        found[key] = each
-    return list(found.values())
-
-
-def front(trials: Iterable[Trial]) -> list[Trial]:
-    """Those than which none is both as fast and finds more: the Pareto front, the fastest first."""
-    found: list[Trial] = []
-    for each in sorted(trials, key=lambda each: (each.p50_us, -each.recall, each.trial)):
-        if not found or each.recall > found[-1].recall:
-            found.append(each)
-    return found
-
-
-def best(trials: Sequence[Trial], recall: float) -> Trial:
-    """The fastest whose recall is sure to be as high.
-
-    Args:
-        trials: Of one evaluation set.
-        recall: What ``recall_low`` has to reach.
-
-    Raises:
-        TrialNotFound: There is none.
-    """
-    check_recall(recall)
-    fit = [each for each in trials if each.recall_low >= recall]
-    if fit:
-        return min(fit, key=lambda each: (each.p50_us, each.index_bytes, each.trial))
-    most = max(trials, key=lambda each: (each.recall_low, -each.p50_us), default=None)
-    if most is None:
-        raise TrialNotFound("nothing was tried yet", "hnsw.trial tries parameters")
-    raise TrialNotFound(
-        f"no trial reached a recall of {recall:g} for sure: the highest is {most.recall:.4f} (at least "
-        f"{most.recall_low:.4f}), with m = {most.m}, ef_construction = {most.ef_construction} and "
-        f"ef_search = {most.ef_search}",
-        "hnsw.trial with more effort, or an evaluation set with more queries, may",
-    )
+def _said(build: Build) -> str:
+    return f"{build.storage}, m {build.m}, ef_construction {build.ef_construction}"

@@ -16,11 +16,11 @@ from lakehouse.storage import Bucket
 from lakehouse.vectors.generation import Generation
 from lakehouse.vectors.indexes import Progress, VectorIndexes
 from lakehouse.vectors.loader import LoaderStatistics
+from lakehouse.vectors.trials.choosing import SweepRequest, newest
 from lakehouse.vectors.trials.evaluation import Evaluation, EvaluationSet, EvaluationStore, absent
 from lakehouse.vectors.trials.journal import Trial, TrialJournal
 from lakehouse.vectors.trials.making import EvaluationMaker, EvaluationRequest
-from lakehouse.vectors.trials.sweep import SweepRequest, newest
-from lakehouse.vectors.trials.sweeping import Sweep, SweepOutcome
+from lakehouse.vectors.trials.sweep import Sweep, SweepOutcome
 from lakehouse.vectors.trials.table_vectors import SnapshotSource, SnapshotVectors
 from lakehouse.vectors.trials.vector_cache import BoundedCache, CacheStatistics
 
