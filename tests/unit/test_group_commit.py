@@ -51,13 +51,18 @@ def all_at_once(catalog, group, additions):
             return error
         return None
 
+    def until(condition, answers):
+        pause = threading.Event()
+        while not condition() and not any(answer.done() for answer in answers):
+            pause.wait(0.005)
+
     with ThreadPoolExecutor(len(additions)) as threads:
         with catalog.committing("main", "t"):
-            answers = [threads.submit(add, addition) for addition in additions]
-            enough = threading.Event()
-            while waiting(group) < len(additions) - 1 and not enough.wait(0.005):
-                if any(answer.done() for answer in answers):
-                    break
+            first = threads.submit(add, additions[0])
+            # It commits what it finds waiting, so the others come once it has begun.
+            until(lambda: group._queues and not waiting(group), [first])
+            answers = [first, *(threads.submit(add, addition) for addition in additions[1:])]
+            until(lambda: waiting(group) == len(additions) - 1, answers)
         return [answer.result() for answer in answers]
 
 
