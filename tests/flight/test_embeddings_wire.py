@@ -19,7 +19,7 @@ from lakehouse_client import LakehouseClientError, connect
 pytest.importorskip("wordllama")
 
 REFUSED = (flight.FlightError, pa.ArrowException)
-ROWS = 20_000
+ROWS = 40_000
 CONFIG = """
 [vectors]
 refresh_ms = 0
@@ -218,7 +218,7 @@ def test_runs_in_the_background_tell_how_far_they_are_and_can_be_stopped(
     )
     failed = who.ended(who.call("vectors.runs.build", index="later", create=True, **source))
     assert (failed["state"], failed["error_code"]) == ("failed", "VECTOR_INDEX_ALREADY_EXISTS")
-    who.fill_notes({n: ("", f"Text number {n} of very many.") for n in range(100, 60_000)})
+    who.fill_notes({n: ("", f"Text number {n} of very many.") for n in range(100, 150_000)})
     long = who.call("vectors.runs.embed", **names)
     waiting = who.call("vectors.runs.build", index="more", **source)  # one at a time
     while who.call("vectors.runs.status", run=long["id"])["progress"] in (None, 0.0):
@@ -235,7 +235,7 @@ def test_runs_in_the_background_tell_how_far_they_are_and_can_be_stopped(
     assert (stopped["state"], stopped["error_code"]) == ("cancelled", "CANCELLED")
     assert who.ended(waiting)["error_code"] == "INVALID_REQUEST"  # what it is of is not filled to its end
     (there,) = who.sql("SELECT count(DISTINCT id) AS n FROM docs.notes_embeddings")["n"].to_pylist()
-    assert 6 <= there < 59_906
+    assert 6 <= there < 149_906
 
 
 @pytest.mark.parametrize(
