@@ -258,7 +258,8 @@ def test_a_job_that_was_killed_is_done_again_without_a_trace(server: Server, tmp
         await_run(server, process, f"lake.killed.{table}")
         process.kill()
         process.communicate()
-        assert process.returncode == -9
+        # What is left of the last step takes no longer than a machine may stall.
+        assert process.returncode == -9 or (table, process.returncode) == ("copy", 0)
     out, err = (last := started(command, "killed")).communicate(timeout=120)
     assert last.returncode == 0, err
     assert json.loads(out)["state"] == "succeeded"
