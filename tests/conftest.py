@@ -76,7 +76,7 @@ class Server:
 
     def _ended(self) -> int:
         status = self.process.wait(timeout=30)
-        self.reader.join(timeout=5)
+        self.reader.join(timeout=30)
         assert self.process.stdout is not None
         self.process.stdout.close()
         return status
@@ -142,7 +142,7 @@ def _await_port(process: subprocess.Popen[str] | Forked, log: list[str]) -> tupl
     if not found.wait(_START_SECONDS) or not ports:
         process.kill()
         process.wait(timeout=30)
-        reader.join(timeout=5)
+        reader.join(timeout=30)
         assert process.stdout is not None
         process.stdout.close()
         raise RuntimeError("the server did not start:\n" + "".join(log))
