@@ -42,8 +42,8 @@ spill_limit = "100MB"
 [limits]
 concurrent_statements = 1
 queued_statements = 1
-queue_seconds = 2
-statement_timeout_seconds = 20
+queue_seconds = 6
+statement_timeout_seconds = 60
 result_bytes = 50_000_000
 request_bytes = 100_000
 statement_bytes = 10_000
@@ -141,7 +141,7 @@ def test_a_full_server_says_so_after_the_stated_wait_or_at_once(bounded, busy):
         assert "[LIMIT_EXCEEDED] 1 statements are running and 1 wait" in str(caught.value)
         assert "limits.queued_statements" in str(caught.value)
     waiting.thread.join(30)
-    assert "waited 2 s for one of 1 places" in str(waiting.error)
+    assert "waited 6 s for one of 1 places" in str(waiting.error)
     assert "limits.queue_seconds" in str(waiting.error)
 
 
