@@ -39,6 +39,12 @@ def opened(path: Path, **datasets: Any) -> Lakehouse:
     return Lakehouse(Settings.model_validate({**settings, "datasets": datasets}))
 
 
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does the thread look through what is there, which would be beside what a test does."""
+    monkeypatch.setattr("lakehouse.datasets.tracker._PACE_S", 3600.0)
+
+
 @pytest.fixture
 def lakehouse(tmp_path: Path) -> Iterator[Lakehouse]:
     found = opened(tmp_path)

@@ -35,10 +35,13 @@ def opened(path: Path) -> Lakehouse:
     quick = {"buckets": [{"path": str(path)}], "catalog": {"refresh_ms": 0}, "vectors": {"refresh_ms": 0}}
     roles = [{"name": "even", "grants": [{"on": "lake.main.notes", "row_filter": "id % 2 = 0"}]}]
     settings = {**quick, "roles": roles, "datasets": {"refresh_seconds": 3600, "index_refresh_ms": 0}}
-    found = Lakehouse(Settings.model_validate(settings))
-    # What a start puts right is put right when a test says so: the thread waits once it has something to do.
-    found.datasets.look_at(TableName("lake", "main", "nothing"))
-    return found
+    return Lakehouse(Settings.model_validate(settings))
+
+
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a start puts right is put right when a test says so, and not before."""
+    monkeypatch.setattr("lakehouse.datasets.tracker._PACE_S", 3600.0)
 
 
 @pytest.fixture
