@@ -290,7 +290,8 @@ def test_a_result_that_is_not_read_lends_its_place_and_is_closed_in_the_end():
         assert running.admission.working == 1
         running.pause(statement)
         clock.elapsed_s += 61
-        until(lambda: running.has_ended(record))
+        until(lambda: record.error)
+        assert running.has_ended(record)
         assert stream.closed
         assert "nothing was read of the result for 60 s" in record.error
         with pytest.raises(LimitExceeded):
