@@ -68,7 +68,7 @@ def test_commits_of_a_killed_server_are_put_on_record_once(tmp_path: Path) -> No
         server = start_server(tmp_path, RECOVERS)
         with server.client() as client:
             found: list[dict[str, Any]] = []
-            for _ in range(200):
+            for _ in range(1200):
                 found = query(client, COMMITS).to_pylist()
                 if len(found) >= 2:
                     break

@@ -108,7 +108,7 @@ def uploads(s3: S3) -> list[str]:
 
 
 def eventually(check: Callable[[], bool]) -> None:
-    for _ in range(200):
+    for _ in range(1200):
         if check():
             return
         time.sleep(0.05)

@@ -43,7 +43,7 @@ class Client:
 
     def described(self, table: str, rows: int | None = None, **more: Any) -> dict[str, Any]:
         """The description of a table, once the background has seen so many rows."""
-        for _ in range(400):
+        for _ in range(1200):
             found = self.call("catalog.describe", table=table, **more)
             if rows is None or (found["rows"] == rows and found["version"]):
                 (row,) = self.sql(
@@ -81,7 +81,7 @@ def client(server: Server) -> Client:
 
 
 def wait_for(client: Client, table: str, kind: str) -> dict[str, Any]:
-    for _ in range(400):
+    for _ in range(1200):
         found = client.call("catalog.describe", table=table)
         if kind in found["sensitivity"]:
             return found
@@ -167,7 +167,7 @@ def test_what_is_said_of_a_dataset_is_found_and_recorded(client: Client) -> None
         "SELECT table_comment FROM information_schema.tables WHERE table_name = 'said'"
     ) or [{"table_comment": None}]
     assert not comment.get("table_comment")
-    for _ in range(100):
+    for _ in range(600):
         events = client.sql(
             "SELECT field, old, new, actor, source FROM system.events WHERE entity = 'lake.main.said' "
             "AND action IN ('update', 'alter') ORDER BY seq"
