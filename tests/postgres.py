@@ -6,7 +6,6 @@ import itertools
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import psycopg
 from conftest import need
+from ports import free_ports
 
 PASSWORD = "p/w@1"
 _ENCODED = "p%2Fw%401"
@@ -87,9 +87,7 @@ def start_postgres() -> Postgres:
         as_user = ("setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups")
         for path in (directory, directory / "password"):
             os.chown(path, user.pw_uid, user.pw_gid)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     first = f"--auth=scram-sha-256 --username=lake --pwfile={directory}/password --encoding=UTF8 --no-sync"
     command = [*as_user, control, "-D", f"{directory}/data", "-l", f"{directory}/log", "-w"]
     for more in (["-o", first, "initdb"], ["-o", _server(port), "start"]):

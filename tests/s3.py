@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from conftest import need
 from obstore.store import S3Store
+from ports import free_ports
 
 from lakehouse.config import BucketSettings, SecretRef
 
@@ -25,8 +25,6 @@ _SECRET_VARIABLE = "TEST_S3_CREDENTIALS"
 _START_SECONDS = 60
 # A port that is free when it is looked at may be taken a moment later.
 _ATTEMPTS = 3
-# gRPC listens at the port + 10000, which has to be a port as well.
-_FIRST_PORT, _LAST_PORT = 20_000, 32_000
 
 
 @dataclass
@@ -135,7 +133,7 @@ def start_s3() -> S3:
     names = ("master", "volume", "filer", "s3", "s3.iceberg", "admin")
     for attempt in range(_ATTEMPTS):
         directory = Path(tempfile.mkdtemp(prefix="lakehouse-s3-"))
-        ports = dict(zip(names, _free_ports(len(names)), strict=True))
+        ports = dict(zip(names, free_ports(len(names)), strict=True))
         running = S3(directory, ports, _launch(directory, ports))
         try:
             running._await(is_new=True)
@@ -165,25 +163,3 @@ def _launch(directory: Path, ports: dict[str, int]) -> subprocess.Popen[bytes]:
             cwd=directory,
             env={**os.environ, **keys, "GOMEMLIMIT": "300MiB"},
         )
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that are free, and free at + 10000; processes that look at once begin at different places."""
-    found: list[int] = []
-    span = _LAST_PORT - _FIRST_PORT
-    for offset in range(span):
-        port = _FIRST_PORT + (os.getpid() * 97 + offset * 7) % span
-        if _is_free(port) and _is_free(port + 10_000):
-            found.append(port)
-        if len(found) == count:
-            return found
-    raise RuntimeError("no free ports")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True

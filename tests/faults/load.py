@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import psutil
 from faults.victim import Victim, start_victim
+from ports import free_ports
 
 MIB = 1 << 20
 _TESTS = Path(__file__).parents[1]
@@ -75,9 +75,7 @@ class Load:
     """A server of its own and the clients that use it."""
 
     def __init__(self, directory: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._ops_port: int = free.getsockname()[1]
+        (self._ops_port,) = free_ports(1)
         self._spill = directory.with_name("spill")
         self._spill.mkdir()
         config = _CONFIG.format(idle=IDLE_SECONDS, port=self._ops_port, spill=self._spill)

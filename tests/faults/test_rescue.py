@@ -9,7 +9,6 @@ import json
 import random
 import re
 import shutil
-import socket
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -23,17 +22,12 @@ import pyarrow.flight as flight
 import pyarrow.parquet as pq
 import pytest
 from conftest import Server, start_server
+from ports import free_ports
 from s3 import S3, start_s3
 from s3_proxy import Answer, Fault, S3Proxy, start_proxy
 
 ROWS = 1000
 NUMBERS = itertools.count()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +71,7 @@ class Pair:
 @pytest.fixture(scope="module")
 def pair(s3: S3, proxy: S3Proxy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     directory = tmp_path_factory.mktemp("pair")
-    port, prefix = free_port(), s3.prefix()
+    (port,), prefix = free_ports(1), s3.prefix()
     maker = start_server(directory / "maker", config(s3, directory, prefix))
     reader = start_server(directory / "reader", config(s3, directory, prefix, port, endpoint=proxy.endpoint))
     yield Pair(reader, maker, port, directory)
@@ -413,7 +407,8 @@ def test_credentials_are_shown_nowhere(s3: S3, proxy: S3Proxy, tmp_path: Path) -
     secret = tmp_path / "credentials"
     secret.write_text(s3.secret)
     secret.chmod(0o600)
-    text = config(s3, tmp_path, s3.prefix(), port := free_port(), endpoint=proxy.endpoint)
+    (port,) = free_ports(1)
+    text = config(s3, tmp_path, s3.prefix(), port, endpoint=proxy.endpoint)
     text = re.sub(r"secret_ref = .*", f'secret_ref = {{ file = "{secret}" }}', text)
     server = start_server(tmp_path / "server", text + '\n[log]\nlevel = "debug"\n')
     said = [str(run(server, "CREATE TABLE t AS SELECT 1 AS n"))]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import socket
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import pytest
 import yaml
 from callers import Caller, presenting, start_guarded, token
 from conftest import ROOT
+from ports import free_ports
 from prometheus_client.parser import text_string_to_metric_families as parse
 from wire import query
 
@@ -98,9 +98,7 @@ SELECTED = [each for where, text in expressions() for each in selected(where, te
 @pytest.fixture(scope="module")
 def offered(tmp_path_factory: pytest.TempPathFactory) -> Offered:
     """What a server offers that has seen work, failures and refusals."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     directory = tmp_path_factory.mktemp("dashboard")
     server = start_guarded(directory, CONFIG.format(port=port), {"dashboards": ["writer"]})
     try:
