@@ -17,12 +17,16 @@ import adbc_driver_flightsql.dbapi as adbc
 import pyarrow.flight as flight
 import pytest
 from _pytest.nodeid import NodeId
+from hypothesis import settings
 from spawner import Forked, Spawner
 
 ROOT = Path(__file__).resolve().parent.parent
 _START_SECONDS = 60
 # What a shell runs in the background ignores SIGINT, as would every program that is started here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# Generated examples are the same in every run and take as long as they take, so that no change is refused for
+# what it has nothing to do with. Others are looked for by ``make test ARGS="--hypothesis-profile default"``.
+settings.load_profile("ci")
 _SPAWNER = Spawner()
 # Files of tests that take a minute or more, the longest first: nobody waits for them at the end.
 _LONGEST = (

@@ -90,7 +90,9 @@ def ingested(lake: Client, name: str, content: bytes, how: str) -> pa.Table:
 
 HOW = st.sampled_from(["upload", "object"])
 COMMON = settings(
-    max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=EXAMPLES,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 

@@ -180,7 +180,11 @@ KEYS = st.lists(
 ).map("/".join)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    deadline=None,
+)
 @given(key=KEYS)
 def test_a_key_that_is_accepted_can_be_used(bucket: Bucket, key: str) -> None:
     try:
