@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from lakehouse.access.authenticator import Authenticator, OnAttempt
@@ -121,6 +122,7 @@ class Lakehouse:
             runs.waiting_runs,
         )
         self._index_vectors(settings)
+        self._forget_runs(settings)
         self._show_system_tables()
 
     def uptime_seconds(self) -> float:
@@ -212,6 +214,16 @@ class Lakehouse:
         if enabled:
             self.datasets.also = self.vector_manifests.look
             self.datasets.start()
+
+    def _forget_runs(self, settings: Settings) -> None:
+        """Have records of runs removed when they are old."""
+        days, keep = settings.maintenance.expire_run_days, settings.maintenance.keep_runs
+        if not days:
+            return
+        for what, store in (("ingest", self.ingests.store), ("vector", self.vector_runs.store)):
+            self.maintenance.also_remove(
+                f"records of {what} runs", partial(store.remove_old, days * 86_400, keep)
+            )
 
     def _show_system_tables(self) -> None:
         self.engine.add_system_tables(

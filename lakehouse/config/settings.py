@@ -158,6 +158,15 @@ class MaintenanceSettings(Section):
         description="Files that no table refers to are removed by table.remove_orphans when they are that "
         "old. Longer than any write or transaction takes.",
     )
+    expire_run_days: float = Field(
+        90,
+        ge=0,
+        description="Records of runs (ingest.list, vectors.runs.list) that have been over for so long are "
+        "removed. 0 keeps them.",
+    )
+    keep_runs: int = Field(
+        100, ge=0, description="So many records of each kind of run are kept however old they are."
+    )
 
 
 class SessionSettings(Section):

@@ -22,6 +22,9 @@ from lakehouse.types import TableName
 _log = structlog.get_logger()
 _PRINCIPAL = "maintenance"
 
+Removal = Callable[[Callable[[], bool]], int]
+"""Removes what is old, unless what it is given says that it has to stop; gives how much it removed."""
+
 
 class CatalogMaintenance:
     """Compacts and cleans up the tables of one catalog.
@@ -161,6 +164,9 @@ class Maintenance:
             for catalog in catalogs
         }
         self._default = self._by_catalog[catalogs[0].name]
+        self._journal = journal
+        self._clock = catalogs[0].clock
+        self._also: list[tuple[str, Removal]] = []
         self._thread: threading.Thread | None = None
 
     def of(self, catalog: str) -> CatalogMaintenance:
@@ -173,6 +179,15 @@ class Maintenance:
         if found is None:
             raise NotSupported(f"the files of catalog '{catalog}' are left as they are")
         return found
+
+    def also_remove(self, what: str, removal: Removal) -> None:
+        """Have something else removed at each look, after the tables.
+
+        Args:
+            what: What is removed, for the log and the journal.
+            removal: Removes it.
+        """
+        self._also.append((what, removal))
 
     @property
     def cleaner(self) -> Cleaner:
@@ -198,13 +213,29 @@ class Maintenance:
             thread.join()
 
     def run_once(self) -> None:
-        """Look at every table once."""
+        """Look at every table once, and at what else is removed."""
         for name, catalog in self._by_catalog.items():
             try:
                 with acting(Origin("maintenance", "maintenance")):
                     catalog.run_once()
             except Exception:  # noqa: BLE001 - the next look may go better
                 _log.exception("maintenance failed", catalog=name)
+        for what, removal in self._also:
+            if not self._stop.is_set():
+                self._remove(what, removal)
+
+    def _remove(self, what: str, removal: Removal) -> None:
+        began_s = self._clock.monotonic()
+        try:
+            removed = removal(self._stop.is_set)
+        except Exception as error:  # noqa: BLE001 - the next look may go better
+            expected = isinstance(error, LakehouseError)
+            _log.warning("old records not removed", what=what, reason=str(error), exc_info=not expected)
+            return
+        if removed:
+            seconds = self._clock.monotonic() - began_s
+            _log.info("old records removed", what=what, removed=removed, seconds=round(seconds, 3))
+            self._journal.action(_PRINCIPAL, "", "", "", f"remove {what}", "", seconds)
 
     def _run(self) -> None:
         while not self._stop.wait(self._settings.interval_seconds):

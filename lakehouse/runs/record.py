@@ -93,3 +93,7 @@ class RunRecord(BaseModel):
             "its server went away; what it did is in the table wholly or not at all, so it can be repeated"
         )
         return self.model_copy(update={"state": RunState.LOST, "message": message})
+
+    def was_over_at(self, timestamp_s: float) -> bool:
+        """Whether it was over at a time, or had not been heard of since then and is lost."""
+        return self.state.is_over and (self.ended_at or self.seen_at).timestamp() < timestamp_s

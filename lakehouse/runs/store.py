@@ -4,14 +4,15 @@
 ``{PREFIX}/runs/{id}.cancel`` by whoever wants it to stop. ``{PREFIX}/keys/{table uuid}/{key}.json`` tells
 that the rows of a key are in a table, for when the snapshot that says the same has been expired; below
 ``{table uuid}-{generation}`` once all of its rows were replaced by others.
-``{PREFIX}/syncs/{table uuid}/{sync}.json`` tells that some of a sync are.
+``{PREFIX}/syncs/{table uuid}/{sync}.json`` tells that some of a sync are. Records are only read by those who
+ask for them: what keeps rows from coming twice are the snapshots and these notes, so old records can go.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import structlog
@@ -25,6 +26,9 @@ from lakehouse.storage import Bucket
 PREFIX = "_ingest"
 LOST_AFTER_S = 60.0
 _NAME = re.compile(r"([0-9a-f]{14}-[0-9a-f]{8})\.json")
+_REQUEST = re.compile(r"([0-9a-f]{14}-[0-9a-f]{8})\.cancel")
+# Whoever removes them has other things to do, too.
+_MOST_REMOVED = 1000
 _log = structlog.get_logger()
 
 
@@ -48,8 +52,7 @@ class RunStore:
 
     def new_id(self) -> str:
         """The id of a run that starts now."""
-        microseconds = int(self._clock.now().timestamp() * 1_000_000)
-        return f"{microseconds:014x}-{self._clock.token()[-8:]}"
+        return f"{_begins(self._clock.now().timestamp())}-{self._clock.token()[-8:]}"
 
     def put(self, record: RunRecord) -> None:
         """Keep a record in place of the former one of the same run.
@@ -104,6 +107,46 @@ class RunStore:
         with suppress(ObjectNotFound):
             self._bucket.delete(f"{self._prefix}/runs/{run_id}.cancel")
 
+    def remove_old(self, age_s: float, keep: int, stopped: Callable[[], bool] = lambda: False) -> int:
+        """Remove the records of runs that have been over for long, the oldest first, a thousand at a time.
+
+        A run that goes on or waits keeps its record however old it is, and so does one whose record cannot
+        be read. Of two servers that do this at once each removes what the other has left.
+
+        Args:
+            age_s: For how many seconds at least they have been over.
+            keep: The newest so many stay in any case.
+            stopped: Whether it has to end.
+
+        Returns:
+            How many were removed.
+
+        Raises:
+            StorageError: They could not be listed, read or removed; what was removed before stays so.
+        """
+        before_s = self._clock.now().timestamp() - age_s
+        names = self._bucket.names(f"{self._prefix}/runs")
+        runs = [match[1] for match in map(_NAME.fullmatch, names) if match]
+        requests = {match[1] for match in map(_REQUEST.fullmatch, names) if match}
+        spared = set(runs[max(0, len(runs) - keep) :])
+        removed = 0
+        # A request without a record is left of a run that ended just when it was asked to.
+        for run_id in sorted({*runs, *requests} - spared):
+            if run_id >= _begins(before_s) or removed == _MOST_REMOVED or stopped():
+                break
+            record = self._read(run_id)
+            if record is None and run_id in runs:
+                continue
+            if record is not None and not record.was_over_at(before_s):
+                continue
+            if run_id in requests:
+                self.forget_request(run_id)
+            if record is not None:
+                with suppress(ObjectNotFound):
+                    self._bucket.delete(self._key(run_id))
+                removed += 1
+        return removed
+
     def note_key(self, table: str, key: str, run_id: str, snapshot_id: int | None) -> None:
         """Keep that the rows of a key are in a table."""
         content = json.dumps({"run": run_id, "snapshot_id": snapshot_id}).encode()
@@ -146,3 +189,8 @@ class RunStore:
 
     def _key(self, run_id: str) -> str:
         return f"{self._prefix}/runs/{run_id}.json"
+
+
+def _begins(timestamp_s: float) -> str:
+    """What the id of a run begins with that starts then."""
+    return f"{max(0, int(timestamp_s * 1_000_000)):014x}"

@@ -6,19 +6,23 @@ import os
 import random
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
-from faults.faulty_bucket import FaultyBucket
+from faults.faulty_bucket import FaultyBucket, Killed
+from run_records import put_run
 
+from lakehouse.clock import FixedClock
 from lakehouse.config import Settings
 from lakehouse.engine.running import CallWatch
-from lakehouse.errors import LakehouseError
+from lakehouse.errors import LakehouseError, StorageError
 from lakehouse.ingest.sources.arrow_batches import ArrowBatches
 from lakehouse.ingest.sources.source import OnError, Piece, RejectedRow, unheard
-from lakehouse.runs import IngestMode, IngestRequest, RunRecord, RunState
+from lakehouse.runs import IngestMode, IngestRequest, RunRecord, RunState, RunStore
 from lakehouse.runtime import Lakehouse
 from lakehouse.storage import open_local_bucket
 from lakehouse.types import TableName
@@ -154,4 +158,37 @@ def test_what_the_record_says_is_so(tmp_path: Path) -> None:
         key = lake.lakehouse.catalog.load(target.schema, target.table).primary_key
         assert key == ("id",), what
     assert met > ROUNDS // 3
+    lake.lakehouse.close()
+
+
+@pytest.mark.parametrize("how", ["before", "after", "dead", "dying"])
+def test_records_that_could_not_be_removed_are_removed_later(tmp_path: Path, how: str) -> None:
+    for at in range(1, 13):
+        fault, clock = Fault(), FixedClock()
+        bucket = FaultyBucket(open_local_bucket("primary", tmp_path / str(at)), fault)
+        store = RunStore(bucket, clock)
+        over = [put_run(store, clock) for _ in range(3)]
+        for run in over:
+            store.ask_to_stop(run)
+        lasting = put_run(store, clock, RunState.RUNNING)
+        clock.time += timedelta(days=91)
+        store.put(store.get(lasting).model_copy(update={"state": RunState.RUNNING, "seen_at": clock.now()}))
+        fault.set(at, how)
+        with suppress(StorageError, Killed):
+            store.remove_old(90 * 86_400, 0)
+        # The names; of each old run its record, and two removals; the record of the one that lasts.
+        assert fault.met == (at <= 11)
+        fault.set(0, "")
+        store.remove_old(90 * 86_400, 0)
+        assert [found.id for found in store.newest()] == [lasting]
+        assert bucket.names("_ingest/runs") == [f"{lasting}.json"]
+
+
+def test_records_that_cannot_be_removed_do_not_keep_the_server_from_its_work(tmp_path: Path) -> None:
+    lake = Lake(tmp_path / "data")
+    lake.fault.set(1, "gone")
+    lake.lakehouse.maintenance.run_once()
+    assert lake.fault.met
+    lake.fault.set(0, "")
+    assert lake.ingest(TableName("lake", "s", "t"), IngestMode.APPEND, 0) is not None
     lake.lakehouse.close()

@@ -5,17 +5,19 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from run_records import put_run
 
 from lakehouse.access.principal import Principal
 from lakehouse.catalog.commit import writable
 from lakehouse.catalog.references import roll_back
-from lakehouse.clock import SystemClock
+from lakehouse.clock import FixedClock, SystemClock
 from lakehouse.config import Settings
 from lakehouse.engine.changes import Scope
 from lakehouse.engine.running import CallWatch
@@ -39,6 +41,7 @@ from lakehouse.ingest.sources.source import (
 )
 from lakehouse.runs import Evolve, IngestMode, IngestRequest, Ingests, RunState, RunStore
 from lakehouse.runtime import Lakehouse
+from lakehouse.storage import open_local_bucket
 from lakehouse.types import ForeignKey, TableName
 
 PEOPLE = TableName("lake", "crm", "people")
@@ -462,3 +465,125 @@ def test_no_rows_make_an_empty_table(run: Runner) -> None:
     record = run(source(pa.table(ROWS).slice(0, 0), "content"))
     assert (record.state, record.rows_in) == ("succeeded", 0)
     assert run.rows() == []
+
+
+# -- old records ---------------------------------------------------------------------------------------
+
+DAY_S = 86_400
+
+
+@pytest.fixture
+def clock() -> FixedClock:
+    return FixedClock()
+
+
+@pytest.fixture
+def store(tmp_path: Path, clock: FixedClock) -> RunStore:
+    return RunStore(open_local_bucket("primary", tmp_path), clock)
+
+
+def left(store: RunStore) -> list[str]:
+    return [record.id for record in store.newest()][::-1]
+
+
+def test_old_records_are_removed_but_for_the_newest(store: RunStore, clock: FixedClock) -> None:
+    runs = []
+    for _ in range(10):
+        runs.append(put_run(store, clock))
+        clock.time += timedelta(days=1)
+    assert store.remove_old(20 * DAY_S, 0) == 0
+    assert store.remove_old(5.5 * DAY_S, 8) == 2
+    assert left(store) == runs[2:]
+    assert store.remove_old(5.5 * DAY_S, 0) == 3
+    assert store.remove_old(5.5 * DAY_S, 0) == 0
+    assert left(store) == runs[5:]
+    assert store.remove_old(1e15, 0) == 0
+    with pytest.raises(RunNotFound):
+        store.get(runs[0])
+
+
+@pytest.mark.parametrize("state", [RunState.QUEUED, RunState.RUNNING])
+def test_what_goes_on_keeps_its_record(store: RunStore, clock: FixedClock, state: RunState) -> None:
+    begun = put_run(store, clock, state)
+    ended_late = put_run(store, clock)
+    clock.time += timedelta(days=100)
+    store.put(store.get(begun).model_copy(update={"state": state, "seen_at": clock.now()}))
+    store.put(store.get(ended_late).model_copy(update={"ended_at": clock.now()}))
+    lost = put_run(store, clock, state)
+    assert store.remove_old(90 * DAY_S, 0) == 0
+    clock.time += timedelta(days=91)
+    store.put(store.get(begun).model_copy(update={"state": state, "seen_at": clock.now()}))
+    assert store.remove_old(90 * DAY_S, 0) == 2
+    assert left(store) == [begun]
+    assert lost != begun
+
+
+def test_requests_to_stop_go_with_their_runs(store: RunStore, clock: FixedClock, tmp_path: Path) -> None:
+    over = put_run(store, clock)
+    store.ask_to_stop(over)
+    alone = put_run(store, clock)
+    store.ask_to_stop(alone)
+    (tmp_path / f"_ingest/runs/{alone}.json").unlink()
+    spoiled = put_run(store, clock)
+    (tmp_path / f"_ingest/runs/{spoiled}.json").write_text("{}")
+    clock.time += timedelta(days=91)
+    young = put_run(store, clock, RunState.RUNNING)
+    store.ask_to_stop(young)
+    assert store.remove_old(90 * DAY_S, 0) == 1
+    names = sorted(each.name for each in (tmp_path / "_ingest/runs").iterdir())
+    assert names == [f"{spoiled}.json", f"{young}.cancel", f"{young}.json"]
+
+
+def test_so_many_records_at_a_time(
+    store: RunStore, clock: FixedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lakehouse.runs.store._MOST_REMOVED", 3)
+    runs = [put_run(store, clock) for _ in range(5)]
+    clock.time += timedelta(days=91)
+    assert store.remove_old(90 * DAY_S, 0, stopped=lambda: True) == 0
+    assert store.remove_old(90 * DAY_S, 0) == 3
+    assert left(store) == runs[3:]
+    assert store.remove_old(90 * DAY_S, 0) == 2
+
+
+def test_two_servers_remove_the_same_records(store: RunStore, clock: FixedClock, tmp_path: Path) -> None:
+    for _ in range(200):
+        store.ask_to_stop(put_run(store, clock))
+    clock.time += timedelta(days=91)
+    kept = put_run(store, clock)
+    stores = [RunStore(open_local_bucket("primary", tmp_path), clock) for _ in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        removed = [pool.submit(each.remove_old, 90 * DAY_S, 0) for each in stores]
+        assert sum(each.result() for each in removed) >= 200
+    assert [each.name for each in (tmp_path / "_ingest/runs").iterdir()] == [f"{kept}.json"]
+
+
+def test_the_same_rows_come_once_though_nothing_is_known_of_their_run(tmp_path: Path) -> None:
+    settings = Settings(
+        buckets=[{"name": "primary", "path": tmp_path / "data"}],
+        maintenance={"grace_seconds": 0, "expire_run_days": 90, "keep_runs": 0},
+    )
+    clock = FixedClock(SystemClock().now())
+    lakehouse = Lakehouse(settings, clock)
+    try:
+        run = Runner(lakehouse, lakehouse.ingests)
+        first = run(source(ROWS, "content"))
+        run(source({"id": [4], "name": ["D"]}, "more"))
+        vectors = put_run(lakehouse.vector_runs.store, clock)
+        clock.time += timedelta(days=89)
+        lakehouse.maintenance.run_once()
+        assert run.ingests.status(first.id).state == "succeeded"
+        clock.time += timedelta(days=2)
+        lakehouse.maintenance.run_once()
+        assert (left(run.ingests.store), left(lakehouse.vector_runs.store)) == ([], [])
+        with pytest.raises(RunNotFound):
+            lakehouse.vector_runs.status(vectors)
+        again = run(source(ROWS, "content"))
+        assert (again.state, again.snapshot_id) == ("repeated", first.snapshot_id)
+        run.expire()
+        assert run(source(ROWS, "content")).state == "repeated"
+        assert len(run.rows()) == 4
+        removals = [e["action"] for e in lakehouse.journal.recent(100) if e["action"].startswith("remove")]
+        assert sorted(removals) == ["remove records of ingest runs", "remove records of vector runs"]
+    finally:
+        lakehouse.close()
