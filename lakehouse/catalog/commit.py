@@ -18,6 +18,7 @@ from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.table.update import (
     AddSchemaUpdate,
     SetCurrentSchemaUpdate,
+    SetPropertiesUpdate,
     TableUpdate,
 )
 
@@ -33,6 +34,7 @@ from lakehouse.catalog.observer import RowSource, current_source
 from lakehouse.catalog.partitioning import check_layout, layout_columns
 from lakehouse.catalog.slots import Head
 from lakehouse.catalog.table import Table
+from lakehouse.catalog.table_alteration import Alteration, altered
 from lakehouse.catalog.table_change import (
     COMMIT_ID_PROPERTY,
     MERGE_PROPERTY,
@@ -58,6 +60,7 @@ from lakehouse.errors import (
     NotSupported,
     ObjectNotFound,
     SchemaMismatch,
+    SchemaNotFound,
     StorageError,
     TableAlreadyExists,
 )
@@ -215,6 +218,9 @@ def resolve(
     earlier: StagedWrite | None = None,
     seen: Table | None = None,
     definition: TableDefinition | None = None,
+    alterations: Sequence[Alteration] = (),
+    *,
+    makes_schema: bool = False,
 ) -> Target:
     """Decide what a write is to do, given what is there.
 
@@ -226,13 +232,15 @@ def resolve(
         earlier: What the same transaction wrote for the table before.
         seen: The table as the same transaction has read it.
         definition: What a table that gets created or replaced is declared to be; its columns are ``columns``.
+        alterations: How the columns of a table change that gets rows, if nothing was written for it before.
+        makes_schema: Whether the commit makes the schema where there is none.
 
     Raises:
         SchemaNotFound, TableNotFound, TableAlreadyExists: The mode does not fit what is there.
         InvalidRequest: There is a view of that name.
         NotSupported: The table cannot be written to.
     """
-    schema = catalog.spelled_schema(check_name(name.schema, "schema"))
+    schema = _spelled_schema(catalog, name.schema, makes_schema=makes_schema)
     check_name(name.table, "table")
     appends = mode is WriteMode.APPEND and seen is not None  # whether it is there still, the commit tells
     if not appends:
@@ -250,7 +258,7 @@ def resolve(
         _check_writable(base, anew=mode is WriteMode.REPLACE and not _keeps_rest(definition))
         if mode is WriteMode.REPLACE:
             return _to_replace(base, columns(), catalog.clock.token(), definition)
-        return Target(WriteMode.APPEND, base.metadata.schema(), base, base)
+        return _to_append(base, alterations, catalog.clock.token())
     if mode is not WriteMode.REPLACE:
         return Target(
             earlier.mode,
@@ -269,6 +277,15 @@ def resolve(
     else:
         again = _to_replace(earlier.base, columns(), catalog.clock.token(), definition)
     return replace(again, superseded=earlier.superseded + earlier.data_files)
+
+
+def _spelled_schema(catalog: IcebergCatalog, schema: str, *, makes_schema: bool) -> str:
+    try:
+        return catalog.spelled_schema(check_name(schema, "schema"))
+    except SchemaNotFound:
+        if makes_schema:
+            return schema
+        raise
 
 
 def rewriting(
@@ -411,10 +428,13 @@ def commit_or_discard(catalog: Catalog, staged: StagedWrite, uploads: Uploads | 
         raise
 
 
-def commit_together(catalog: Catalog, staged: Sequence[StagedWrite], drops: Sequence[TableName]) -> None:
+def commit_together(
+    catalog: Catalog, staged: Sequence[StagedWrite], drops: Sequence[TableName], ready: Ready | None = None
+) -> None:
     """Make changes of several tables take place at once, or none of them. See ``commit`` and ``drop_table``.
 
-    Every table's next version is promised first; one decision then holds for all of them.
+    Every table's next version is promised first; one decision then holds for all of them. ``ready`` is called
+    before each promise.
 
     Raises:
         TableAlreadyExists, TableNotFound, SchemaNotFound, CommitConflict: A change no longer fits; nothing
@@ -433,7 +453,7 @@ def commit_together(catalog: Catalog, staged: Sequence[StagedWrite], drops: Sequ
             locks.enter_context(lake.committing(name.schema, name.table))
         for name, write in changes:
             _announce(lake, write, name)
-        events = retried(lambda: _together(lake, changes))
+        events = retried(lambda: _together(lake, changes, ready))
         if events is None:
             raise CommitConflict("the commit took too long and was aborted; nothing was stored", "try again")
         lake.record(*events)
@@ -451,7 +471,7 @@ def _announce(lake: IcebergCatalog, staged: StagedWrite | None, name: TableName 
     if staged is None:
         if name is not None and lake.table_exists(name.schema, name.table):
             lake.observer.dropping(lake.load(name.schema, name.table))
-    elif staged.mode is not WriteMode.APPEND:
+    elif staged.mode is not WriteMode.APPEND or _evolves(staged):
         after = lake.view(staged.target, staged.table.metadata)
         lake.observer.altering(after, staged.base, staged.sources)
 
@@ -462,7 +482,9 @@ def _tell(lake: IcebergCatalog, staged: StagedWrite) -> None:
 
 
 def _together(
-    catalog: IcebergCatalog, changes: Sequence[tuple[TableName, StagedWrite | None]]
+    catalog: IcebergCatalog,
+    changes: Sequence[tuple[TableName, StagedWrite | None]],
+    ready: Ready | None,
 ) -> list[ChangeEvent] | None:
     """Try once to make all changes take place; gives the events of it, or None where somebody aborted them.
 
@@ -473,7 +495,7 @@ def _together(
     events: list[ChangeEvent] = []
     try:
         for name, write in changes:
-            _promise(catalog, name, write, promise, events)
+            _promise(catalog, name, write, promise, events, ready)
     except BaseException as error:
         _abort(catalog, promise)
         if isinstance(error, CommitStateUnknown | CommitStateUnknownException):
@@ -488,6 +510,7 @@ def _promise(
     staged: StagedWrite | None,
     promise: str,
     events: list[ChangeEvent],
+    ready: Ready | None,
 ) -> None:
     def told(change: Change) -> None:
         events.extend(events_of(name, change))
@@ -498,9 +521,9 @@ def _promise(
             retried(lambda: catalog.objects.promise_drop(name.schema, name.table, promise))
             events.append(dropped)
         elif staged.new is not None:
-            _create(catalog, staged, told, promise)
+            _create(catalog, staged, told, promise, ready)
         else:
-            _change(catalog, staged, told, promise)
+            _change(catalog, staged, told, promise, ready=ready)
 
 
 def _decided(catalog: IcebergCatalog, promise: str) -> bool:
@@ -538,6 +561,29 @@ def _to_create(
     new.metadata.properties.update(definition.properties(new.metadata.schema()))
     view = catalog.view(name, new.metadata)
     return Target(WriteMode.CREATE, new.metadata.schema(), view, new=new, definition=definition)
+
+
+def _to_append(base: Table, alterations: Sequence[Alteration], token: str) -> Target:
+    if not alterations:
+        return Target(WriteMode.APPEND, base.metadata.schema(), base, base)
+    with iceberg_errors(f"table '{base.name}'"):
+        wanted = altered(base, alterations)
+        after = updated_metadata(base.metadata, _evolution(base, wanted))
+    view = replace(base, metadata=after, staged=(), draft=f"+{token}")
+    return Target(WriteMode.APPEND, after.schema(), view, base)
+
+
+def _evolution(base: Table, wanted: TableMetadata) -> tuple[TableUpdate, ...]:
+    """The changes after which a table has the columns, and what is said of them, of another version."""
+    before = base.metadata.properties
+    told = {name: text for name, text in wanted.properties.items() if before.get(name) != text}
+    updates = _schema_updates(base.metadata, wanted.schema())
+    return (*updates, SetPropertiesUpdate(updates=told)) if told else updates
+
+
+def _evolves(staged: StagedWrite) -> bool:
+    """Whether rows are added with a change of the columns."""
+    return bool(staged.mode is WriteMode.APPEND and staged.table.draft)
 
 
 def _to_replace(
@@ -700,6 +746,8 @@ def _change(
             )
         if staged.mode is WriteMode.REPLACE:
             _stage_replacement(transaction, base, staged)
+        elif _evolves(staged):
+            _stage_evolution(transaction, base, staged)
         spec_id = transaction.table_metadata.default_spec_id
         if any(file.spec_id != spec_id for file in staged.data_files):
             raise CommitConflict(
@@ -709,7 +757,8 @@ def _change(
             )
         return _rows(staged, now)
 
-    if staged.mode is WriteMode.REPLACE or staged.data_files or staged.removed or _is_step(staged):
+    is_change = staged.mode is WriteMode.REPLACE or _evolves(staged) or _is_step(staged)
+    if is_change or staged.data_files or staged.removed:
         schema, table = staged.target.schema, staged.target.table
         change_table(catalog.objects, schema, table, build, promise, known, ready, told)
 
@@ -731,6 +780,31 @@ def _check_mark(mark: IngestMark, now: TableMetadata, staged: StagedWrite) -> No
     snapshot_id = marked_snapshot(now, mark.key, only_last=staged.mode is WriteMode.REPLACE)
     if snapshot_id is not None:
         raise AlreadyIngested(f"the same rows are in table '{staged.target}' already", snapshot_id)
+
+
+def _stage_evolution(transaction: Transaction, base: Table, staged: StagedWrite) -> None:
+    """Stage the change of a table's columns that its new files were written for.
+
+    Raises:
+        CommitConflict: What the change depends on was changed meanwhile, even if it was changed back.
+    """
+    if _columns_state(transaction.table_metadata) != _columns_state(base.metadata):
+        raise CommitConflict(
+            f"the columns of table '{staged.target}' were changed by another writer at the same time; "
+            "nothing was stored",
+            "send the rows again",
+        )
+    stage_updates(transaction, _evolution(base, staged.table.metadata))
+
+
+def _columns_state(metadata: TableMetadata) -> tuple[int, ...]:
+    return (
+        metadata.last_column_id,
+        len(metadata.schemas),
+        metadata.default_spec_id,
+        len(metadata.partition_specs),
+        metadata.default_sort_order_id,
+    )
 
 
 def _stage_replacement(transaction: Transaction, base: Table, staged: StagedWrite) -> None:

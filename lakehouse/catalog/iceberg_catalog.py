@@ -188,6 +188,11 @@ class IcebergCatalog:
         self._forget_schemas()
         self.record(ChangeEvent("create", f"{self.name}.{schema}", field=SCHEMA_FIELD))
 
+    @property
+    def has_late_schemas(self) -> bool:
+        """Whether a table can be prepared while its schema does not exist yet."""
+        return self.objects.capabilities.late_schemas
+
     def drop_schema(self, schema: str, if_exists: bool = False) -> None:
         """Remove an empty schema.
 

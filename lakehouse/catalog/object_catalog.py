@@ -106,7 +106,7 @@ class ObjectCatalog(MetastoreCatalog):
     @property
     def capabilities(self) -> Capabilities:
         """It can do everything."""
-        return Capabilities("object")
+        return Capabilities("object", late_schemas=True)
 
     def head(self, schema: str, table: str) -> Head:
         """The current version of a table, asked from storage; costs one lookup when nothing changed.

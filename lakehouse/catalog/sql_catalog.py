@@ -131,7 +131,7 @@ class SqlTableCatalog(SqlCatalog):
     @property
     def capabilities(self) -> Capabilities:
         """Tables only; nothing is left of one that was dropped."""
-        return Capabilities("sql", views=False, remembers_dropped=False)
+        return Capabilities("sql", views=False, remembers_dropped=False, late_schemas=True)
 
     @property
     def file_io(self) -> BucketFileIO:

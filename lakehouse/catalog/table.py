@@ -67,6 +67,7 @@ class Table:
         planner: Finds the data files of snapshots.
         staged: Files of a transaction that is not committed; None for a committed version.
         replacement: Names the replacement of the whole table that is staged; empty when there is none.
+        draft: Names the change of its columns that is staged; empty when there is none.
         removed: Files of the committed version that a transaction removes, by what the table calls them.
         is_rescued: Whether this may be an older version, because the bucket itself could not be asked.
     """
@@ -78,11 +79,12 @@ class Table:
     replacement: str = ""
     removed: Mapping[str, DataFileRef] = field(default_factory=dict)
     is_rescued: bool = False
+    draft: str = ""
 
     @cached_property
     def uuid(self) -> str:
-        """What tells this table from others that had the same name, and from a replacement that is staged."""
-        return f"{self.metadata.table_uuid}{self.replacement}"
+        """What tells this table from others that had the same name, and from what it is staged to become."""
+        return f"{self.metadata.table_uuid}{self.replacement}{self.draft}"
 
     @cached_property
     def schema_id(self) -> int:

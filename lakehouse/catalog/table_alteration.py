@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pyarrow as pa
 from pyiceberg.exceptions import ResolveError, ValidationError
 from pyiceberg.schema import Schema, promote
-from pyiceberg.table import Transaction
+from pyiceberg.table import StagedTable, Transaction
 from pyiceberg.table.metadata import TableMetadata
 from pyiceberg.types import IcebergType, ListType, MapType, NestedField, StructType
 
 from lakehouse.catalog import iceberg_types
+from lakehouse.catalog.metadata_update import SharingTransaction
 from lakehouse.catalog.names import check_name, fold
 from lakehouse.catalog.table import (
     DEFAULT_PROPERTY,
     FOREIGN_KEYS_PROPERTY,
     PRIMARY_KEY_PROPERTY,
+    Table,
     foreign_keys_from_json,
     foreign_keys_to_json,
 )
@@ -147,6 +150,20 @@ def alter(transaction: Transaction, name: TableName, change: Alteration) -> None
         work.apply(change)
     except (ValueError, ResolveError, ValidationError) as error:
         raise SchemaMismatch(f"table '{name}' cannot be changed like this: {error}") from error
+
+
+def altered(table: Table, changes: Sequence[Alteration]) -> TableMetadata:
+    """The metadata that a version of a table has after changes, which take place nowhere.
+
+    Raises:
+        SchemaMismatch, NotSupported: As for ``alter``.
+    """
+    unkept: Any = None
+    version = StagedTable((table.name.schema, table.name.table), table.metadata, "", unkept, unkept)
+    transaction = SharingTransaction(version)
+    for change in changes:
+        alter(transaction, table.name, change)
+    return transaction.table_metadata
 
 
 class _Alteration:

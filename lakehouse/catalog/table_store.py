@@ -48,6 +48,7 @@ class Capabilities:
         moves: A table can be renamed into another schema.
         remembers_dropped: What a dropped table was can be told, so that it can be purged.
         renames: A table can be given another name in one step.
+        late_schemas: A table can be prepared while its schema does not exist yet.
     """
 
     kind: str
@@ -56,6 +57,7 @@ class Capabilities:
     moves: bool = True
     remembers_dropped: bool = True
     renames: bool = True
+    late_schemas: bool = False
 
 
 class TableStore(Protocol):

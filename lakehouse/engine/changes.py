@@ -12,7 +12,10 @@ import pyarrow as pa
 
 from lakehouse.access.policy import SYSTEM_SCHEMA
 from lakehouse.catalog import Table
+from lakehouse.catalog.commit import writable
+from lakehouse.catalog.names import check_name
 from lakehouse.catalog.observer import coming_from
+from lakehouse.catalog.table_alteration import Alteration
 from lakehouse.catalog.table_definition import TableDefinition
 from lakehouse.config.catalog import RESERVED_SCHEMAS
 from lakehouse.config.profiles import NO_PROFILE
@@ -142,10 +145,26 @@ class Changes:
             PermissionDenied: The session's principal may not write there.
             SchemaAlreadyExists: There is one of that name, and ``if_not_exists`` is false.
         """
-        if name.lower() in RESERVED_SCHEMAS:
-            raise InvalidRequest(f"a schema cannot be called {name}", "the name is the server's own")
+        _check_free(name)
         session.lakes.of(catalog).create_schema(name, if_not_exists=if_not_exists)
         self._database.sync_schemas(catalog, self._catalogs.of(catalog).schemas())
+
+    def need_schema(self, session: Session, transaction: Transaction, catalog: str, name: str) -> None:
+        """Have a transaction make a schema where there is none, for a table that it creates.
+
+        That takes place with the commit, unless the catalog prepares no table without its schema.
+
+        Raises:
+            InvalidRequest: The name is the server's own, or cannot be one.
+            NotSupported: The tables of the catalog cannot be written to.
+            PermissionDenied: The session's principal may not write there.
+        """
+        if not writable(self._catalogs.of(catalog)).has_late_schemas:
+            self.create_schema(session, catalog, name, if_not_exists=True)
+            return
+        _check_free(name)
+        session.lakes.of(catalog).check_schema(check_name(name, "schema"))
+        transaction.need_schema(catalog, name)
 
     def _drop(self, analysis: Analysis, scope: Scope) -> None:
         session, transaction = scope.session, scope.transaction
@@ -431,6 +450,7 @@ class Changes:
         schema: pa.Schema,
         batches: Iterable[pa.RecordBatch],
         definition: TableDefinition | None = None,
+        alterations: Sequence[Alteration] = (),
     ) -> int:
         """Load batches into a lake table, in one commit or within a transaction; gives the number of rows.
 
@@ -441,12 +461,13 @@ class Changes:
             schema: The columns that come.
             batches: The rows.
             definition: What a table that gets created or replaced is declared to be.
+            alterations: How the columns of a table change, with its rows, that gets some more.
 
         Raises:
             LakehouseError: The load failed; nothing of it is visible.
         """
         with acting(_origin(scope, "ingest")):
-            return self._ingest(scope, target, mode, schema, batches, definition)
+            return self._ingest(scope, target, mode, schema, batches, definition, alterations)
 
     def _ingest(
         self,
@@ -456,16 +477,17 @@ class Changes:
         schema: pa.Schema,
         batches: Iterable[pa.RecordBatch],
         definition: TableDefinition | None,
+        alterations: Sequence[Alteration],
     ) -> int:
         transaction = scope.transaction
         lake = scope.session.lakes.of(target.catalog)
         lake.check_write(target.schema, target.table)
-        if mode is WriteMode.REPLACE:
+        if mode is WriteMode.REPLACE or alterations:
             lake.check_change(target.schema, target.table)
         if mode is WriteMode.REPLACE and not self._exists(transaction, target):
             mode = WriteMode.CREATE
         if transaction is None:
-            staged = self._stage(scope, target, mode, schema, batches, definition)
+            staged = self._stage(scope, target, mode, schema, batches, definition, alterations)
             commit_or_discard(self._catalogs.of(target.catalog), staged)
             return staged.rows
         with transaction.lock:
@@ -477,7 +499,7 @@ class Changes:
                     raise TableNotFound(f"table {known} was dropped in this transaction")
                 mode = WriteMode.REPLACE
             seen = transaction.pinned(known)
-            staged = self._stage(scope, target, mode, schema, batches, definition, earlier, seen)
+            staged = self._stage(scope, target, mode, schema, batches, definition, alterations, earlier, seen)
             transaction.keep(staged)
             return staged.rows
 
@@ -489,6 +511,7 @@ class Changes:
         schema: pa.Schema,
         batches: Iterable[pa.RecordBatch],
         definition: TableDefinition | None,
+        alterations: Sequence[Alteration],
         earlier: StagedWrite | None = None,
         seen: Table | None = None,
     ) -> StagedWrite:
@@ -503,7 +526,21 @@ class Changes:
 
             incoming = running.arriving(statement, batches)
             catalog = self._catalogs.of(target.catalog)
-            return stage(catalog, target, mode, schema, incoming, cancelled, earlier, seen, definition)
+            transaction = scope.transaction
+            makes_schema = transaction is not None and transaction.makes_schema(target)
+            return stage(
+                catalog,
+                target,
+                mode,
+                schema,
+                incoming,
+                cancelled,
+                earlier,
+                seen,
+                definition,
+                alterations,
+                makes_schema=makes_schema,
+            )
 
     def _exists(self, transaction: Transaction | None, target: TableName) -> bool:
         if transaction is None:
@@ -513,6 +550,11 @@ class Changes:
         except (TableNotFound, SchemaNotFound):
             return transaction.known(target) in transaction.drops
         return True
+
+
+def _check_free(schema: str) -> None:
+    if schema.lower() in RESERVED_SCHEMAS:
+        raise InvalidRequest(f"a schema cannot be called {schema}", "the name is the server's own")
 
 
 def _origin(scope: Scope, source: str) -> Origin:

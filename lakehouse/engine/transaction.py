@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 from lakehouse.catalog import Catalog, Catalogs, Table
 from lakehouse.catalog.commit import writable
 from lakehouse.catalog.ingest_mark import IngestMark
+from lakehouse.catalog.names import fold
 from lakehouse.errors import (
     CommitStateUnknown,
     NotSupported,
@@ -45,7 +46,8 @@ class Transaction:
     Reads see the snapshot that the transaction first saw of each table, plus its own staged writes.
     Commit makes all of its changes take place, or none. With a ``mark`` they are those of an ingest. Once it
     changes temporary tables it has a ``cursor`` with a transaction of DuckDB's, which began when so many
-    views had been made as ``views_seen``.
+    views had been made as ``views_seen``. Its ``needed_schemas`` are made with the commit, and not undone:
+    others may use them as soon as they are there.
     """
 
     id: str
@@ -55,6 +57,7 @@ class Transaction:
     writes: dict[TableName, StagedWrite] = field(default_factory=dict)
     drops: dict[TableName, None] = field(default_factory=dict)
     created_schemas: list[tuple[str, str]] = field(default_factory=list)
+    needed_schemas: dict[tuple[str, str], str] = field(default_factory=dict)
     cursor: PooledCursor | None = None
     views_seen: int | None = None
     open: bool = True
@@ -177,13 +180,25 @@ class Transaction:
         drops = [name for name in self.drops if name not in self.writes]
         if len(writes) + len(drops) > 1:
             # All of one catalog, or they would not have been accepted.
-            commit_together(self._catalog_of([*self.writes, *drops][0]), writes, drops)
+            commit_together(self._catalog_of([*self.writes, *drops][0]), writes, drops, self._make_schemas)
         elif writes:
-            commit(self._catalog_of(writes[0].target), writes[0])
+            commit(self._catalog_of(writes[0].target), writes[0], self._make_schemas)
         elif drops:
             catalog = self._catalog_of(drops[0])
             catalog.drop_table(drops[0].schema, drops[0].table, if_exists=True)
         self.writes.clear()
+
+    def need_schema(self, catalog: str, schema: str) -> None:
+        """Have a schema made where there is none, right before the tables in it are committed."""
+        self.needed_schemas[catalog, fold(schema)] = schema
+
+    def makes_schema(self, name: TableName) -> bool:
+        """Whether the commit makes the schema of a table where there is none."""
+        return (name.catalog, fold(name.schema)) in self.needed_schemas
+
+    def _make_schemas(self) -> None:
+        for (catalog, _), schema in self.needed_schemas.items():
+            self.catalogs.of(catalog).create_schema(schema, if_not_exists=True)
 
     def rollback(self) -> None:
         """Undo everything; harmless when the transaction has ended."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import pyarrow as pa
 
 from lakehouse.catalog import Catalog, Table
 from lakehouse.catalog.arrow_types import storable_schema
 from lakehouse.catalog.commit import StagedWrite, Target, WriteMode, resolve, staged_write, writable
+from lakehouse.catalog.table_alteration import Alteration
 from lakehouse.catalog.table_definition import TableDefinition
 from lakehouse.errors import InvalidRequest, StatementCancelled
 from lakehouse.ingest.conversion import Conversion
@@ -30,6 +31,9 @@ def stage(
     on: StagedWrite | None = None,
     seen: Table | None = None,
     definition: TableDefinition | None = None,
+    alterations: Sequence[Alteration] = (),
+    *,
+    makes_schema: bool = False,
 ) -> StagedWrite:
     """Write rows as files that no table refers to yet, for ``commit`` or ``discard``.
 
@@ -47,6 +51,8 @@ def stage(
         on: What the same transaction staged for the table before; the result includes it.
         seen: The table as the same transaction has read it.
         definition: What a table that gets created or replaced is declared to be; its columns are storable.
+        alterations: How the columns of a table change that gets rows, if ``on`` is None.
+        makes_schema: Whether the commit makes the schema where there is none.
 
     Raises:
         SchemaNotFound, TableNotFound, TableAlreadyExists: The mode does not fit what is there.
@@ -56,7 +62,17 @@ def stage(
         StorageError: The files could not be written.
     """
     lake = writable(catalog)
-    where = resolve(lake, target, mode, lambda: storable_schema(schema), on, seen, definition)
+    where = resolve(
+        lake,
+        target,
+        mode,
+        lambda: storable_schema(schema),
+        on,
+        seen,
+        definition,
+        alterations,
+        makes_schema=makes_schema,
+    )
     return stage_for(lake, where, schema, batches, cancelled)
 
 

@@ -47,7 +47,7 @@ from lakehouse.ingest.sources.incremental import Incremental, SyncAccount
 from lakehouse.ingest.sources.source import Disproved, Inspection, OnError, Progress, Source
 from lakehouse.journal.change_event import Origin, acting
 from lakehouse.runs.declaring import can_be_key, definition, with_required
-from lakehouse.runs.fitting import Evolve, fitted, stated
+from lakehouse.runs.fitting import Evolve, Fitted, fitted, stated
 from lakehouse.runs.record import RunColumn, RunRecord, RunState
 from lakehouse.runs.recorded import RecordedRun
 from lakehouse.runs.rejects import REJECTS_SCHEMA, Rejects
@@ -184,7 +184,7 @@ class Run(RecordedRun):
 
     def _once(self, session: Session) -> int | None:
         """Try to bring the rows into the table; gives the snapshot that they made, if any."""
-        request, target = self._request, self._request.table
+        request = self._request
         if request.sync is not None:
             self._begin(request.sync)
         inspection = stated(self._source.inspect(self._cancelled, self._progress), request.types)
@@ -192,9 +192,6 @@ class Run(RecordedRun):
         table = self._existing()
         if table is not None:
             self._check_repeated(table, key)
-        lake = session.lakes.of(target.catalog)
-        if table is None and not lake.schema_exists(target.schema):
-            self._engine.changes.create_schema(session, target.catalog, target.schema, if_not_exists=True)
         while True:
             try:
                 return self._stored(session, inspection, key, table)
@@ -212,16 +209,18 @@ class Run(RecordedRun):
         """
         keys = self._keys(inspection, table)
         if table is None or self._request.mode is IngestMode.REPLACE:
-            inspection = with_required(inspection, keys)
+            fit = Fitted(with_required(inspection, keys))
         else:
-            inspection = self._fitted(session, inspection, table)
-        self._note_columns(inspection)
+            fit = fitted(inspection, table, self._request.evolve)
+        self._note_columns(fit.inspection)
         transaction = session.begin()
-        transaction.mark = IngestMark(self._request.table, self.record.id, key)
+        mark = transaction.mark = IngestMark(self._request.table, self.record.id, key)
         try:
-            stored = self._load(session, transaction, inspection, keys, table)
-            step = self._step(session, transaction, inspection, stored)
-            transaction.mark = IngestMark(self._request.table, self.record.id, key, step)
+            if table is None:
+                self._need_schema(session, transaction)
+            stored = self._load(session, transaction, fit, keys, table)
+            step = self._step(session, transaction, fit.inspection, stored)
+            transaction.mark = replace(mark, sync=step)
             rejects = self._load_rejects(session, transaction)
         except BaseException:
             session.end(transaction, commit=False)
@@ -235,6 +234,11 @@ class Run(RecordedRun):
                 self._check_repeated(made_meanwhile, key)
             raise
         return self._noted_snapshot(key, step)
+
+    def _need_schema(self, session: Session, transaction: Transaction) -> None:
+        target = self._request.table
+        if not session.lakes.of(target.catalog).schema_exists(target.schema):
+            self._engine.changes.need_schema(session, transaction, target.catalog, target.schema)
 
     def _noted_snapshot(self, key: str, step: SyncStep | None) -> int | None:
         """The snapshot that the rows made, if any, with their key noted.
@@ -306,11 +310,12 @@ class Run(RecordedRun):
             scope = Scope(session, transaction, CallWatch(self._cancelled))
             self._engine.changes.ingest(scope, target, WriteMode.APPEND, inspection.schema, iter(()))
         table = transaction.load(target)
-        at = source.reached(table.uuid, self.record.id)
+        uuid = str(table.metadata.table_uuid)  # whatever is staged for it
+        at = source.reached(uuid, self.record.id)
         if not stored and at == state.at:
             raise AlreadyIngested("nothing is new", None)
         if not state.text:
-            self._store.note_sync(table.uuid, state.id)
+            self._store.note_sync(uuid, state.id)
         return SyncStep(
             target, state.id, state.text, state.after(source, at, table.schema_id, self.record.id)
         )
@@ -326,18 +331,6 @@ class Run(RecordedRun):
         if not isinstance(self._source, Incremental):
             raise InternalError("this source cannot tell what is new")
         return self._source
-
-    def _fitted(self, session: Session, inspection: Inspection, table: Table) -> Inspection:
-        """The inspection in the types of the table, which is altered where need be."""
-        fit = fitted(inspection, table, self._request.evolve)
-        if fit.alterations and inspection.from_sample:
-            # A column must not be added as something that a later row shows it is not.
-            for _ in self._source.read(fit.inspection, OnError.REJECT, self._cancelled, self._progress):
-                pass
-        lake = session.lakes.of(table.name.catalog)
-        for alteration in fit.alterations:
-            lake.alter_table(table.name.schema, table.name.table, alteration)
-        return fit.inspection
 
     def _existing(self) -> Table | None:
         """The table as it is. That the caller may write it, if not read it, has been made sure of."""
@@ -403,22 +396,29 @@ class Run(RecordedRun):
         self,
         session: Session,
         transaction: Transaction,
-        inspection: Inspection,
+        fit: Fitted,
         keys: tuple[str, ...],
         table: Table | None,
     ) -> int:
+        inspection = fit.inspection
         request, changes, schema = self._request, self._engine.changes, inspection.schema
         scope = Scope(session, transaction, CallWatch(self._cancelled))
         rows = self._batches(inspection)
         declared = definition(inspection, keys, request.table, session.lakes.of(request.table.catalog))
         again = self._again(session, inspection, table)
         if request.mode is not IngestMode.UPSERT and not again:
-            return changes.ingest(scope, request.table, _MODES[request.mode], schema, rows, declared)
+            self._check_columns(transaction, fit, table)
+            mode = _MODES[request.mode]
+            return changes.ingest(scope, request.table, mode, schema, rows, declared, fit.alterations)
         coming = changes.ingest_temporary(scope, INCOMING, WriteMode.REPLACE, schema, rows)
         if request.mode is IngestMode.UPSERT:
             self._check_keys(session, transaction, keys)
         if table is None:
             changes.ingest(scope, request.table, WriteMode.CREATE, schema, iter(()), declared)
+        elif fit.alterations:
+            self._check_columns(transaction, fit, table)
+            mode, none = WriteMode.APPEND, iter(())
+            changes.ingest(scope, request.table, mode, schema, none, alterations=fit.alterations)
         names, source = [column.name for column in inspection.columns], INCOMING
         if again:
             coming, source = self._leave_out(session, transaction, names, again), FRESH
@@ -431,6 +431,23 @@ class Run(RecordedRun):
         changes.run(self._engine.gate.analyse(statement), scope)
         # Not what the statement changed: a row that is nothing but its key, and was there, is stored as well.
         return coming
+
+    @staticmethod
+    def _check_columns(transaction: Transaction, fit: Fitted, table: Table | None) -> None:
+        """Make sure that a table whose columns are to change is still what was looked at.
+
+        Raises:
+            CommitConflict: It is not.
+        """
+        if table is None or not fit.alterations:
+            return
+        now = transaction.load(table.name)
+        if (now.uuid, now.schema_id) != (table.uuid, table.schema_id):
+            raise CommitConflict(
+                f"the columns of table '{table.name}' were changed by another writer at the same time; "
+                "nothing was stored",
+                "send the rows again",
+            )
 
     def _again(self, session: Session, inspection: Inspection, table: Table | None) -> str:
         """The column whose values tell which rows may have come before; empty if none can.

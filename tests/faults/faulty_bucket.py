@@ -18,6 +18,8 @@ class Killed(BaseException):
 class FaultyBucket(Bucket):
     """A bucket whose n-th call fails: before it did anything, or after, so that only the answer is lost.
 
+    ``made`` are the keys of what was to be created.
+
     Args:
         bucket: The bucket.
         fails: Told the number of a call and what it is; gives ``before``, ``after``, or for a process that is
@@ -28,6 +30,7 @@ class FaultyBucket(Bucket):
         super().__init__(bucket.name, bucket._store, bucket.uri, bucket._root, bucket._persist)
         self.fails = fails
         self.calls = 0
+        self.made: list[str] = []
 
     def _call(self, what: str, action: Callable[[], Any]) -> Any:
         self.calls += 1
@@ -50,6 +53,7 @@ class FaultyBucket(Bucket):
         self._call("put", lambda: super(FaultyBucket, self).put(key, content, durable))
 
     def put_new(self, key: str, content: bytes) -> None:
+        self.made.append(key)
         self._call("put_new", lambda: super(FaultyBucket, self).put_new(key, content))
 
     def size(self, key: str) -> int:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import random
+import signal
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -96,24 +99,28 @@ class Lake:
         there = self.lakehouse.catalog.table_exists(table.schema, table.table)
         return self.sql(f"SELECT id FROM {table.sql}") if there else []
 
-    def ingest(self, table: TableName, mode: IngestMode, first: int) -> RunRecord | None:
+    def ingest(
+        self, table: TableName, mode: IngestMode, first: int, rows: Callable[[int], Rows] = Rows
+    ) -> RunRecord | None:
         """Bring rows in; gives the record, unless it could not even be begun."""
         request = IngestRequest(table, mode, OnError.REJECT, keys=("id",))
         try:
             return self.lakehouse.ingests.attempt(
-                request, Rows(first), self.lakehouse.anonymous, lambda: False, unheard
+                request, rows(first), self.lakehouse.anonymous, lambda: False, unheard
             )
         except LakehouseError:
             return None
 
-    def again(self, table: TableName, mode: IngestMode, first: int) -> RunRecord | None:
+    def again(
+        self, table: TableName, mode: IngestMode, first: int, rows: Callable[[int], Rows] = Rows
+    ) -> RunRecord | None:
         """The same, until what was left of a commit that was under way is given up."""
-        record = self.ingest(table, mode, first)
+        record = self.ingest(table, mode, first, rows)
         for _ in range(100):
             if record is None or record.error_code != "COMMIT_CONFLICT":
                 break
             REAL_SLEEP(0.05)
-            record = self.ingest(table, mode, first)
+            record = self.ingest(table, mode, first, rows)
         return record
 
 
@@ -191,4 +198,94 @@ def test_records_that_cannot_be_removed_do_not_keep_the_server_from_its_work(tmp
     assert lake.fault.met
     lake.fault.set(0, "")
     assert lake.ingest(TableName("lake", "s", "t"), IngestMode.APPEND, 0) is not None
+    lake.lakehouse.close()
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_a_schema_is_made_with_the_commit_only(tmp_path: Path, how: str) -> None:
+    lake = Lake(tmp_path / "data")
+    bucket = lake.lakehouse.bucket
+    assert isinstance(bucket, FaultyBucket)
+    early = 0
+    for at in range(1, 70, 11):
+        mode = MODES[at % len(MODES)]
+        target = TableName("lake", f"s{at}", "t")
+        lake.fault.set(at, how)
+        with suppress(Killed):
+            lake.ingest(target, mode, 0)
+        lake.fault.set(0, "")
+        asked = any(key.endswith(f"{target.schema}/_schema.json") for key in bucket.made)
+        there = any((tmp_path / "data").rglob(f"{target.schema}/_schema.json"))
+        assert asked or not there
+        early += not asked
+        lake.again(target, mode, 0)
+        assert sorted(lake.rows(target)) == list(range(10))
+    assert early
+    lake.lakehouse.close()
+
+
+class More(Rows):
+    """The rows with one column more."""
+
+    def __init__(self, first: int) -> None:
+        super().__init__(first)
+        more = pa.table({"id": range(first, first + 10), "more": [f"row {n}" for n in range(10)]})
+        ArrowBatches.__init__(self, more.schema, more.to_batches(max_chunksize=3), "a test", f"more {first}")
+
+
+@pytest.mark.parametrize("mode", [IngestMode.APPEND, IngestMode.UPSERT])
+def test_columns_are_there_with_their_rows_or_not_at_all(tmp_path: Path, mode: IngestMode) -> None:
+    lake = Lake(tmp_path / "data")
+    outcomes = set()
+    for number, at in enumerate((*range(1, 75, 7), 10_000)):
+        target = TableName("lake", "s", f"t{number}")
+        lake.ingest(target, IngestMode.CREATE, 1000)
+        lake.fault.set(at, HOWS[number % len(HOWS)])
+        record = lake.ingest(target, mode, 0, More)
+        lake.fault.set(0, "")
+        found = set(lake.rows(target))
+        names = lake.lakehouse.catalog.load("s", target.table).arrow_schema().names
+        assert names == (["id", "s", "more"] if 0 in found else ["id", "s"]), told(record)
+        outcomes.add(0 in found)
+        lake.again(target, mode, 0, More)
+        assert sorted(lake.rows(target)) == [*range(10), *range(1000, 1010)]
+    assert outcomes == {True, False}
+    lake.lakehouse.close()
+
+
+_KILLED = """
+import os, signal, sys
+import pyarrow as pa
+from lakehouse.config import Settings
+from lakehouse.ingest.sources.arrow_batches import ArrowBatches
+from lakehouse.ingest.sources.source import unheard
+from lakehouse.runs import IngestMode, IngestRequest
+from lakehouse.runtime import Lakehouse
+from lakehouse.types import TableName
+
+path, mode, schema = sys.argv[1:]
+lake = Lakehouse(Settings(buckets=[{"name": "primary", "path": path}]))
+table = pa.table({"id": [1, 2], "town": ["Ulm", "Graz"]})
+
+def batches():
+    yield from table.to_batches()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+request = IngestRequest(TableName("lake", schema, "t"), IngestMode(mode), keys=("id",))
+lake.ingests.run(request, ArrowBatches(table.schema, batches(), "a test"), lake.anonymous, bool, unheard)
+"""
+
+
+def test_a_killed_server_leaves_neither_a_schema_nor_a_column(tmp_path: Path) -> None:
+    path, there = tmp_path / "data", TableName("lake", "there", "t")
+    lake = Lake(path)
+    lake.ingest(there, IngestMode.CREATE, 0)
+    lake.lakehouse.close()
+    for mode, schema in (("create", "absent"), ("append", "there")):
+        killed = subprocess.run([sys.executable, "-c", _KILLED, path, mode, schema], check=False)
+        assert killed.returncode == -signal.SIGKILL
+    lake = Lake(path)
+    assert "absent" not in lake.lakehouse.catalog.schemas()
+    assert lake.lakehouse.catalog.load("there", "t").arrow_schema().names == ["id", "s"]
+    assert lake.rows(there) == list(range(10))
     lake.lakehouse.close()

@@ -34,9 +34,12 @@ from lakehouse.engine.binding import PRUNED_ABOVE
 from lakehouse.engine.changes import Scope
 from lakehouse.engine.running import CallWatch
 from lakehouse.engine.session import Session
-from lakehouse.errors import CatalogNotFound, LakehouseError, NotSupported, SchemaNotFound
+from lakehouse.errors import CatalogNotFound, InvalidRequest, LakehouseError, NotSupported, SchemaNotFound
+from lakehouse.ingest.sources.arrow_batches import ArrowBatches
+from lakehouse.ingest.sources.source import unheard
+from lakehouse.runs import IngestMode, IngestRequest
 from lakehouse.runtime import Lakehouse
-from lakehouse.types import ForeignKey
+from lakehouse.types import ForeignKey, TableName
 
 PLACES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "one bucket": lambda _: {"warehouse": "second"},
@@ -524,6 +527,38 @@ def test_datasets_are_found_by_two_and_three_names(lakehouse: Lakehouse) -> None
     run(session, "USE other")
     assert flights.schema(ctx, ("sales", "orders")).names == ["id", "amount"]
     assert flights.schema(ctx, ("lake", "nyc", "flights")).names == ["id", "name"]
+
+
+@pytest.mark.parametrize("mode", [IngestMode.APPEND, IngestMode.UPSERT])
+def test_an_ingest_that_fails_leaves_neither_schema_nor_column(
+    placed: tuple[Path, str, Lakehouse], mode: IngestMode
+) -> None:
+    _, place, lakehouse = placed
+    target, other = TableName("other", "fresh", "t"), lakehouse.catalogs.of("other")
+    ann = Principal("ann", frozenset({"admin"}))
+
+    def bring(rows: dict[str, list[Any]], *, fails: bool) -> None:
+        table = pa.table(rows)
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            yield from table.to_batches()
+            if fails:
+                raise InvalidRequest("the last row does not fit")
+
+        source = ArrowBatches(table.schema, batches(), "a test")
+        request = IngestRequest(target, mode, keys=("id",))
+        lakehouse.ingests.run(request, source, ann, lambda: False, unheard)
+
+    with pytest.raises(InvalidRequest):
+        bring({"id": [1]}, fails=True)
+    # A service prepares no table without its schema.
+    assert other.schema_exists("fresh") == (place == "a service")
+    bring({"id": [1]}, fails=False)
+    with pytest.raises(InvalidRequest):
+        bring({"id": [2], "more": [2]}, fails=True)
+    assert other.load("fresh", "t").arrow_schema().names == ["id"]
+    bring({"id": [2], "more": [2]}, fails=False)
+    assert run(session_of(lakehouse), "FROM other.fresh.t ORDER BY id") == [(1, None), (2, 2)]
 
 
 # -- configuration --------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from lakehouse.config import Settings
 from lakehouse.engine.changes import Scope
 from lakehouse.engine.running import CallWatch
 from lakehouse.errors import (
+    CommitConflict,
     InvalidRequest,
     LakehouseError,
     PermissionDenied,
@@ -31,6 +32,9 @@ from lakehouse.errors import (
     TableAlreadyExists,
 )
 from lakehouse.ingest.sources.arrow_batches import ArrowBatches
+from lakehouse.ingest.sources.byte_source import LocalFile
+from lakehouse.ingest.sources.file_options import FileLimits, FileOptions
+from lakehouse.ingest.sources.file_source import FileSource
 from lakehouse.ingest.sources.source import (
     Inspection,
     OnError,
@@ -587,3 +591,210 @@ def test_the_same_rows_come_once_though_nothing_is_known_of_their_run(tmp_path: 
         assert sorted(removals) == ["remove records of ingest runs", "remove records of vector runs"]
     finally:
         lakehouse.close()
+
+
+# -- what a run leaves that fails ------------------------------------------------------------------------
+
+
+class Meddled(ArrowBatches):
+    """Rows of a table; between them and their end something happens."""
+
+    def __init__(self, rows: dict[str, Any], then: Callable[[], object], *, comes_once: bool = False) -> None:
+        self._table = pa.table(rows)
+        super().__init__(self._table.schema, (), "a test", "")
+        self._then = then
+        self.comes_once = comes_once
+
+    def read(self, *args: Any, **kwargs: Any) -> Iterator[Piece]:
+        self._batches = iter(self._table.to_batches())
+        yield from super().read(*args, **kwargs)
+        self._then()
+
+
+def fail() -> None:
+    raise InvalidRequest("the last row does not fit")
+
+
+def cancel() -> None:
+    raise StatementCancelled("it was cancelled")
+
+
+def columns(run: Runner) -> list[tuple[str, str]]:
+    run.lakehouse.catalog.refresh("crm", "people")
+    return list(run.lakehouse.catalog.load("crm", "people").sql_columns())
+
+
+NEW = {"id": [3, 4], "name": ["X", "Y"], "town": ["Ulm", "Graz"]}
+MERGED = [
+    {"id": 1, "name": "Ann", "town": None},
+    {"id": 2, "name": "Bo", "town": None},
+    {"id": 3, "name": "X", "town": "Ulm"},
+    {"id": 4, "name": "Y", "town": "Graz"},
+]
+
+
+@pytest.mark.parametrize("how", [fail, cancel])
+@pytest.mark.parametrize("mode", list(IngestMode))
+def test_a_schema_comes_with_its_table_only(run: Runner, mode: IngestMode, how: Callable[[], None]) -> None:
+    with pytest.raises((InvalidRequest, StatementCancelled)):
+        run(Meddled(ROWS, how), mode=mode, keys=("id",))
+    assert not run.lakehouse.catalog.schema_exists("crm")
+    seen = []
+    rows = Meddled(ROWS, lambda: seen.append(run.lakehouse.catalog.schema_exists("crm")))
+    run(rows, mode=mode, keys=("id",))
+    assert seen == [False]
+    assert run.rows() == as_rows(ROWS)
+
+
+@pytest.mark.parametrize("mode", [IngestMode.CREATE, IngestMode.UPSERT])
+def test_a_schema_that_others_make_meanwhile_is_taken(run: Runner, mode: IngestMode) -> None:
+    made = Meddled(ROWS, lambda: run.execute("CREATE SCHEMA IF NOT EXISTS CRM"))
+    assert run(made, mode=mode, keys=("id",)).state == "succeeded"
+    assert run.rows() == as_rows(ROWS)
+    assert [s for s in run.lakehouse.catalog.schemas() if s.lower() == "crm"] == ["CRM"]
+    assert str(run.lakehouse.catalog.load("crm", "people").name) == "lake.CRM.people"
+
+
+def test_a_schema_and_two_tables_come_at_once(run: Runner) -> None:
+    assert run(Picky(100), on_error=OnError.REJECT).rows_rejected == 15
+    assert run.lakehouse.catalog.tables("crm") == ["people", "people_rejects"]
+
+
+def test_nobody_makes_a_schema_who_may_not_or_of_a_name_that_is_taken(run: Runner) -> None:
+    for name in ("system", "a\0b"):
+        request = IngestRequest(TableName("lake", name, "t"))
+        with pytest.raises(InvalidRequest):
+            run.ingests.run(request, source(ROWS), run.lakehouse.anonymous, lambda: False, silent)
+
+
+@pytest.mark.parametrize("how", [fail, cancel])
+@pytest.mark.parametrize("mode", [IngestMode.APPEND, IngestMode.UPSERT, IngestMode.REPLACE])
+def test_columns_come_with_their_rows_only(run: Runner, mode: IngestMode, how: Callable[[], None]) -> None:
+    run(source({"id": pa.array([1, 2, 3], pa.int32()), "name": ["Ann", "Bo", "Çelik"]}))
+    before = columns(run)
+    with pytest.raises((InvalidRequest, StatementCancelled)):
+        run(Meddled(NEW, how), mode=mode, keys=("id",), evolve=Evolve.WIDEN)
+    assert columns(run) == before == [("id", "INTEGER"), ("name", "VARCHAR")]
+    # Another column of the same number must not be taken for that one.
+    run.execute(f"ALTER TABLE {PEOPLE.sql} ADD COLUMN age INTEGER")
+    assert [row["age"] for row in run.rows()] == [None] * 3
+
+
+@pytest.mark.parametrize("mode", [IngestMode.APPEND, IngestMode.UPSERT])
+@pytest.mark.parametrize("rejects", [False, True])
+def test_columns_and_rows_come_in_one_commit(run: Runner, mode: IngestMode, rejects: bool) -> None:
+    run(source({"id": pa.array([1, 2, 3], pa.int32()), "name": ["Ann", "Bo", "Çelik"]}), keys=("id",))
+    table = run.lakehouse.catalog.load("crm", "people")
+    rows = Rejecting(NEW) if rejects else source(NEW)
+    record = run(rows, mode=mode, keys=("id",), evolve=Evolve.WIDEN, on_error=OnError.REJECT)
+    after = run.lakehouse.catalog.load("crm", "people")
+    assert (record.rows_stored, record.rows_rejected) == (2, rejects)
+    assert len(after.metadata.metadata_log) == len(table.metadata.metadata_log) + 1
+    assert len(after.snapshots()) == len(table.snapshots()) + 1
+    assert after.snapshots()[-1].schema_id == after.schema_id
+    assert columns(run) == [("id", "BIGINT"), ("name", "VARCHAR"), ("town", "VARCHAR")]
+    assert after.primary_key == table.primary_key
+    old = {"id": 3, "name": "Çelik", "town": None}
+    expected = sorted([*MERGED, old], key=str) if mode is IngestMode.APPEND else sorted(MERGED, key=str)
+    assert sorted(run.rows(), key=str) == expected
+    assert run.sql(f"SELECT id FROM {PEOPLE.sql} AT (VERSION => {table.snapshot_id}) WHERE id > 2") == [
+        {"id": 3}
+    ]
+
+
+class Rejecting(ArrowBatches):
+    """Rows of a table, and one that is rejected."""
+
+    def __init__(self, rows: dict[str, Any]) -> None:
+        table = pa.table(rows)
+        super().__init__(table.schema, table.to_batches(), "a test", "")
+
+    def read(self, *args: Any, **kwargs: Any) -> Iterator[Piece]:
+        for piece in super().read(*args, **kwargs):
+            yield Piece(piece.batch, [RejectedRow("a test", 9, "id", "a test", "x")], piece.rows_in + 1)
+
+
+@pytest.mark.parametrize("mode", [IngestMode.APPEND, IngestMode.UPSERT])
+def test_a_new_column_is_what_all_rows_say_not_a_sample(
+    run: Runner, tmp_path: Path, mode: IngestMode
+) -> None:
+    run(source({"id": [1, 2]}))
+    path = tmp_path / "rows.csv"
+    path.write_text("id,v\n" + "".join(f"{n},1\n" for n in range(3, 100)) + "100,x\n")
+    options = FileOptions(limits=FileLimits(block_bytes=64, sample_bytes=64))
+    record = run(FileSource([LocalFile(path)], options), mode=mode, keys=("id",))
+    assert (record.rows_in, record.rows_stored) == (98, 98)
+    assert columns(run) == [("id", "BIGINT"), ("v", "VARCHAR")]
+    table = run.lakehouse.catalog.load("crm", "people")
+    assert (len(run.rows()), len(table.metadata.schemas)) == (100, 2)
+
+
+def test_a_column_comes_without_any_row(run: Runner) -> None:
+    run(source(ROWS))
+    run(source(pa.table(NEW).slice(0, 0)))
+    assert [name for name, _ in columns(run)] == ["id", "name", "town"]
+    assert run.rows() == [{**row, "town": None} for row in as_rows(ROWS)]
+
+
+def test_a_table_that_must_not_be_there_keeps_its_columns(run: Runner) -> None:
+    run(source(ROWS))
+    with pytest.raises(TableAlreadyExists):
+        run(source(NEW), mode=IngestMode.CREATE)
+    assert [name for name, _ in columns(run)] == ["id", "name"]
+
+
+ELSEWHERE = {
+    "added": ("ADD COLUMN age INTEGER",),
+    "the same": ("ADD COLUMN town VARCHAR",),
+    "added and dropped": ("ADD COLUMN age INTEGER", "DROP COLUMN age"),
+    "renamed there and back": ("RENAME name TO called", "RENAME called TO name"),
+}
+
+
+@pytest.mark.parametrize(
+    ("mode", "elsewhere"),
+    [
+        *((IngestMode.APPEND, each) for each in ELSEWHERE),
+        # The columns are not changed before all rows have come, so only what is still so then matters.
+        *((IngestMode.UPSERT, each) for each in ("added", "the same")),
+    ],
+)
+def test_columns_that_others_change_meanwhile_are_theirs(
+    run: Runner, mode: IngestMode, elsewhere: str
+) -> None:
+    run(source({"id": [1, 2], "name": ["Ann", "Bo"]}))
+    waiting = list(ELSEWHERE[elsewhere])
+
+    def alter() -> None:
+        while waiting:
+            run.execute(f"ALTER TABLE {PEOPLE.sql} {waiting.pop(0)}")
+
+    with pytest.raises(CommitConflict, match="changed by another writer"):
+        run(Meddled(NEW, alter, comes_once=True), mode=mode, keys=("id",))
+    theirs = {"added": ["age"], "the same": ["town"]}.get(elsewhere, [])
+    assert [name for name, _ in columns(run)] == ["id", "name", *theirs]
+    assert len(run.rows()) == 2
+    waiting.append("ADD COLUMN size INTEGER")
+    assert run(Meddled(NEW, alter), mode=mode, keys=("id",)).state == "succeeded"
+    assert {name for name, _ in columns(run)} == {"id", "name", "town", "size", *theirs}
+    assert [row["town"] for row in run.rows()] == [None, None, "Ulm", "Graz"]
+
+
+def test_several_that_bring_the_same_column_all_bring_their_rows(run: Runner) -> None:
+    run(source({"id": [0], "name": ["first"]}))
+    gate = threading.Barrier(3)
+    met: set[int] = set()
+
+    def wait(number: int) -> None:
+        if number not in met:
+            met.add(number)
+            gate.wait(30)
+
+    def bring(number: int) -> str:
+        rows = {"id": [number], "name": ["n"], "town": [f"T{number}"]}
+        return str(run(Meddled(rows, lambda: wait(number))).state)
+
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(bring, (1, 2, 3))) == ["succeeded"] * 3
+    assert [row["town"] for row in run.rows()] == [None, "T1", "T2", "T3"]
+    assert [name for name, _ in columns(run)] == ["id", "name", "town"]

@@ -215,7 +215,6 @@ class CsvReader:
             joint_size(self._origins),
             notes,
             identity=joint_identity(self._origins),
-            from_sample=not whole,
         )
 
     def _column(self, key: Key, name: str, whole: bool) -> SourceColumn:

@@ -236,7 +236,6 @@ class JsonReader:
             joint_size(self._files),
             notes,
             identity=joint_identity(self._files),
-            from_sample=not whole,
         )
 
     def _stated(self, column: SourceColumn) -> SourceColumn:

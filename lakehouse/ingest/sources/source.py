@@ -71,7 +71,6 @@ class Inspection:
         foreign_keys: Those declared; schemas and tables as the source has them.
         description: What the source says of itself, such as a table's comment.
         identity: What is the same when the source is, such as a hash of its content; empty if unknown.
-        from_sample: Whether only some of the rows were looked at, so that ``read`` may disprove it.
     """
 
     columns: tuple[SourceColumn, ...]
@@ -82,7 +81,6 @@ class Inspection:
     foreign_keys: tuple[ForeignKey, ...] = ()
     description: str = ""
     identity: str = ""
-    from_sample: bool = False
 
     @property
     def schema(self) -> pa.Schema:
