@@ -21,7 +21,7 @@ from hypothesis import settings
 from spawner import Forked, Spawner
 
 ROOT = Path(__file__).resolve().parent.parent
-_START_SECONDS = 60
+_START_SECONDS = 120
 # What a shell runs in the background ignores SIGINT, as would every program that is started here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # Generated examples are the same in every run and take as long as they take, so that no change is refused for
@@ -79,7 +79,7 @@ class Server:
         return self._ended()
 
     def _ended(self) -> int:
-        status = self.process.wait(timeout=30)
+        status = self.process.wait(timeout=120)
         self.reader.join(timeout=30)
         assert self.process.stdout is not None
         self.process.stdout.close()

@@ -29,7 +29,7 @@ JDBC_VERSIONS = re.findall(
     r"^\d\S*", (Path(__file__).parent / "jdbc" / "versions.txt").read_text("utf-8"), re.MULTILINE
 )
 QUERY = "SELECT current_user"
-_LOGIN_SECONDS = 30
+_LOGIN_SECONDS = 120
 
 
 @dataclass(frozen=True)

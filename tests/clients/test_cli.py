@@ -132,7 +132,7 @@ def on_terminal(
         start_new_session=True,
     )
     os.close(follower)
-    screen, deadline = b"", time.monotonic() + 60
+    screen, deadline = b"", time.monotonic() + 120
     while time.monotonic() < deadline:
         if interrupt_at is not None and interrupt_at():
             process.send_signal(signal.SIGINT)
@@ -144,7 +144,7 @@ def on_terminal(
         except OSError:  # the other side is closed
             break
     os.close(leader)
-    return process.wait(timeout=10), screen.decode()
+    return process.wait(timeout=60), screen.decode()
 
 
 def bare(screen: str) -> str:
@@ -354,7 +354,7 @@ def test_a_reader_that_leaves_is_no_error(server: Server, form: str) -> None:
         process.stdout.read(10)
         process.stdout.close()
         complaints = process.stderr.read().decode()
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=60) == 0
     assert "Error" not in complaints
     assert "error" not in complaints
 
@@ -468,7 +468,7 @@ def test_serve_prints_one_line_with_its_address(tmp_path: Path, level: str) -> N
         assert lakehouse("sql", "SELECT 1 AS a", "--format", "csv", "--uri", line["uri"]).stdout == "a\n1\n"
         process.send_signal(signal.SIGTERM)
         rest = process.stdout.read()
-        assert process.wait(timeout=20) == 0
+        assert process.wait(timeout=60) == 0
         assert line["uri"] not in rest
 
 
@@ -528,7 +528,7 @@ def test_the_demo_serves_until_it_is_stopped(tmp_path: Path, number: signal.Sign
         )
         assert counted.stdout == "n\n16\n"
         process.send_signal(number)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=60)
         assert (process.returncode, err) == (0, "")
         assert "Traceback" not in out
 
@@ -542,7 +542,7 @@ def test_the_demo_can_be_stopped_while_it_loads(tmp_path: Path) -> None:
         while "Loading the sample data" not in process.stdout.readline():
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=60)
         assert (process.returncode, err) == (0, "")
         assert "Connect" not in out
 

@@ -49,7 +49,7 @@ def test_cursor_errors_and_metadata(server):
         [PYTHON, "-c", PROGRAM.format(port=server.port)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
     assert run.stdout.strip() == "well", run.stderr

@@ -33,7 +33,7 @@ CHECKS = tuple(
     for source in sorted(SOURCES.glob("*Checks.java"))
     for name in re.findall(r'Check\.check\(\s*"([^"]+)"', source.read_text(encoding="utf-8"))
 )
-_WALK_SECONDS = 100
+_WALK_SECONDS = 400
 _ALL = VERSIONS
 _BEFORE_17 = ("15.0.2", "12.0.1")
 _BEFORE_18 = ("17.0.0", *_BEFORE_17)
@@ -128,7 +128,7 @@ def limit(version: str, check: str) -> str | None:
     )
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize("version", VERSIONS)
 def test_jdbc(walks: dict[str, Future[Walk]], version: str, check: str) -> None:
@@ -142,7 +142,7 @@ def test_jdbc(walks: dict[str, Future[Walk]], version: str, check: str) -> None:
         assert re.search(expected, failure)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("version", VERSIONS)
 def test_no_check_of_the_program_is_left_out(walks: dict[str, Future[Walk]], version: str) -> None:
     walk = walks[version].result()
@@ -157,7 +157,7 @@ def test_limits_are_of_checks_and_versions_that_there_are() -> None:
         assert any(re.fullmatch(names, check) for check in CHECKS)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_no_statement_runs_on_after_its_client(walks: dict[str, Future[Walk]], server: Server) -> None:
     for walk in walks.values():
         walk.result()
@@ -172,7 +172,7 @@ def test_no_statement_runs_on_after_its_client(walks: dict[str, Future[Walk]], s
             time.sleep(0.1)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_no_request_of_a_driver_makes_the_server_fail(walks: dict[str, Future[Walk]], server: Server) -> None:
     for walk in walks.values():
         walk.result()

@@ -235,7 +235,7 @@ def test_twins_at_the_same_time_bring_everything_once(server: Server, tmp_path: 
     command = heavy(server, tmp_path, "twins")
     twins = [started(command, "twins") for _ in range(2)]
     for twin in twins:
-        out, err = twin.communicate(timeout=120)
+        out, err = twin.communicate(timeout=250)
         assert twin.returncode == 0, err
         assert {step["state"] for step in json.loads(out)["steps"]} <= {"succeeded", "repeated"}
     assert_once(server, "twins")
@@ -260,7 +260,7 @@ def test_a_job_that_was_killed_is_done_again_without_a_trace(server: Server, tmp
         process.communicate()
         # What is left of the last step takes no longer than a machine may stall.
         assert process.returncode == -9 or (table, process.returncode) == ("copy", 0)
-    out, err = (last := started(command, "killed")).communicate(timeout=120)
+    out, err = (last := started(command, "killed")).communicate(timeout=250)
     assert last.returncode == 0, err
     assert json.loads(out)["state"] == "succeeded"
     assert_once(server, "killed")
@@ -272,13 +272,13 @@ def test_a_server_that_was_killed_leaves_nothing_half_done(tmp_path: Path) -> No
     process = started(command, "gone")
     await_run(running, process, "lake.gone.big")
     running.kill()
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=250)
     assert process.returncode == 1
     assert json.loads(out)["steps"][0]["state"] == "failed"
     again = start_server(tmp_path / "server", CONFIG)
     command[command.index("--uri") + 1] = again.uri
     for states in (["succeeded", "succeeded"], ["repeated", "repeated"]):
-        out, err = (last := started(command, "gone")).communicate(timeout=120)
+        out, err = (last := started(command, "gone")).communicate(timeout=250)
         assert last.returncode == 0, err
         assert [step["state"] for step in json.loads(out)["steps"]] == states
     assert_once(again, "gone")

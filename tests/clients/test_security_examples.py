@@ -80,7 +80,7 @@ def run(command: list[str], desk: Path) -> str:
     # What pandas says about connections that are not SQLAlchemy's is for people.
     environment = {**environment_of_clients(), **secrets, "PATH": path, "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(
-        command, cwd=desk, env=environment, capture_output=True, text=True, timeout=60, check=False
+        command, cwd=desk, env=environment, capture_output=True, text=True, timeout=200, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout

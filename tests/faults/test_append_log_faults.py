@@ -296,7 +296,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
         log.flush()
     """
-    subprocess.run([sys.executable, "-c", program(tmp_path, code)], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", program(tmp_path, code)], check=True, timeout=200)
     assert stored(tmp_path) == list(range(30))
 
 
@@ -364,7 +364,7 @@ def check_numbers(path: Path, confirmed: dict[str, int]) -> None:
 def test_two_processes_on_one_prefix_neither_overwrite_nor_lose_nor_double(tmp_path: Path) -> None:
     writers = [start_writer(tmp_path, f"w{number}", 400) for number in range(2)]
     for writer in writers:
-        writer.communicate(timeout=60)
+        writer.communicate(timeout=200)
         assert writer.returncode == 0
     check_numbers(tmp_path, {"w0": 399, "w1": 399})
 

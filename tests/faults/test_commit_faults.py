@@ -229,7 +229,7 @@ def test_a_disk_that_is_full_is_named_and_leaves_nothing(tmp_path: Path) -> None
             print(error.code, error)
     """
     opened(tmp_path).create_schema("main")
-    answer = run(tmp_path, script).communicate(timeout=60)[0]
+    answer = run(tmp_path, script).communicate(timeout=200)[0]
     assert answer.startswith("STORAGE_UNAVAILABLE"), answer
     assert "file too large" in answer
     assert str(tmp_path) not in answer
@@ -284,7 +284,7 @@ def test_two_processes_of_four_threads_append_and_every_row_is_there_once(tmp_pa
         print("done")
     """
     processes = [run(tmp_path, script, str(number)) for number in range(2)]
-    assert [process.communicate(timeout=90)[0] for process in processes] == ["done\n"] * 2
+    assert [process.communicate(timeout=200)[0] for process in processes] == ["done\n"] * 2
     found = values(opened(tmp_path))
     wanted = [p * 100 + t * 10 + n for p in range(2) for t in range(4) for n in range(6)]
     assert sorted(found) == sorted(wanted * 3)

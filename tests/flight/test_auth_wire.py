@@ -339,7 +339,7 @@ def test_a_transaction_of_one_user_is_none_of_anothers(guarded):
 def keys(server: Server, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "flight_server", "keys", *arguments],
-        capture_output=True, text=True, cwd=ROOT, timeout=60, check=False,
+        capture_output=True, text=True, cwd=ROOT, timeout=200, check=False,
         env={**os.environ, **environment},
     )  # fmt: skip
 

@@ -20,7 +20,7 @@ from lakehouse.errors import ConfigError
 from lakehouse.runtime import Lakehouse
 
 SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
-_SECONDS = 20
+_SECONDS = 60
 
 
 @dataclass

@@ -24,7 +24,7 @@ from lakehouse.config import Settings
 from lakehouse.errors import ConfigError, StorageError
 from lakehouse.runtime import Lakehouse
 
-_FEW_SECONDS = 10
+_FEW_SECONDS = 60
 
 
 @dataclass

@@ -165,7 +165,7 @@ def lakehouse(directory: Path, *arguments: str, **environment: str) -> subproces
         env={**os.environ, "PYTHONPATH": str(ROOT), "TESTER_TOKEN": TOKEN, **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
 

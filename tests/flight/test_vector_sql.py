@@ -394,7 +394,7 @@ def test_embedding_stops_with_its_statement(admin: Caller) -> None:
         timer.join()
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_jdbc_searches_with_values_written_out_and_bound(callers: dict[str, Caller]) -> None:
     java, driver = need("java"), ROOT / "build" / "jdbc" / "flight-sql-jdbc-driver-18.3.0.jar"
     if not driver.is_file():
@@ -406,7 +406,7 @@ def test_jdbc_searches_with_values_written_out_and_bound(callers: dict[str, Call
         [java, "--add-opens=java.base/java.nio=ALL-UNNAMED", "-cp", str(driver), str(program), url],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=250,
         check=False,
     )
     assert done.stdout.splitlines() == [
