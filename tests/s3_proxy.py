@@ -6,6 +6,7 @@ import http.client
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -77,18 +78,18 @@ def start_proxy(endpoint: str) -> S3Proxy:
             self._reply(proxy.instead(self.command, self.path) or self._asked(body))
 
         def _asked(self, body: bytes) -> Answer:
-            connection = http.client.HTTPConnection(store, timeout=60)
-            connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
-            for name, value in self.headers.items():
-                connection.putheader(name, value)
-            connection.endheaders(body)
-            found = connection.getresponse()
-            content = found.read()
+            # A store that is killed meanwhile leaves no socket behind, of which the next test would be told.
+            with closing(http.client.HTTPConnection(store, timeout=60)) as connection:
+                connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+                for name, value in self.headers.items():
+                    connection.putheader(name, value)
+                connection.endheaders(body)
+                found = connection.getresponse()
+                content = found.read()
             length = int(found.getheader("Content-Length") or len(content))
             asked = self.headers.get("Range", "")
             headers = tuple(h for h in found.getheaders() if h[0].lower() not in _OWN_HEADERS)
             told = Answer(self.command, self.path, asked, found.status, content, length, headers)
-            connection.close()
             proxy.seen.append(told)
             return told
 

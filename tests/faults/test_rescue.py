@@ -367,7 +367,7 @@ def test_a_slow_store_is_given_up_and_read_from_its_copies(
     s3: S3, proxy: S3Proxy, pair: Pair, tmp_path: Path
 ) -> None:
     prefix = s3.prefix()
-    slow = {"endpoint": proxy.endpoint, "request_timeout_seconds": 2}
+    slow = {"endpoint": proxy.endpoint, "request_timeout_seconds": 4}
     server = start_server(tmp_path / "server", config(s3, tmp_path, prefix, **slow))
     run(server, "CREATE TABLE t AS SELECT 1 AS n")
     call(server, "storage.rescue.copy")

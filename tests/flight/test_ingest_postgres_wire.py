@@ -239,7 +239,7 @@ def test_what_transactions_keep_equal_is_equal_in_every_copy(server: Server, pos
 def test_a_query_whose_database_is_restarted_fails_clearly_and_can_be_repeated(
     server: Server, postgres: Postgres
 ) -> None:
-    query = "SELECT n, repeat('x', 4000) AS s, pg_sleep(0.0005)::text AS z FROM generate_series(1, 8000) n"
+    query = "SELECT n, repeat('x', 4000) AS s, pg_sleep(0.001)::text AS z FROM generate_series(1, 8000) n"
     request = {"source": "shop", "table": "restarted", "db_schema": "one", "key": "restarted"}
     run = call(server, "ingest.postgres", **request, query=query, background=True)
     while not call(server, "ingest.status", run=run["id"])["rows_in"]:
@@ -249,7 +249,7 @@ def test_a_query_whose_database_is_restarted_fails_clearly_and_can_be_repeated(
         time.sleep(0.05)
     assert (run["state"], run["error_code"]) == ("failed", "STORAGE_UNAVAILABLE")
     assert "start again" in run["message"]
-    again = call(server, "ingest.postgres", **request, query=query.replace("0.0005", "0"))
+    again = call(server, "ingest.postgres", **request, query=query.replace("0.001", "0"))
     assert (again["state"], again["rows_stored"]) == ("succeeded", 8000)
 
 

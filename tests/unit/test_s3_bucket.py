@@ -210,7 +210,7 @@ def test_a_store_that_is_gone_fails_cleanly_and_works_again_when_it_is_back(s3: 
 def test_a_store_that_does_not_answer_is_not_waited_for_longer_than_allowed(s3: S3) -> None:
     proxy = start_proxy(s3.endpoint)
     try:
-        settings = s3.settings(endpoint=proxy.endpoint, request_timeout_seconds=1, max_retries=1)
+        settings = s3.settings(endpoint=proxy.endpoint, request_timeout_seconds=3, max_retries=1)
         bucket = open_bucket(settings)
         go_on = threading.Event()
         proxy.fault = lambda answer: answer if go_on.wait(20) else None
