@@ -111,14 +111,13 @@ class S3:
         self.kill()
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    def _await(self, *, is_new: bool = False) -> None:
+    def _await(self) -> None:
         deadline = time.monotonic() + _START_SECONDS
         store = self.store()
         while True:
             with contextlib.suppress(Exception):
-                # It lists before it reads, and after a restart it reads long before it writes.
-                if is_new:
-                    store.put("canary", b"1")
+                # It lists before it reads, and after a restart it may read long before it writes.
+                store.put("canary", b"1")
                 store.get("canary").bytes()
                 return
             if time.monotonic() > deadline or self.process.poll() is not None:
@@ -136,7 +135,7 @@ def start_s3() -> S3:
         ports = dict(zip(names, free_ports(len(names)), strict=True))
         running = S3(directory, ports, _launch(directory, ports))
         try:
-            running._await(is_new=True)
+            running._await()
         except RuntimeError:
             running.stop()
             if attempt + 1 == _ATTEMPTS:
