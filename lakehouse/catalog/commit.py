@@ -727,11 +727,7 @@ def _change(
         if staged.mark is not None:
             _check_mark(staged.mark, now, staged)
         if (now.table_uuid, now.current_schema_id) != (base.metadata.table_uuid, base.schema_id):
-            raise CommitConflict(
-                f"the columns of table '{staged.target}' were changed by another writer at the same time; "
-                "nothing was stored",
-                "send the rows again",
-            )
+            raise columns_changed(staged.target)
         if staged.serializable and _added_since(catalog, base, now):
             raise CommitConflict(
                 f"rows were added to table '{staged.target}' by another writer at the same time; "
@@ -789,12 +785,16 @@ def _stage_evolution(transaction: Transaction, base: Table, staged: StagedWrite)
         CommitConflict: What the change depends on was changed meanwhile, even if it was changed back.
     """
     if _columns_state(transaction.table_metadata) != _columns_state(base.metadata):
-        raise CommitConflict(
-            f"the columns of table '{staged.target}' were changed by another writer at the same time; "
-            "nothing was stored",
-            "send the rows again",
-        )
+        raise columns_changed(staged.target)
     stage_updates(transaction, _evolution(base, staged.table.metadata))
+
+
+def columns_changed(table: TableName) -> CommitConflict:
+    """What rows run into that were meant for other columns than a table has by now."""
+    return CommitConflict(
+        f"the columns of table '{table}' were changed by another writer at the same time; nothing was stored",
+        "send the rows again",
+    )
 
 
 def _columns_state(metadata: TableMetadata) -> tuple[int, ...]:

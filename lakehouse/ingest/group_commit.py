@@ -10,9 +10,8 @@ import pyarrow as pa
 
 from lakehouse.catalog import Catalog, Table
 from lakehouse.catalog.change_events import Share
-from lakehouse.catalog.commit import WriteMode, commit_or_discard, resolve, writable
+from lakehouse.catalog.commit import WriteMode, columns_changed, commit_or_discard, resolve, writable
 from lakehouse.catalog.observer import RowSource, current_source
-from lakehouse.errors import CommitConflict
 from lakehouse.ingest.conversion import Conversion
 from lakehouse.ingest.writer import stage_for
 from lakehouse.journal.change_event import Origin, current_origin
@@ -116,11 +115,7 @@ class GroupCommit:
         seen = lake.load(table.name.schema, table.name.table)
         target = resolve(lake, table.name, WriteMode.APPEND, pa.schema, seen=seen)
         if (target.table.uuid, target.table.schema_id) != (table.uuid, table.schema_id):
-            raise CommitConflict(
-                f"the columns of table '{table.name}' were changed by another writer at the same time; "
-                "nothing was stored",
-                "send the rows again",
-            )
+            raise columns_changed(table.name)
         uploads = Uploads()
         staged = stage_for(lake, target, rows.schema, rows.to_batches(), lambda: False, uploads)
         shares = tuple(Share(addition.origin, addition.rows.num_rows) for addition in additions)

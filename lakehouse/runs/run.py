@@ -14,6 +14,7 @@ import structlog
 
 from lakehouse.access.principal import Principal
 from lakehouse.catalog import Table
+from lakehouse.catalog.commit import columns_changed
 from lakehouse.catalog.ingest_mark import (
     IngestMark,
     SyncStep,
@@ -443,11 +444,7 @@ class Run(RecordedRun):
             return
         now = transaction.load(table.name)
         if (now.uuid, now.schema_id) != (table.uuid, table.schema_id):
-            raise CommitConflict(
-                f"the columns of table '{table.name}' were changed by another writer at the same time; "
-                "nothing was stored",
-                "send the rows again",
-            )
+            raise columns_changed(table.name)
 
     def _again(self, session: Session, inspection: Inspection, table: Table | None) -> str:
         """The column whose values tell which rows may have come before; empty if none can.
