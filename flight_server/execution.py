@@ -120,9 +120,8 @@ def execute(
     A query is planned here and runs when it is fetched, once for each row of parameters; anything else
     runs exactly once, here.
     """
-    engine, clock = ctx.lakehouse.engine, ctx.lakehouse.clock
-    seconds = ctx.lakehouse.settings.session.handle_seconds
-    handle = StatementHandle(clock.token(), COUNT_SCHEMA, expires_s=clock.monotonic() + seconds)
+    engine = ctx.lakehouse.engine
+    handle = new_handle(ctx, COUNT_SCHEMA)
     recording.analysed(analysis, session)
     if analysis.is_update:
         count = run_change(analysis, session, transaction, recording, rows)
@@ -138,14 +137,10 @@ def execute(
         handle.schema = handle.plans[0].schema
         handle.record = recording.record
         recording.goes_on = True
-    session.add_handle(handle)
+    ticket, expires_at = announced(ctx, session, handle)
     return FlightPlan(
         handle.schema,
-        (
-            Endpoint(
-                encode_statement_ticket(handle.handle.encode()), clock.now() + timedelta(seconds=seconds)
-            ),
-        ),
+        (Endpoint(ticket, expires_at),),
         total_records=handle.result.num_rows if handle.result is not None else -1,
         total_bytes=handle.result.nbytes if handle.result is not None else -1,
     )
@@ -153,12 +148,22 @@ def execute(
 
 def kept_result(ctx: CallContext, result: pa.Table) -> tuple[bytes, datetime]:
     """The ticket that a finished result can be fetched with, and until when."""
+    handle = new_handle(ctx, result.schema)
+    handle.result = result
+    return announced(ctx, ctx.session, handle)
+
+
+def new_handle(ctx: CallContext, schema: pa.Schema) -> StatementHandle:
+    """A handle for rows of these columns; its time begins now."""
     clock, seconds = ctx.lakehouse.clock, ctx.lakehouse.settings.session.handle_seconds
-    handle = StatementHandle(
-        clock.token(), result.schema, result=result, expires_s=clock.monotonic() + seconds
-    )
-    ctx.session.add_handle(handle)
-    return encode_statement_ticket(handle.handle.encode()), clock.now() + timedelta(seconds=seconds)
+    return StatementHandle(clock.token(), schema, expires_s=clock.monotonic() + seconds)
+
+
+def announced(ctx: CallContext, session: Session, handle: StatementHandle) -> tuple[bytes, datetime]:
+    """Keep a handle in a session; gives the ticket that its rows can be fetched with, and until when."""
+    session.add_handle(handle)
+    seconds = timedelta(seconds=ctx.lakehouse.settings.session.handle_seconds)
+    return encode_statement_ticket(handle.handle.encode()), ctx.lakehouse.clock.now() + seconds
 
 
 def plan_rows(

@@ -21,7 +21,7 @@ from flight_server.actions.registry import (
     in_a_thread,
     sparingly,
 )
-from flight_server.actions.run_response import RunResponse, run_response
+from flight_server.actions.run_response import RunResponse, run_response, stop_of
 from flight_server.actions.table_request import guarded_indexes
 from flight_server.context import CallContext
 from flight_server.execution import Recording, kept_result
@@ -290,13 +290,7 @@ def _start_trial(ctx: CallContext, request: TrialRequest) -> Iterator[Response]:
         with Recording(own, f"HNSW TRIAL {generation.index}", "hnsw") as recording:
             recording.record.tables = (str(generation.source.table),)
             live = _owned(own, FullName(generation.index))  # whoever asked for it may not do so any more
-
-            def check() -> None:
-                watch.check()
-                if recording.record.stop is not None:
-                    raise recording.record.stop
-
-            done = own.lakehouse.trials.run(live, wanted, check, watch.progress)
+            done = own.lakehouse.trials.run(live, wanted, stop_of(watch, recording), watch.progress)
             recording.record.rows = len(done.trials)
         told = f"{done.builds} built, {done.measured} measured: {done.reason}"
         return TaskResult(told, details={"evaluation": done.evaluation.id, "reason": done.reason})

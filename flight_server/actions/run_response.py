@@ -100,8 +100,7 @@ def stop_of(watch: Watch, recording: Recording) -> Callable[[], None]:
 
     def check() -> None:
         watch.check()
-        if recording.record.stop is not None:
-            raise recording.record.stop
+        recording.record.check_stop()
 
     return check
 

@@ -12,8 +12,7 @@ from pydantic import Field, model_validator
 from flight_server.actions.registry import ActionSpec, Permission, ReadingResponse, Request, Response
 from flight_server.actions.table_request import OfTable, located
 from flight_server.context import CallContext
-from flight_server.execution import Recording
-from flight_server.protocol.codec import encode_statement_ticket
+from flight_server.execution import Recording, announced, new_handle
 from lakehouse.catalog import IcebergCatalog, Snapshot, Table
 from lakehouse.catalog.commit import writable
 from lakehouse.catalog.history import SnapshotRecord, snapshot_records
@@ -26,7 +25,6 @@ from lakehouse.catalog.references import (
 )
 from lakehouse.catalog.table import Reference
 from lakehouse.engine.diff import Diff, count_changes, plan_diff
-from lakehouse.engine.session import StatementHandle
 from lakehouse.types import TableName
 
 
@@ -269,17 +267,10 @@ def _diff(ctx: CallContext, request: DiffRequest) -> Iterator[Response]:
 
 def _announced(ctx: CallContext, diff: Diff, recording: Recording) -> tuple[bytes, datetime]:
     """The ticket that the rows can be fetched with."""
-    clock, seconds = ctx.lakehouse.clock, ctx.lakehouse.settings.session.handle_seconds
-    handle = StatementHandle(
-        clock.token(),
-        diff.rows.schema,
-        (diff.rows,),
-        expires_s=clock.monotonic() + seconds,
-        record=recording.record,
-    )
+    handle = new_handle(ctx, diff.rows.schema)
+    handle.plans, handle.record = (diff.rows,), recording.record
     recording.goes_on = True
-    ctx.session.add_handle(handle)
-    return encode_statement_ticket(handle.handle.encode()), clock.now() + timedelta(seconds=seconds)
+    return announced(ctx, ctx.session, handle)
 
 
 ACTIONS: tuple[ActionSpec, ...] = (
